@@ -1,0 +1,235 @@
+"""The backbone that blocks are put into: data, not code.
+
+A backbone is a stem, stages of sites and a head. Shipped ones lie in `backbones/`; a user's own is a TOML file of the
+same form::
+
+    name = "mine"
+    channel_shuffle = false        # optional: shuffle after the first grouped 1x1 convolution
+    stages = [{ channels = 16, blocks = 1, stride = 1 }, { channels = 24, blocks = 4, stride = 2 }]
+
+    [stem]
+    channels = 32
+    stride = 2                     # optional: 1 for inputs up to 64 pixels, else 2
+
+    [head]
+    channels = 1280
+    classes = 1000                 # optional: 10 for inputs up to 64 pixels, else 1000
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bpnas.android_bench.errors import UsageError
+
+CHANNEL_MULTIPLE = 8
+"""Channels must be divisible by it, since paths have up to 8 groups."""
+
+SMALL_INPUT = 64
+"""Up to this input size the stem keeps the resolution and the head has 10 classes, as for CIFAR-10."""
+
+IMAGE_CHANNELS = 3
+
+
+class BackboneError(UsageError, ValueError):
+    """A backbone that does not exist or whose definition is wrong; the message names the field."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Site:
+    """A place for one block.
+
+    Attributes:
+        c_in, c_out: channels.
+        stride: 1 or 2.
+        input_size: height and width of the feature map that enters, in pixels.
+    """
+
+    c_in: int
+    c_out: int
+    stride: int
+    input_size: int
+
+    @property
+    def output_size(self) -> int:
+        """Height and width of the feature map that leaves (padding k // 2 on every side)."""
+        return -(-self.input_size // self.stride)
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether input and output have one shape, so that an identity is added and Skip is a candidate."""
+        return self.stride == 1 and self.c_in == self.c_out
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """`blocks` sites of `channels` output channels, the first with `stride`."""
+
+    channels: int
+    blocks: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """Stem, stages and head at one input size.
+
+    Attributes:
+        name: what tables and reports call it.
+        input_size: height and width of the image, in pixels.
+        stem_channels, stem_stride: of the 3x3 convolution in front.
+        stages: see `Stage`.
+        head_channels: of the 1x1 convolution behind the last stage; then global average pool and a linear layer.
+        classes: outputs of the linear layer.
+        channel_shuffle: shuffle after the first grouped 1x1 convolution of a complex path (off in BP-NAS).
+    """
+
+    name: str
+    input_size: int
+    stem_channels: int
+    stem_stride: int
+    stages: tuple[Stage, ...]
+    head_channels: int
+    classes: int
+    channel_shuffle: bool = False
+
+    def __post_init__(self) -> None:
+        _check_int("input_size", self.input_size, 8, 4096)
+        _check_channels("stem.channels", self.stem_channels)
+        _check_stride("stem.stride", self.stem_stride)
+        if not self.stages:
+            raise BackboneError("stages: at least one stage is needed")
+        for number, stage in enumerate(self.stages):
+            _check_channels(f"stages[{number}].channels", stage.channels)
+            _check_int(f"stages[{number}].blocks", stage.blocks, 1, 1000)
+            _check_stride(f"stages[{number}].stride", stage.stride)
+        _check_channels("head.channels", self.head_channels)
+        _check_int("head.classes", self.classes, 1, 1_000_000)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The places for blocks, from the stem to the head."""
+        sites: list[Site] = []
+        channels, size = self.stem_channels, -(-self.input_size // self.stem_stride)
+        for stage in self.stages:
+            for number in range(stage.blocks):
+                site = Site(channels, stage.channels, stage.stride if number == 0 else 1, size)
+                sites.append(site)
+                channels, size = site.c_out, site.output_size
+        return tuple(sites)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The shipped backbones."""
+        files = resources.files("bpnas.profiler.backbones").iterdir()
+        return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
+
+    @classmethod
+    def load(cls, name_or_file: str | Path, input_size: int = 224, classes: int | None = None) -> Backbone:
+        """A shipped backbone by name, or the user's own from a TOML file.
+
+        Args:
+            name_or_file: one of `names()`, or a path that ends in `.toml`.
+            input_size: height and width of the image, in pixels.
+            classes: outputs of the head; default as the file says, else 10 up to 64 pixels and 1000 above.
+
+        Raises:
+            BackboneError: there is no such backbone, or a field of it is wrong.
+        """
+        text = str(name_or_file)
+        if text.endswith(".toml"):
+            try:
+                content = Path(text).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise BackboneError(f"{text}: the backbone cannot be read ({error})") from error
+        elif text in cls.names():
+            content = (resources.files("bpnas.profiler.backbones") / f"{text}.toml").read_text(encoding="utf-8")
+        else:
+            raise BackboneError(
+                f"no backbone is called {text!r}: use one of {', '.join(cls.names())}, or the path of a .toml file"
+            )
+        try:
+            return _from_toml(tomllib.loads(content), input_size, classes)
+        except tomllib.TOMLDecodeError as error:
+            raise BackboneError(f"{text}: not valid TOML: {error}") from error
+        except BackboneError as error:
+            raise BackboneError(f"{text}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Backbone:
+        """The inverse of `to_dict`.
+
+        Raises:
+            BackboneError: a field is missing, unknown or wrong.
+        """
+        try:
+            fields = dict(values)
+            stages = tuple(Stage(**stage) for stage in fields.pop("stages"))
+            return cls(stages=stages, **fields)
+        except (KeyError, TypeError) as error:
+            raise BackboneError(f"not a stored backbone: {error}") from error
+
+
+def _from_toml(content: dict[str, Any], input_size: int, classes: int | None) -> Backbone:
+    _check_keys("", content, required={"name", "stages", "stem", "head"}, optional={"channel_shuffle"})
+    _check_keys("stem.", _table("stem", content["stem"]), required={"channels"}, optional={"stride"})
+    _check_keys("head.", _table("head", content["head"]), required={"channels"}, optional={"classes"})
+    if not isinstance(content["name"], str) or not content["name"].strip():
+        raise BackboneError(f"name: must be a non-empty text, not {content['name']!r}")
+    shuffle = content.get("channel_shuffle", False)
+    if not isinstance(shuffle, bool):
+        raise BackboneError(f"channel_shuffle: must be true or false, not {shuffle!r}")
+    if not isinstance(content["stages"], list):
+        raise BackboneError("stages: must be a list of { channels, blocks, stride }")
+    for number, stage in enumerate(content["stages"]):
+        _check_keys(f"stages[{number}].", _table(f"stages[{number}]", stage), {"channels", "blocks", "stride"}, set())
+    small = isinstance(input_size, int) and input_size <= SMALL_INPUT
+    return Backbone(
+        name=content["name"],
+        input_size=input_size,
+        stem_channels=content["stem"]["channels"],
+        stem_stride=content["stem"].get("stride", 1 if small else 2),
+        stages=tuple(Stage(**stage) for stage in content["stages"]),
+        head_channels=content["head"]["channels"],
+        classes=classes if classes is not None else content["head"].get("classes", 10 if small else 1000),
+        channel_shuffle=shuffle,
+    )
+
+
+def _table(field: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BackboneError(f"{field}: must be a table of fields, not {value!r}")
+    return value
+
+
+def _check_keys(prefix: str, table: Mapping[str, Any], required: set[str], optional: set[str]) -> None:
+    for key in sorted(required - table.keys()):
+        raise BackboneError(f"{prefix}{key}: is missing")
+    for key in sorted(table.keys() - required - optional):
+        known = ", ".join(sorted(required | optional))
+        raise BackboneError(f"{prefix}{key}: unknown field; known here: {known}")
+
+
+def _check_int(field: str, value: Any, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise BackboneError(f"{field}: must be a whole number from {low} to {high}, not {value!r}")
+
+
+def _check_channels(field: str, value: Any) -> None:
+    _check_int(field, value, CHANNEL_MULTIPLE, 65536)
+    if value % CHANNEL_MULTIPLE:
+        raise BackboneError(f"{field}: {value} is not divisible by {CHANNEL_MULTIPLE}, which 8 groups need")
+
+
+def _check_stride(field: str, value: Any) -> None:
+    if isinstance(value, bool) or value not in (1, 2):
+        raise BackboneError(f"{field}: must be 1 or 2, not {value!r}")

@@ -1,0 +1,1 @@
+"""Backbones shipped as data; `bpnas.profiler.Backbone.load` reads them."""

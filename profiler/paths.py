@@ -1,0 +1,161 @@
+"""What is timed alone: every path at every distinct site, the stem, the head and the additions that join paths.
+
+The key of a part is the one name that models, records and tables share. It holds the whole geometry, so that equal
+geometry is timed once, whatever the backbone or the resolution it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from bpnas.android_bench.errors import UsageError
+from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, Site
+from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, BlockPath, ComplexPath, SimplePath
+
+PartKind = Literal["path", "stem", "head", "join"]
+Shape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PathPart:
+    """One path at one site."""
+
+    path: BlockPath
+    site: Site
+    channel_shuffle: bool = False
+
+    kind = "path"
+
+    @property
+    def key(self) -> str:
+        site = self.site
+        # Shuffling one group changes nothing, so such paths share the entry without shuffle.
+        shuffled = self.channel_shuffle and isinstance(self.path, ComplexPath) and self.path.groups > 1
+        mark = "S" if shuffled else ""
+        return f"{self.path}{mark}@{site.c_in}-{site.c_out}s{site.stride}x{site.input_size}"
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((1, self.site.c_in, self.site.input_size, self.site.input_size),)
+
+
+@dataclass(frozen=True, slots=True)
+class StemPart:
+    """The 3x3 convolution in front."""
+
+    channels: int
+    stride: int
+    input_size: int
+
+    kind = "stem"
+
+    @property
+    def key(self) -> str:
+        return f"stem@{IMAGE_CHANNELS}-{self.channels}s{self.stride}x{self.input_size}"
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((1, IMAGE_CHANNELS, self.input_size, self.input_size),)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPart:
+    """1x1 convolution, global average pool and linear layer."""
+
+    c_in: int
+    channels: int
+    classes: int
+    input_size: int
+
+    kind = "head"
+
+    @property
+    def key(self) -> str:
+        return f"head@{self.c_in}-{self.channels}-{self.classes}x{self.input_size}"
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((1, self.c_in, self.input_size, self.input_size),)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinPart:
+    """One elementwise addition of two feature maps: a block of n paths has n - 1, its residual adds another."""
+
+    channels: int
+    input_size: int
+
+    kind = "join"
+
+    @property
+    def key(self) -> str:
+        return f"join@{self.channels}x{self.input_size}"
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        shape = (1, self.channels, self.input_size, self.input_size)
+        return (shape, shape)
+
+
+Part = PathPart | StemPart | HeadPart | JoinPart
+
+
+def all_paths() -> tuple[BlockPath, ...]:
+    """The 16 simple and 256 complex paths, in a fixed order."""
+    simple = [SimplePath(kernel, groups) for kernel in KERNELS for groups in GROUPS]
+    complex_ = [ComplexPath(k, g, e) for k in KERNELS for g in GROUPS for e in EXPANSIONS]
+    return (*simple, *complex_)
+
+
+def stem_part(backbone: Backbone) -> StemPart:
+    """The backbone's stem."""
+    return StemPart(backbone.stem_channels, backbone.stem_stride, backbone.input_size)
+
+
+def head_part(backbone: Backbone) -> HeadPart:
+    """The backbone's head."""
+    last = backbone.sites[-1]
+    return HeadPart(last.c_out, backbone.head_channels, backbone.classes, last.output_size)
+
+
+def network_parts(backbone: Backbone) -> tuple[Part, ...]:
+    """What a network on this backbone has beside paths: stem, head and one join per distinct output shape."""
+    shapes = dict.fromkeys((site.c_out, site.output_size) for site in backbone.sites)
+    return (stem_part(backbone), head_part(backbone), *(JoinPart(*shape) for shape in shapes))
+
+
+def enumerate_parts(backbones: Iterable[Backbone], paths: Sequence[BlockPath] | None = None) -> tuple[Part, ...]:
+    """All parts of these backbones, each geometry once.
+
+    Args:
+        backbones: at any number of input sizes.
+        paths: the paths to put at every site; default all 272.
+    """
+    chosen = all_paths() if paths is None else tuple(paths)
+    parts: dict[str, Part] = {}
+    for backbone in backbones:
+        for part in network_parts(backbone):
+            parts.setdefault(part.key, part)
+        for site in dict.fromkeys(backbone.sites):
+            for path in chosen:
+                part = PathPart(path, site, backbone.channel_shuffle)
+                parts.setdefault(part.key, part)
+    return tuple(parts.values())
+
+
+def select_paths(patterns: str) -> tuple[BlockPath, ...]:
+    """The paths that match a filter: comma-separated path names or shell patterns, as in `K3G1,K[35]E6G*`.
+
+    Raises:
+        UsageError: a pattern matches no path.
+    """
+    chosen: set[BlockPath] = set()
+    for pattern in (text.strip() for text in patterns.split(",")):
+        matches = [path for path in all_paths() if fnmatchcase(str(path), pattern)]
+        if not matches:
+            raise UsageError(f"path filter {pattern!r} matches none of the 272 paths; write for example K3G1 or K3E6G*")
+        chosen.update(matches)
+    return tuple(path for path in all_paths() if path in chosen)

@@ -1,0 +1,1 @@
+"""Block proposals, block connections, retraining."""

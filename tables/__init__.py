@@ -1,0 +1,1 @@
+"""Raw records -> one trustworthy number per path."""
