@@ -79,6 +79,10 @@ def write_onnx(graph: Graph) -> bytes:
             case Linear():
                 inputs = [item.x, constant(f"{item.y}_weight", item.weight), constant(f"{item.y}_bias", item.bias)]
                 node("Gemm", inputs, item.y, transB=1)
+    # Shapes of what lies between, so that a reader needs no shape inference.
+    for item in graph.nodes:
+        if item.y != graph.output:
+            proto.value_info.append(helper.make_tensor_value_info(item.y, TensorProto.FLOAT, graph.shapes[item.y]))
     proto.output.append(helper.make_tensor_value_info("output", TensorProto.FLOAT, graph.shapes[graph.output]))
     return model.SerializeToString(deterministic=True)
 

@@ -1,0 +1,170 @@
+"""What a model file is made of: its operators with their sizes, read from ONNX or TFLite alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+OperatorKind = Literal["conv", "depthwise", "linear", "add", "pool", "move", "other"]
+Shape = tuple[int, ...]
+
+
+class ModelFormatError(ValueError):
+    """The file is no model that can be read; a device's runtime would refuse it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One operator as a runtime executes it (an activation that follows a convolution is part of it).
+
+    Attributes:
+        kind: `move` copies or reorders without computing.
+        macs: multiply-adds.
+        kernel: height of the filter, 1 where there is none.
+        groups: of a convolution.
+        c_in, c_out: channels (features of a linear layer).
+        input_bytes, output_bytes, weight_bytes: float32 traffic.
+    """
+
+    kind: OperatorKind
+    macs: int
+    kernel: int
+    groups: int
+    c_in: int
+    c_out: int
+    input_bytes: int
+    output_bytes: int
+    weight_bytes: int
+
+
+def read_operators(content: bytes) -> tuple[Operator, ...]:
+    """The operators of an ONNX or TFLite file, in order of execution.
+
+    Raises:
+        ModelFormatError: the content is neither, is damaged, or lacks static shapes.
+    """
+    try:
+        operators = _read_tflite(content) if content[4:8] == b"TFL3" else _read_onnx(content)
+    except ModelFormatError:
+        raise
+    except Exception as error:  # damaged files fail in the parsers in any way they like
+        raise ModelFormatError(f"not a readable model file: {type(error).__name__}") from error
+    if not operators:
+        raise ModelFormatError("not a readable model file: it has no operators")
+    return operators
+
+
+def _read_onnx(content: bytes) -> tuple[Operator, ...]:
+    import onnx
+
+    model = onnx.ModelProto.FromString(content)
+    graph = model.graph
+    shapes = _onnx_shapes(graph)
+    if any(name not in shapes for node in graph.node for name in node.output if node.op_type in ("Conv", "Gemm")):
+        graph = onnx.shape_inference.infer_shapes(model).graph
+        shapes = _onnx_shapes(graph)
+    operators = []
+    for node in graph.node:
+        if node.op_type in ("Relu", "Clip", "Flatten", "Identity", "Constant"):
+            continue  # fused into what stands before, or free
+        x = shapes[node.input[0]]
+        # An operator whose own output has no shape passes it on to an activation that has one.
+        y = shapes.get(node.output[0]) or _conv_output(node, x, shapes)
+        others = [shapes[name] for name in node.input[1:] if name in shapes]
+        if node.op_type == "Conv":
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            operators.append(_conv(x[1], y[1], groups, others[0][2], _size(y[2:]), x, y, others))
+        elif node.op_type in ("Gemm", "MatMul"):
+            operators.append(_linear(x, y, others))
+        elif node.op_type == "Add":
+            operators.append(_plain("add", x, y, 2))
+        elif node.op_type in ("GlobalAveragePool", "ReduceMean", "AveragePool", "MaxPool"):
+            operators.append(_plain("pool", x, y))
+        elif node.op_type in ("Transpose", "Concat", "Split", "Slice"):
+            operators.append(_plain("move", x, y))
+        elif node.op_type != "Reshape":
+            operators.append(_plain("other", x, y))
+    return tuple(operators)
+
+
+def _onnx_shapes(graph: Any) -> dict[str, Shape]:
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        shapes[info.name] = tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
+    return shapes
+
+
+def _conv_output(node: Any, x: Shape, shapes: dict[str, Shape]) -> Shape:
+    if node.op_type != "Conv":
+        return x
+    weight = shapes[node.input[1]]
+    strides = next((tuple(a.ints) for a in node.attribute if a.name == "strides"), (1, 1))
+    return (x[0], weight[0], -(-x[2] // strides[0]), -(-x[3] // strides[1]))
+
+
+def _read_tflite(content: bytes) -> tuple[Operator, ...]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    model = schema.Model.GetRootAs(content)
+    graph = model.Subgraphs(0)
+
+    unpadded: dict[int, int] = {}
+
+    def shape(index: int) -> Shape:
+        return tuple(int(n) for n in graph.Tensors(unpadded.get(index, index)).ShapeAsNumpy())
+
+    operators = []
+    for number in range(graph.OperatorsLength()):
+        operator = graph.Operators(number)
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+        shapes = [shape(operator.Inputs(i)) for i in range(operator.InputsLength()) if operator.Inputs(i) >= 0]
+        x, others, y = shapes[0], shapes[1:], shape(operator.Outputs(0))
+        if name == "PAD":  # runs inside the convolution behind it
+            unpadded[operator.Outputs(0)] = operator.Inputs(0)
+        elif name == "CONV_2D":
+            groups = x[3] // others[0][3]
+            operators.append(_conv(x[3], y[3], groups, others[0][1], _size(y[1:3]), x, y, others))
+        elif name == "DEPTHWISE_CONV_2D":
+            operators.append(_conv(x[3], y[3], x[3], others[0][1], _size(y[1:3]), x, y, others))
+        elif name == "FULLY_CONNECTED":
+            operators.append(_linear(x, y, others))
+        elif name == "ADD":
+            operators.append(_plain("add", _nchw(x), _nchw(y), 2))
+        elif name in ("MEAN", "AVERAGE_POOL_2D", "MAX_POOL_2D"):
+            operators.append(_plain("pool", _nchw(x), _nchw(y)))
+        elif name in ("TRANSPOSE", "CONCATENATION", "SPLIT", "SLICE", "STRIDED_SLICE"):
+            operators.append(_plain("move", _nchw(x), _nchw(y)))
+        elif name != "RESHAPE":
+            operators.append(_plain("other", _nchw(x), _nchw(y)))
+    return tuple(operators)
+
+
+def _nchw(shape: Shape) -> Shape:
+    return (shape[0], *reversed(shape[1:])) if len(shape) > 2 else shape
+
+
+def _size(shape: Sequence[int]) -> int:
+    return math.prod(shape)
+
+
+def _conv(
+    c_in: int, c_out: int, groups: int, kernel: int, pixels: int, x: Shape, y: Shape, weights: Sequence[Shape]
+) -> Operator:
+    depthwise = groups == c_in and groups > 1
+    macs = pixels * c_out * kernel * kernel * (c_in // groups)
+    weight_bytes = 4 * sum(_size(weight) for weight in weights)
+    kind: OperatorKind = "depthwise" if depthwise else "conv"
+    return Operator(kind, macs, kernel, groups, c_in, c_out, 4 * _size(x), 4 * _size(y), weight_bytes)
+
+
+def _linear(x: Shape, y: Shape, weights: Sequence[Shape]) -> Operator:
+    weight_bytes = 4 * sum(_size(weight) for weight in weights)
+    return Operator("linear", x[-1] * _size(y), 1, 1, x[-1], y[-1], 4 * _size(x), 4 * _size(y), weight_bytes)
+
+
+def _plain(kind: OperatorKind, x: Shape, y: Shape, inputs: int = 1) -> Operator:
+    return Operator(kind, 0, 1, 1, x[1], y[1], 4 * inputs * _size(x), 4 * _size(y), 0)
