@@ -1,1 +1,77 @@
-"""Block proposals, block connections, retraining."""
+"""Block proposals (LEvoNAS), block connections (the supernet), retraining. A phone is seen only through a table.
+
+Names load on first use, so that importing the package is cheap and pulls in neither torch nor numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Not on first use: a submodule of the same name would hide the function once anything had imported it. It is light.
+from bpnas.search.levonas import Trial, levonas
+
+if TYPE_CHECKING:
+    from bpnas.search.data import Dataset, load_data
+    from bpnas.search.derive import Assignment, argmax_blocks, most_probable_blocks
+    from bpnas.search.errors import DataError, InfeasibleLimitError, RunError, SearchError, StuckError
+    from bpnas.search.evaluate import CandidateEvaluator
+    from bpnas.search.latency_loss import LatencyLoss, expected_latency
+    from bpnas.search.presets import Preset
+    from bpnas.search.run import SearchResult, run_search
+    from bpnas.search.space import BlockSpace, FeasibleSet
+    from bpnas.search.supernet import Supernet
+
+_HOME = {
+    "Assignment": "derive",
+    "BlockSpace": "space",
+    "CandidateEvaluator": "evaluate",
+    "DataError": "errors",
+    "Dataset": "data",
+    "FeasibleSet": "space",
+    "InfeasibleLimitError": "errors",
+    "LatencyLoss": "latency_loss",
+    "Preset": "presets",
+    "RunError": "errors",
+    "SearchError": "errors",
+    "SearchResult": "run",
+    "StuckError": "errors",
+    "Supernet": "supernet",
+    "argmax_blocks": "derive",
+    "expected_latency": "latency_loss",
+    "load_data": "data",
+    "most_probable_blocks": "derive",
+    "run_search": "run",
+}
+
+__all__ = [
+    "Assignment",
+    "BlockSpace",
+    "CandidateEvaluator",
+    "DataError",
+    "Dataset",
+    "FeasibleSet",
+    "InfeasibleLimitError",
+    "LatencyLoss",
+    "Preset",
+    "RunError",
+    "SearchError",
+    "SearchResult",
+    "StuckError",
+    "Supernet",
+    "Trial",
+    "argmax_blocks",
+    "expected_latency",
+    "levonas",
+    "load_data",
+    "most_probable_blocks",
+    "run_search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

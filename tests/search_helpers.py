@@ -1,0 +1,85 @@
+"""A latency table made of a formula, for tests of the search that need neither a device nor a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bpnas.profiler import Backbone, Block, SimplePath, Site
+from bpnas.profiler.backbone import Stage
+from bpnas.profiler.block import BlockPath
+from bpnas.profiler.paths import all_paths, select_paths
+
+
+def tiny_backbone(input_size: int = 32, classes: int = 10) -> Backbone:
+    """Four sites, of which two are residual; trains in milliseconds."""
+    stages = (Stage(8, 2, 2), Stage(16, 2, 2))
+    return Backbone("tiny", input_size, 8, 2, stages, 16, classes)
+
+
+def formula_ms(path: BlockPath, site: Site) -> float:
+    """Something like multiply-adds plus a cost per operator, as an irregular float."""
+    area = site.output_size**2
+    if isinstance(path, SimplePath):
+        return 1e-3 + 1.1e-6 * site.c_in * site.c_out * path.kernel**2 / path.groups * area
+    width = site.c_in * path.expansion
+    dense = width * (site.c_in * site.input_size**2 + site.c_out * area) / path.groups
+    return 3e-3 + 1.1e-6 * (dense + 2.7 * width * path.kernel**2 * area)
+
+
+@dataclass(frozen=True)
+class FormulaMeta:
+    mock: bool = True
+    device_name: str = "a formula"
+    runtime: str = "onnxruntime"
+    backbones: tuple[Backbone, ...] = ()
+
+
+@dataclass(frozen=True)
+class FormulaTable:
+    """What the search uses of a LatencyTable."""
+
+    backbones: tuple[Backbone, ...]
+    chosen: tuple[BlockPath, ...] = field(default_factory=all_paths)
+    sha256: str = "0" * 64
+
+    @classmethod
+    def tiny(cls, paths: str | None = None, input_size: int = 32, classes: int = 10) -> FormulaTable:
+        chosen = all_paths() if paths is None else select_paths(paths)
+        return cls((tiny_backbone(input_size, classes),), chosen)
+
+    @property
+    def meta(self) -> FormulaMeta:
+        return FormulaMeta(backbones=self.backbones)
+
+    @property
+    def input_sizes(self) -> tuple[int, ...]:
+        return tuple(backbone.input_size for backbone in self.backbones)
+
+    def backbone(self, input_size: int | None = None) -> Backbone:
+        return next(b for b in self.backbones if input_size in (None, b.input_size))
+
+    def fixed(self, input_size: int | None = None) -> float:
+        return 0.01
+
+    def path(self, path: BlockPath, site: Site) -> float:
+        if path not in self.chosen:
+            raise KeyError(path)
+        return formula_ms(path, site)
+
+    def block(self, block: Block, site: Site) -> float:
+        return sum(self.path(path, site) for path in block.paths)
+
+    def network(self, blocks: Sequence[Block | None], input_size: int | None = None) -> float:
+        sites = self.backbone(input_size).sites
+        chosen = [(block, site) for block, site in zip(blocks, sites, strict=True) if block is not None]
+        return self.fixed(input_size) + sum(self.block(block, site) for block, site in chosen)
+
+    def paths(self, input_size: int | None = None) -> tuple[BlockPath, ...]:
+        return self.chosen
+
+    def path_latencies(self, input_size: int | None = None) -> np.ndarray:
+        sites = self.backbone(input_size).sites
+        return np.array([[self.path(path, site) for site in sites] for path in self.chosen])

@@ -1,0 +1,177 @@
+import random
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from bpnas.android_bench.errors import UsageError
+from bpnas.search import BlockSpace, InfeasibleLimitError, RunError, SearchError, StuckError, Trial, levonas
+from tests.search_helpers import FormulaTable
+
+RNGS = {"random.Random": random.Random, "numpy": np.random.default_rng}
+
+
+class Numbers:
+    """Genotypes are 0..1023, the latency is the number itself; a step flips one of ten bits."""
+
+    def random(self, rng):
+        return int(rng.random() * 1024)
+
+    def mutate(self, genotype, rng):
+        return genotype ^ 1 << int(rng.random() * 10)
+
+    def latency(self, genotype):
+        return float(genotype)
+
+
+class Only:
+    """A space with `random()` as its sole source of chance would fail with anything else."""
+
+    def __init__(self, seed):
+        self._rng = random.Random(seed)
+
+    def random(self):
+        return self._rng.random()
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return BlockSpace(FormulaTable.tiny())
+
+
+BLOCKS = BlockSpace(FormulaTable.tiny())
+
+
+def score(genotype):
+    """Higher for more expensive blocks, so that the limit presses."""
+    return BLOCKS.latency(genotype)
+
+
+@pytest.mark.parametrize("make_rng", RNGS.values(), ids=RNGS)
+@pytest.mark.parametrize("strategy", ["default", "paper"])
+@pytest.mark.parametrize("space", [Numbers(), BLOCKS], ids=["generic", "blocks"])
+def test_limit_count_and_order(space, strategy, make_rng):
+    limit = 300.0 if isinstance(space, Numbers) else float(np.quantile(space.latencies(), 0.05))
+    trials = list(
+        levonas(space, space.latency, limit_ms=limit, population=20, sample=5, cycles=120, rng=make_rng(7),
+                strategy=strategy)
+    )  # fmt: skip
+    assert [trial.index for trial in trials] == list(range(120))
+    assert all(trial.latency_ms == space.latency(trial.genotype) <= limit for trial in trials)
+    assert all(trial.score == trial.latency_ms for trial in trials)
+    assert [trial.parent is None for trial in trials[:20]] == [True] * 20
+    for trial in trials[20:]:
+        # The population is a queue: a parent is one of the twenty before, and not worse than most of them.
+        assert trial.index - 20 <= trial.parent < trial.index
+        window = sorted(other.score for other in trials[trial.index - 20 : trial.index])
+        assert trials[trial.parent].score >= window[4]
+
+
+def test_it_climbs_to_the_limit():
+    trials = list(levonas(Numbers(), float, limit_ms=700, population=20, sample=10, cycles=400, rng=random.Random(0)))
+    assert max(trial.score for trial in trials) == 700
+
+
+def test_only_random_is_asked_of_the_rng(blocks):
+    limit = float(np.quantile(blocks.latencies(), 0.1))
+    arguments = {"limit_ms": limit, "population": 5, "sample": 3, "cycles": 30}
+    trials = list(levonas(blocks, score, rng=Only(1), **arguments))
+    assert trials == list(levonas(blocks, score, rng=random.Random(1), **arguments))
+
+
+@pytest.mark.parametrize("strategy", ["default", "paper"])
+def test_an_infeasible_limit_is_refused_at_once_with_the_exact_smallest(blocks, strategy):
+    with pytest.raises(InfeasibleLimitError, match="smallest feasible latency is") as caught:
+        levonas(blocks, score, limit_ms=0.001, rng=random.Random(0), strategy=strategy)
+    assert caught.value.smallest_ms == blocks.latencies().min()
+
+
+def test_an_infeasible_limit_of_a_generic_space_is_refused_at_once():
+    class Slow(Numbers):
+        def latency(self, genotype):
+            return genotype + 5.0
+
+    with pytest.raises(InfeasibleLimitError, match="smallest latency seen is 5 ms"):
+        levonas(Slow(), float, limit_ms=2, rng=random.Random(0))
+
+
+def test_the_tightest_limit_still_runs_by_default(blocks):
+    limit = float(blocks.latencies().min())
+    trials = list(levonas(blocks, score, limit_ms=limit, population=4, sample=2, cycles=40, rng=random.Random(0)))
+    assert {blocks.block(trial.genotype) for trial in trials} == set(blocks.feasible(limit).blocks())
+    assert len(trials) == 40
+
+
+def test_paper_strategy_is_bounded_where_no_single_mutation_fits():
+    class Islands(Numbers):
+        def latency(self, genotype):
+            return 0.0 if genotype in (0b0000000011, 0b1100000000) else 9.0
+
+    with pytest.raises(StuckError):
+        list(levonas(Islands(), float, limit_ms=1, population=1, sample=1, cycles=3, rng=random.Random(0),
+                     strategy="paper"))  # fmt: skip
+    trials = list(levonas(Islands(), float, limit_ms=1, population=1, sample=1, cycles=9, rng=random.Random(0)))
+    assert len(trials) == 9
+
+
+@pytest.mark.parametrize("done", [0, 1, 7, 8, 25, 40])
+def test_a_replayed_history_continues_the_same_trajectory(blocks, done):
+    arguments = {"limit_ms": float(np.quantile(blocks.latencies(), 0.02)), "population": 8, "sample": 3, "cycles": 40}
+    whole = list(levonas(blocks, score, rng=random.Random(5), **arguments))
+    asked = []
+
+    def counting(genotype):
+        asked.append(genotype)
+        return score(genotype)
+
+    again = list(levonas(blocks, counting, rng=random.Random(5), history=whole[:done], **arguments))
+    assert again == whole
+    assert asked == [trial.genotype for trial in whole[done:]]
+
+
+def test_a_history_of_another_search_is_refused(blocks):
+    arguments = {"limit_ms": 1e9, "population": 4, "sample": 2, "cycles": 9}
+    whole = list(levonas(blocks, score, rng=random.Random(5), **arguments))
+    with pytest.raises(RunError, match="another seed"):
+        list(levonas(blocks, score, rng=random.Random(6), history=whole, **arguments))
+    wrong = [whole[0], replace(whole[1], genotype=whole[1].genotype ^ 1)]
+    with pytest.raises(RunError, match="trial 1"):
+        list(levonas(blocks, score, rng=random.Random(5), history=wrong, **arguments))
+
+
+def test_trials_are_evaluated_when_asked_for(blocks):
+    asked = []
+
+    def counting(genotype):
+        asked.append(genotype)
+        return 0.0
+
+    trials = levonas(blocks, counting, limit_ms=1e9, population=4, sample=2, cycles=1000, rng=random.Random(0))
+    assert not asked
+    assert len(list(islice(trials, 6))) == len(asked) == 6
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"population": 0},
+        {"sample": 0},
+        {"sample": 101},
+        {"cycles": 0},
+        {"strategy": "best"},
+        {"limit_ms": float("nan")},
+    ],
+)
+def test_arguments_out_of_range(blocks, wrong):
+    with pytest.raises(UsageError):
+        levonas(blocks, score, **{"limit_ms": 1e9, "rng": random.Random(0), **wrong})
+
+
+def test_a_score_that_is_no_number_is_refused(blocks):
+    with pytest.raises(SearchError, match="not a number"):
+        list(levonas(blocks, lambda genotype: float("nan"), limit_ms=1e9, rng=random.Random(0)))
+
+
+def test_a_trial_is_a_value():
+    assert Trial(0, 5, 1.0, 0.5) == Trial(0, 5, 1.0, 0.5)
