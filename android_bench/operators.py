@@ -24,7 +24,7 @@ class Operator:
         macs: multiply-adds.
         kernel: height of the filter, 1 where there is none.
         groups: of a convolution.
-        c_in, c_out: channels (features of a linear layer).
+        c_in, c_out: channels (features of a linear layer; 0 for a move).
         input_bytes, output_bytes, weight_bytes: float32 traffic.
     """
 
@@ -167,4 +167,5 @@ def _linear(x: Shape, y: Shape, weights: Sequence[Shape]) -> Operator:
 
 
 def _plain(kind: OperatorKind, x: Shape, y: Shape, inputs: int = 1) -> Operator:
-    return Operator(kind, 0, 1, 1, x[1], y[1], 4 * inputs * _size(x), 4 * _size(y), 0)
+    c_in, c_out = (x[1], y[1]) if kind != "move" else (0, 0)  # what is moved may not be channels at all
+    return Operator(kind, 0, 1, 1, c_in, c_out, 4 * inputs * _size(x), 4 * _size(y), 0)

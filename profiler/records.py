@@ -1,0 +1,355 @@
+"""The campaign's store: every raw sample and every failure, append-only, in one SQLite file.
+
+Opening a file checks it as SQLite does, and every row carries a SHA-256 over its own content, so that a damaged file
+gives an error and never a number. Samples are JSON arrays of nanoseconds, so that SQLite's and DuckDB's own JSON
+functions can look into them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from bpnas.android_bench.device import DeviceInfo
+from bpnas.android_bench.errors import BpnasError, SpaceError
+from bpnas.android_bench.runner import Failure, Measurement, RunSettings
+from bpnas.profiler.backbone import Backbone
+
+SCHEMA_VERSION = 1
+_APPLICATION_ID = 0x62706E61  # "bpna"
+
+_COMMON = """
+    key TEXT NOT NULL,
+    session INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL REFERENCES device,
+    settings TEXT NOT NULL REFERENCES settings,
+    export_version INTEGER NOT NULL,
+    tools TEXT NOT NULL REFERENCES tools,
+    sha256 TEXT NOT NULL,
+    started_at REAL NOT NULL,
+"""
+_SCHEMA = f"""
+CREATE TABLE device (digest TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE settings (digest TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE tools (digest TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE plan (digest TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE measurement ({_COMMON}
+    samples_ns TEXT NOT NULL,
+    repeats INTEGER NOT NULL,
+    warmup_runs INTEGER NOT NULL,
+    warmup_ns INTEGER NOT NULL,
+    load_ns INTEGER NOT NULL,
+    conditions TEXT NOT NULL,
+    row_sha256 TEXT NOT NULL,
+    UNIQUE (key, session, fingerprint, settings, export_version)
+);
+CREATE TABLE failure ({_COMMON}
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    row_sha256 TEXT NOT NULL
+);
+"""
+
+
+class RecordsError(BpnasError):
+    """A records file that cannot be opened, is damaged, or is in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the measurements of one campaign have in common; only equal setups may meet in one table."""
+
+    device: DeviceInfo
+    settings: RunSettings
+    export_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a campaign set out to measure.
+
+    Attributes:
+        setup: on what and how.
+        backbones: one per input size.
+        paths: the path filter, or None for all 272.
+        sessions: fresh sessions of every part.
+    """
+
+    setup: Setup
+    backbones: tuple[Backbone, ...]
+    paths: str | None
+    sessions: int
+
+
+class Records:
+    """An open records file. Use `Records.write` or `Records.read` as a context manager."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = lock
+
+    @classmethod
+    def write(cls, path: str | Path) -> Records:
+        """Open for appending, creating the file where there is none. One process at a time.
+
+        Raises:
+            RecordsError: another process writes to it, it is damaged, or no records file.
+        """
+        path = Path(path)
+        if not path.absolute().parent.is_dir():
+            raise RecordsError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
+        lock = FileLock(f"{path}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RecordsError(
+                f"{path}: another process is writing to it; wait until that is done, or name another file with --records"
+            ) from None
+        except OSError as error:
+            raise RecordsError(f"{path}: cannot be written ({error.strerror})") from error
+        try:
+            return cls(path, cls._connect(path, create=True), lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def read(cls, path: str | Path) -> Records:
+        """Open for reading, also while a campaign writes.
+
+        Raises:
+            RecordsError: there is no such file, it is damaged, or no records file.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise RecordsError(f"{path}: no such records file; make one with profile-device --records {path}")
+        return cls(path, cls._connect(path, create=False), None)
+
+    @classmethod
+    def _connect(cls, path: Path, create: bool) -> sqlite3.Connection:
+        with _faults(path):
+            address = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'ro'}"
+            connection = sqlite3.connect(address, uri=True, isolation_level=None)
+            try:
+                if create and connection.execute("PRAGMA schema_version").fetchone() == (0,):
+                    connection.executescript(
+                        f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; "
+                        f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                    )
+                if connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
+                    raise RecordsError(f"{path}: an SQLite file, but no bpnas records; name another file")
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                if version != SCHEMA_VERSION:
+                    raise RecordsError(
+                        f"{path}: records schema version {version}, but this bpnas reads version {SCHEMA_VERSION}; "
+                        "use the bpnas that wrote it"
+                    )
+                problems = [row[0] for row in connection.execute("PRAGMA integrity_check(1)")]
+                if problems != ["ok"]:
+                    raise RecordsError(_damaged(path, problems[0]))
+                if create:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                # Killed processes lose nothing with NORMAL; only a power cut may cost the last rows, never the file.
+                connection.execute("PRAGMA synchronous = NORMAL")
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    # Writing
+
+    def add_plan(self, plan: Plan) -> None:
+        """Note what a campaign sets out to measure; the same plan twice is one."""
+        value = {
+            "fingerprint": plan.setup.device.fingerprint,
+            "settings": plan.setup.settings.digest,
+            "export_version": plan.setup.export_version,
+            "backbones": [backbone.to_dict() for backbone in plan.backbones],
+            "paths": plan.paths,
+            "sessions": plan.sessions,
+        }
+        with _faults(self.path), self._transaction():
+            self._put_setup(plan.setup)
+            self._put("plan", json.dumps(value, sort_keys=True))
+
+    def add(self, setup: Setup, tools: dict[str, str], outcome: Measurement | Failure) -> None:
+        """Append one outcome; it is in the file when this returns.
+
+        Raises:
+            SpaceError: the disk is full; what was appended before is kept.
+            RecordsError: the same thing was measured already.
+        """
+        row: dict[str, Any] = asdict(outcome)
+        row["fingerprint"], row["settings"] = setup.device.fingerprint, setup.settings.digest
+        row["export_version"] = setup.export_version
+        if isinstance(outcome, Measurement):
+            row["samples_ns"] = json.dumps(outcome.samples_ns, separators=(",", ":"))
+            row["conditions"] = json.dumps(outcome.conditions, sort_keys=True)
+        table = "measurement" if isinstance(outcome, Measurement) else "failure"
+        with _faults(self.path), self._transaction():
+            self._put_setup(setup)
+            row["tools"] = self._put("tools", json.dumps(tools, sort_keys=True))
+            row["row_sha256"] = _row_sha256(row)
+            columns = ", ".join(row)
+            marks = ", ".join(f":{name}" for name in row)
+            self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)
+
+    def _put_setup(self, setup: Setup) -> None:
+        self._put("device", setup.device.to_json())
+        self._put("settings", setup.settings.to_json())
+
+    def _put(self, table: str, value: str) -> str:
+        digest = hashlib.sha256(value.encode()).hexdigest()
+        self._connection.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", (digest, value))
+        return digest
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    # Reading
+
+    def plans(self) -> tuple[Plan, ...]:
+        """All plans, in a fixed order.
+
+        Raises:
+            RecordsError: the file is damaged.
+        """
+        with _faults(self.path):
+            plans = []
+            for value in self._values("plan").values():
+                fields = json.loads(value)
+                setup = self._setup(fields["fingerprint"], fields["settings"], fields["export_version"])
+                backbones = tuple(Backbone.from_dict(backbone) for backbone in fields["backbones"])
+                plans.append(Plan(setup, backbones, fields["paths"], fields["sessions"]))
+            return tuple(plans)
+
+    def done(self, setup: Setup) -> set[tuple[str, int]]:
+        """(key, session) of everything measured with this setup."""
+        with _faults(self.path):
+            rows = self._connection.execute(
+                "SELECT key, session FROM measurement WHERE fingerprint = ? AND settings = ? AND export_version = ?",
+                (setup.device.fingerprint, setup.settings.digest, setup.export_version),
+            )
+            return {(key, session) for key, session in rows}
+
+    def measurements(self) -> Iterator[tuple[Setup, Measurement]]:
+        """Everything measured, ordered by key and session.
+
+        Raises:
+            RecordsError: a row is damaged.
+        """
+        setups: dict[tuple[str, str, int], Setup] = {}
+        for row in self._rows("measurement"):
+            identity = (row.pop("fingerprint"), row.pop("settings"), row.pop("export_version"))
+            if identity not in setups:
+                setups[identity] = self._setup(*identity)
+            row["samples_ns"] = tuple(json.loads(row["samples_ns"]))
+            row["conditions"] = json.loads(row["conditions"])
+            del row["tools"]
+            yield setups[identity], Measurement(**row)
+
+    def failures(self) -> Iterator[tuple[Setup, Failure]]:
+        """Every failure, ordered by key and session; a part that was measured later appears in both lists."""
+        for row in self._rows("failure"):
+            setup = self._setup(row.pop("fingerprint"), row.pop("settings"), row.pop("export_version"))
+            del row["tools"]
+            yield setup, Failure(**row)
+
+    def _rows(self, table: str) -> Iterator[dict[str, Any]]:
+        with _faults(self.path):
+            cursor = self._connection.execute(f"SELECT * FROM {table} ORDER BY key, session, rowid")
+            names = [column[0] for column in cursor.description]
+            for values in cursor:
+                row = dict(zip(names, values, strict=True))
+                if row.pop("row_sha256") != _row_sha256(row):
+                    raise RecordsError(_damaged(self.path, f"a {table} row of {row['key']!r} has changed"))
+                yield row
+
+    def _setup(self, fingerprint: str, settings: str, export_version: int) -> Setup:
+        devices, all_settings = self._values("device"), self._values("settings")
+        if fingerprint not in devices or settings not in all_settings:
+            raise RecordsError(_damaged(self.path, "a row's device or settings are missing"))
+        device = DeviceInfo.from_json(devices[fingerprint])
+        return Setup(device, RunSettings.from_json(all_settings[settings]), export_version)
+
+    def _values(self, table: str) -> dict[str, str]:
+        values = dict(self._connection.execute(f"SELECT digest, value FROM {table} ORDER BY digest"))
+        for digest, value in values.items():
+            if not isinstance(value, str) or hashlib.sha256(value.encode()).hexdigest() != digest:
+                raise RecordsError(_damaged(self.path, f"a {table} row has changed"))
+        return values
+
+    def close(self) -> None:
+        """Close the file and let others write to it."""
+        try:
+            if self._lock is not None:
+                # One self-contained file at rest, which may be copied or read from a read-only folder.
+                with suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+            self._connection.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def is_records_file(path: str | Path) -> bool:
+    """Whether the file calls itself bpnas records (whatever state it is in)."""
+    try:
+        with Path(path).open("rb") as file:
+            header = file.read(72)
+    except OSError:
+        return False
+    # Bytes 68..71 of an SQLite file: the application id. https://www.sqlite.org/fileformat2.html
+    return header.startswith(b"SQLite format 3\0") and header[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+
+
+def _row_sha256(row: dict[str, Any]) -> str:
+    content = {name: value for name, value in row.items() if name != "row_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(path: Path, detail: str) -> str:
+    return f"{path}: the records are damaged ({detail}); restore a copy, or delete the file and measure again"
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise RecordsError(f"{path}: the same thing was measured already ({error})") from error
+    except sqlite3.Error as error:
+        text = str(error)
+        if "disk is full" in text:
+            raise SpaceError(f"{path}: no space left on the disk; free some and call the same command again") from error
+        if "unable to open" in text or "readonly" in text:
+            raise RecordsError(f"{path}: cannot be opened ({text})") from error
+        raise RecordsError(_damaged(path, text)) from error
+    except (ValueError, TypeError, KeyError) as error:  # what a flipped bit makes of stored JSON
+        raise RecordsError(_damaged(path, f"{type(error).__name__}: {error}")) from error

@@ -1,0 +1,209 @@
+"""Records -> table. It aggregates samples, and refuses whatever does not belong together; it never fills in.
+
+The estimate of a part is the median of its sessions' medians; its spread is the median absolute deviation and the 10th
+and 90th percentile over all samples of all sessions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bpnas.android_bench.runner import Measurement
+from bpnas.profiler.block import BlockPath, ComplexPath
+from bpnas.profiler.campaign import plan_parts
+from bpnas.profiler.paths import HeadPart, JoinPart, Part, PathPart, StemPart, select_paths
+from bpnas.profiler.records import Plan, Records, Setup
+from bpnas.tables.errors import BuildError
+from bpnas.tables.schema import COLUMNS, TableMeta
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NAMED = 5  # that many examples in a message
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltTable:
+    """A table in memory, with its metadata."""
+
+    table: pa.Table
+    meta: TableMeta
+
+
+def build_table(
+    files: Sequence[str | Path],
+    *,
+    runtime: str | None = None,
+    backbone: str | None = None,
+    paths: str | None = None,
+    allow_missing: bool = False,
+) -> BuiltTable:
+    """Make a table of all that these records files planned.
+
+    Args:
+        files: records of one device; several files are joined.
+        runtime: which one, where the records hold several.
+        backbone: the name of one, where the records hold several.
+        paths: only paths that match this filter.
+        allow_missing: make a table although parts of the plan are not measured; its metadata names them.
+
+    Raises:
+        RecordsError: a file cannot be read or is damaged.
+        BuildError: the records are of several devices, runtimes, settings or backbones, or parts are missing.
+    """
+    plans, sessions = _read(files)
+    if runtime is not None:
+        plans = [plan for plan in plans if plan.setup.device.runtime == runtime]
+    if backbone is not None:
+        plans = [plan for plan in plans if plan.backbones[0].name == backbone]
+    names = ", ".join(str(file) for file in files)
+    if not plans:
+        wanted = " ".join(f"{what} {name}" for what, name in (("runtime", runtime), ("backbone", backbone)) if name)
+        raise BuildError(f"{names}: no campaign{' with ' + wanted if wanted else ''} in these records")
+    setup = _only_setup(names, plans)
+    _only_backbone(names, plans)
+
+    keep = None if paths is None else set(select_paths(paths))
+    parts: dict[str, Part] = {}
+    planned_sessions: dict[str, int] = {}
+    for plan in plans:
+        for part in plan_parts(plan):
+            if keep is None or not isinstance(part, PathPart) or part.path in keep:
+                parts[part.key] = part
+                planned_sessions[part.key] = max(plan.sessions, planned_sessions.get(part.key, 0))
+    measured = {key: sessions.get((setup, key), ()) for key in parts}
+    missing = tuple(sorted(key for key in parts if len(measured[key]) < planned_sessions[key]))
+    if missing and not allow_missing:
+        raise BuildError(
+            f"{names}: {_count(missing)} of {len(parts)} entries missing: {_examples(missing)}; finish the campaign with the "
+            "same profile-device command, or accept a table with holes with --allow-missing"
+        )
+    rows = [_row(parts[key], setup, measured[key]) for key in sorted(parts) if measured[key]]
+    if not rows:
+        raise BuildError(f"{names}: nothing is measured yet")
+    return BuiltTable(_arrow_table(rows), _meta(setup, plans, parts.values(), missing, {row["key"] for row in rows}))
+
+
+def _read(files: Sequence[str | Path]) -> tuple[list[Plan], dict[tuple[Setup, str], list[Measurement]]]:
+    plans: dict[Plan, None] = {}
+    sessions: dict[tuple[Setup, str], list[Measurement]] = {}
+    seen: set[tuple[Setup, str, int, float, tuple[int, ...]]] = set()
+    for file in files:
+        with Records.read(file) as records:
+            plans.update(dict.fromkeys(records.plans()))
+            for setup, measurement in records.measurements():
+                m = measurement
+                identity = (setup, m.key, m.session, m.started_at, m.samples_ns)
+                if identity not in seen:  # the same row again comes from a copied file
+                    seen.add(identity)
+                    sessions.setdefault((setup, m.key), []).append(m)
+    return list(plans), sessions
+
+
+def _only_setup(names: str, plans: Iterable[Plan]) -> Setup:
+    setups = list(dict.fromkeys(plan.setup for plan in plans))
+    if len(setups) == 1:
+        return setups[0]
+    descriptions = [
+        {**asdict(s.device), **asdict(s.settings), "export_version": s.export_version} for s in setups
+    ]  # fmt: skip
+    differing = [
+        f"{field}: {' | '.join(str(value) for value in dict.fromkeys(d[field] for d in descriptions))}"
+        for field in descriptions[0]
+        if len({d[field] for d in descriptions}) > 1
+    ]
+    several_runtimes = len({setup.device.runtime for setup in setups}) > 1
+    remedy = "choose one with --runtime" if several_runtimes else "give the records of one campaign"
+    raise BuildError(
+        f"{names}: the records are not of one device with one runtime and one setting, and latencies of different ones "
+        f"must not meet in one table ({'; '.join(differing[:_NAMED])}); {remedy}"
+    )
+
+
+def _only_backbone(names: str, plans: Iterable[Plan]) -> None:
+    shapes = {
+        json.dumps({**b.to_dict(), "input_size": 0, "stem_stride": 0, "classes": 0}): b.name
+        for plan in plans
+        for b in plan.backbones
+    }
+    if len(shapes) > 1:
+        known = sorted(set(shapes.values()))
+        remedy = "choose one with --backbone" if len(known) > 1 else "they share a name, so give records of one of them"
+        raise BuildError(f"{names}: the records are of {len(shapes)} backbones ({', '.join(known)}); {remedy}")
+
+
+def _meta(setup: Setup, plans: Sequence[Plan], parts: Iterable[Part], missing: tuple[str, ...], keys: set[str]) -> TableMeta:
+    backbones = dict.fromkeys(backbone for plan in plans for backbone in plan.backbones)
+    paths: dict[BlockPath, None] = {part.path: None for part in parts if isinstance(part, PathPart)}
+    everywhere = [
+        str(path)
+        for path in paths
+        if all(PathPart(path, site, b.channel_shuffle).key in keys for b in backbones for site in b.sites)
+    ]
+    return TableMeta(
+        device=setup.device,
+        settings=setup.settings,
+        export_version=setup.export_version,
+        backbones=tuple(sorted(backbones, key=lambda b: (b.input_size, b.classes))),
+        paths=tuple(everywhere),
+        missing=missing,
+    )
+
+
+def _row(part: Part, setup: Setup, sessions: Sequence[Measurement]) -> dict[str, Any]:
+    medians = [float(np.median(m.samples_ns)) / m.repeats for m in sessions]
+    samples_ms = np.concatenate([np.asarray(m.samples_ns, np.float64) / m.repeats for m in sessions]) / 1e6
+    p10, median, p90 = np.percentile(samples_ms, (10, 50, 90))
+    return {
+        "key": part.key,
+        "kind": part.kind,
+        **_geometry(part),
+        "latency_ms": float(np.median(medians)) / 1e6,
+        "mad_ms": float(np.median(np.abs(samples_ms - median))),
+        "p10_ms": float(p10),
+        "p90_ms": float(p90),
+        "sessions": len(sessions),
+        "samples": len(samples_ms),
+        "device": setup.device.name,
+        "runtime": setup.device.runtime,
+        "source": "mock" if setup.device.mock else "measured",
+    }
+
+
+def _geometry(part: Part) -> dict[str, Any]:
+    match part:
+        case PathPart(path, site):
+            return {
+                "path": str(path),
+                "kernel": path.kernel,
+                "groups": path.groups,
+                "expansion": path.expansion if isinstance(path, ComplexPath) else None,
+                **asdict(site),
+            }
+        case StemPart():
+            return {"c_in": 3, "c_out": part.channels, "stride": part.stride, "input_size": part.input_size}
+        case HeadPart():
+            return {"c_in": part.c_in, "c_out": part.channels, "input_size": part.input_size}
+        case JoinPart():
+            return {"c_in": part.channels, "c_out": part.channels, "input_size": part.input_size}
+
+
+def _arrow_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
+    return pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS} for row in rows], schema=schema)
+
+
+def _count(keys: Sequence[str]) -> str:
+    return f"{len(keys):,}"
+
+
+def _examples(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")

@@ -1,0 +1,90 @@
+"""The command `build-table`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bpnas.android_bench.command import Command, print_result
+from bpnas.android_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from bpnas.tables.build import BuiltTable
+
+
+@click.command(cls=Command)
+@click.argument("records", nargs=-1, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The table.  [default: DEVICE.parquet]")
+@click.option("--format", "format_", type=click.Choice(["parquet", "csv"]), help="[default: as --out ends, else parquet]")
+@click.option("--runtime", help="Which one, where the records hold several.")
+@click.option("--backbone", help="Which one, where the records hold several.")
+@click.option("--paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.  [default: all]")
+@click.option("--allow-missing", is_flag=True, help="Make a table although parts are not measured; it names them.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def main(
+    records: tuple[Path, ...],
+    out: Path | None,
+    format_: str | None,
+    runtime: str | None,
+    backbone: str | None,
+    paths: str | None,
+    allow_missing: bool,
+    as_json: bool,
+) -> None:
+    """Make a latency table of RECORDS files (default: all in this directory).
+
+    A table is of one device, one runtime and one setting; anything else is refused, and nothing is filled in.
+    """
+    from bpnas.tables.build import build_table
+    from bpnas.tables.schema import write_table
+
+    files = records or _records_here()
+    built = build_table(files, runtime=runtime, backbone=backbone, paths=paths, allow_missing=allow_missing)
+    as_csv = format_ == "csv" or (format_ is None and out is not None and out.suffix == ".csv")
+    path = out or Path(f"{built.meta.device_name}.{'csv' if as_csv else 'parquet'}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
+    if as_csv:
+        _write_csv(path, built)
+    else:
+        write_table(path, built.table, built.meta)
+    meta = built.meta
+    result = {
+        "table": str(path),
+        "entries": built.table.num_rows,
+        "missing": list(meta.missing),
+        "device": meta.device_name,
+        "mock": meta.mock,
+        "runtime": meta.runtime,
+        "input_sizes": sorted({b.input_size for b in meta.backbones}),
+        "paths": len(meta.paths),
+    }
+    sizes = ", ".join(map(str, sorted({b.input_size for b in meta.backbones})))
+    text = [
+        f"{path}: {built.table.num_rows} entries of {meta.device.label}",
+        f"Backbone {meta.backbones[0].name} at input size {sizes}; {len(meta.paths)} of 272 paths at every site",
+    ]
+    if meta.missing:
+        text.append(f"{len(meta.missing)} planned entries are missing: {', '.join(meta.missing[:5])}"
+                    f"{', ...' if len(meta.missing) > 5 else ''}")  # fmt: skip
+    if not as_csv:
+        text.append(f"Next: run-search --table {path}")
+    print_result(result, as_json, "\n".join(text))
+
+
+def _records_here() -> list[Path]:
+    from bpnas.profiler.records import is_records_file
+
+    files = sorted(path for path in Path().glob("*.sqlite") if is_records_file(path))
+    if not files:
+        raise UsageError("no records in this directory; name a records file, or make one with profile-device")
+    return files
+
+
+def _write_csv(path: Path, built: BuiltTable) -> None:
+    from bpnas.android_bench.files import write_atomically
+    from bpnas.tables.latency_table import to_pandas
+
+    write_atomically(path, to_pandas(built.table).to_csv(index=False).encode())

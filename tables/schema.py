@@ -1,0 +1,174 @@
+"""The table's file format: columns, metadata, version and hash.
+
+A table is one Parquet file. Its footer carries `bpnas.meta` (a JSON object, see `TableMeta`) and `bpnas.sha256`: the
+SHA-256 of the whole file with the 64 digits of the hash itself set to zero. So a reader notices any change of any byte
+before it believes a number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpnas.android_bench.device import DeviceInfo
+from bpnas.android_bench.files import write_atomically
+from bpnas.android_bench.runner import RunSettings
+from bpnas.profiler.backbone import Backbone
+from bpnas.tables.errors import TableError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+COLUMNS = {
+    "key": "string",
+    "kind": "string",
+    "path": "string",
+    "kernel": "int32",
+    "groups": "int32",
+    "expansion": "int32",
+    "c_in": "int32",
+    "c_out": "int32",
+    "stride": "int32",
+    "input_size": "int32",
+    "latency_ms": "float64",
+    "mad_ms": "float64",
+    "p10_ms": "float64",
+    "p90_ms": "float64",
+    "sessions": "int32",
+    "samples": "int32",
+    "device": "string",
+    "runtime": "string",
+    "source": "string",
+}
+"""Name and type of every column, in order; the README says what each one means."""
+
+_META_KEY, _HASH_KEY = "bpnas.meta", "bpnas.sha256"
+_HASH_MARK = "bpnas-table-sha256="
+_HASH_PATTERN = re.compile(_HASH_MARK.encode() + rb"([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class TableMeta:
+    """Where the numbers of a table come from.
+
+    Attributes:
+        device: fingerprint of the device and the runtime.
+        settings: of the runs.
+        export_version: of the model files.
+        backbones: what the table covers, one per input size (and number of classes).
+        paths: names of the paths that it covers at every site.
+        missing: keys that were planned but are not there, where that was allowed.
+    """
+
+    device: DeviceInfo
+    settings: RunSettings
+    export_version: int
+    backbones: tuple[Backbone, ...]
+    paths: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def mock(self) -> bool:
+        """Whether the latencies were computed, not measured."""
+        return self.device.mock
+
+    @property
+    def device_name(self) -> str:
+        return self.device.name
+
+    @property
+    def runtime(self) -> str:
+        return self.device.runtime
+
+    def to_json(self) -> str:
+        """Canonical: equal metadata give equal texts."""
+        return json.dumps(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "mock": self.mock,
+                "device": json.loads(self.device.to_json()),
+                "settings": json.loads(self.settings.to_json()),
+                "export_version": self.export_version,
+                "backbones": [backbone.to_dict() for backbone in self.backbones],
+                "paths": self.paths,
+                "missing": self.missing,
+            },
+            sort_keys=True,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> TableMeta:
+        """The inverse of `to_json`; `path` is named in errors.
+
+        Raises:
+            TableError: another schema version.
+        """
+        values: dict[str, Any] = json.loads(text)
+        version = values["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise TableError(
+                f"{path}: table schema version {version}, but this bpnas reads version {SCHEMA_VERSION}; build the table "
+                "again from its records with build-table"
+            )
+        return cls(
+            device=DeviceInfo.from_json(json.dumps(values["device"])),
+            settings=RunSettings.from_json(json.dumps(values["settings"])),
+            export_version=values["export_version"],
+            backbones=tuple(Backbone.from_dict(backbone) for backbone in values["backbones"]),
+            paths=tuple(values["paths"]),
+            missing=tuple(values["missing"]),
+        )
+
+
+def write_table(path: Path, table: pa.Table, meta: TableMeta) -> None:
+    """Write a table atomically, with its metadata and its hash.
+
+    Raises:
+        SpaceError: the disk is full.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    zeros = "0" * 64
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_META_KEY: meta.to_json(), _HASH_KEY: _HASH_MARK + zeros})
+    content = sink.getvalue().to_pybytes()
+    digest = hashlib.sha256(content).hexdigest()
+    write_atomically(path, content.replace((_HASH_MARK + zeros).encode(), (_HASH_MARK + digest).encode()))
+
+
+def read_table(path: Path) -> tuple[pa.Table, TableMeta, str]:
+    """The content, the metadata and the hash of a table file.
+
+    Raises:
+        TableError: there is no such file, it is no table, it is damaged, or of another schema version.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TableError(f"{path}: the table cannot be read ({error.strerror}); make one with build-table") from error
+    marks = list(_HASH_PATTERN.finditer(content))
+    if not content.startswith(b"PAR1") or len(marks) != 1:
+        raise TableError(f"{path}: no bpnas table, or a damaged one; make one with build-table")
+    start, end = marks[0].span(1)
+    digest = content[start:end].decode()
+    if hashlib.sha256(content[:start] + b"0" * 64 + content[end:]).hexdigest() != digest:
+        raise TableError(f"{path}: the table is damaged or was edited (its SHA-256 differs); build it again from its records")
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        meta = TableMeta.from_json(file.metadata.metadata[_META_KEY.encode()].decode(), path)
+        table = file.read()
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise TableError(f"{path}: no bpnas table ({error}); make one with build-table") from error
+    return table, meta, digest
