@@ -19,7 +19,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -27,10 +28,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             umask = os.umask(0)
             os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)  # mkstemp gives 0600, which is not what the user asked for
-            os.replace(temporary, path)
+            temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600, which is not what the user asked for
+            temporary.replace(path)
         except BaseException:
-            os.unlink(temporary)
+            temporary.unlink()
             raise
     except OSError as error:
         if error.errno == errno.ENOSPC:

@@ -24,7 +24,7 @@ _START_SECONDS = 120.0
 _MAX_ANSWER_BYTES = 64 << 20
 
 
-class _WorkerFault(Exception):
+class _WorkerError(Exception):
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
         self.kind = kind
@@ -46,7 +46,7 @@ class _Worker:
         self._buffer = b""
 
     def ask(self, request: dict[str, Any] | None, timeout_seconds: float) -> dict[str, Any]:
-        """Send `request` (None: just wait) and return the next answer; raises `_WorkerFault`."""
+        """Send `request` (None: just wait) and return the next answer; raises `_WorkerError`."""
         assert self._process.stdin is not None
         if request is not None:
             try:
@@ -57,9 +57,9 @@ class _Worker:
         try:
             answer = json.loads(line)
         except ValueError:
-            raise _WorkerFault("invalid", f"the worker answered {line[:80]!r}, which is no JSON") from None
+            raise _WorkerError("invalid", f"the worker answered {line[:80]!r}, which is no JSON") from None
         if not isinstance(answer, dict):
-            raise _WorkerFault("invalid", f"the worker answered {line[:80]!r}, which is no JSON object")
+            raise _WorkerError("invalid", f"the worker answered {line[:80]!r}, which is no JSON object")
         return answer
 
     def _read_line(self, deadline: float, timeout_seconds: float) -> bytes:
@@ -67,22 +67,22 @@ class _Worker:
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
-                raise _WorkerFault("timeout", f"no answer within {timeout_seconds:g} s")
+                raise _WorkerError("timeout", f"no answer within {timeout_seconds:g} s")
             chunk = os.read(self._process.stdout.fileno(), 1 << 20)
             if not chunk:
                 raise self._died()
             self._buffer += chunk
             if len(self._buffer) > _MAX_ANSWER_BYTES:
-                raise _WorkerFault("invalid", f"the worker's answer exceeds {_MAX_ANSWER_BYTES} bytes")
+                raise _WorkerError("invalid", f"the worker's answer exceeds {_MAX_ANSWER_BYTES} bytes")
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    def _died(self) -> _WorkerFault:
+    def _died(self) -> _WorkerError:
         code = self._process.wait()
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 4096))
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        return _WorkerFault("crash", f"the process died ({how}){': ' + lines[-1] if lines else ''}")
+        return _WorkerError("crash", f"the process died ({how}){': ' + lines[-1] if lines else ''}")
 
     def stop(self) -> None:
         self._process.kill()
@@ -123,19 +123,31 @@ class LocalDevice:
             self._start()
         assert self._worker is not None
         before, started_at = dict(self.conditions()), time.time()
-        identity = {"key": request.key, "session": request.session, "sha256": request.sha256, "started_at": started_at}
+
+        def failure(kind: FailureKind, message: str) -> Failure:
+            return Failure(request.key, request.session, request.sha256, kind, message, started_at)
+
         message = {"path": str(request.path.absolute()), "sha256": request.sha256, "settings": asdict(settings)}
         try:
             answer = self._worker.ask(message, settings.timeout_seconds)
             if "refused" in answer:
-                return Failure(**identity, kind="refused", message=str(answer["refused"]))
-            answer["samples_ns"] = tuple(answer["samples_ns"])
-            conditions = {"before": before, "after": dict(self.conditions())}
-            return Measurement(**identity, **answer, conditions=conditions)
-        except _WorkerFault as fault:
+                return failure("refused", str(answer["refused"]))
+            return Measurement(
+                key=request.key,
+                session=request.session,
+                sha256=request.sha256,
+                samples_ns=tuple(answer["samples_ns"]),
+                repeats=answer["repeats"],
+                warmup_runs=answer["warmup_runs"],
+                warmup_ns=answer["warmup_ns"],
+                load_ns=answer["load_ns"],
+                started_at=started_at,
+                conditions={"before": before, "after": dict(self.conditions())},
+            )
+        except _WorkerError as fault:
             self._worker.stop()
             self._worker = None
-            return Failure(**identity, kind=fault.kind, message=str(fault))
+            return failure(fault.kind, str(fault))
         except BaseException:  # also Ctrl-C: the next answer would belong to this request
             self.close()
             raise
@@ -144,7 +156,7 @@ class LocalDevice:
         self._worker = _Worker(self._runtime)
         try:
             answer = self._worker.ask(None, _START_SECONDS)
-        except _WorkerFault as fault:
+        except _WorkerError as fault:
             self.close()
             raise RuntimeUnavailableError(f"runtime {self._runtime} does not start on this machine: {fault}") from None
         if "hello" not in answer:

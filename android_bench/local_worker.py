@@ -23,6 +23,7 @@ from bpnas.android_bench.runtimes import open_session, runtime_sha256, runtime_v
 
 
 def main() -> None:
+    """Serve requests until standard input ends."""
     # Runtimes print to standard output at times; the answers must not get mixed up with that.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

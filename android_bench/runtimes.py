@@ -1,4 +1,4 @@
-"""The inference runtimes of this machine behind one face, and the one place that knows which TFLite package there is."""
+"""The inference runtimes of this machine, and the one place that knows which TFLite package there is."""
 
 from __future__ import annotations
 

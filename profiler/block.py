@@ -47,7 +47,8 @@ class SimplePath:
 @dataclass(frozen=True, slots=True, order=True)
 class ComplexPath:
     """Inverted bottleneck: grouped 1x1 to `expansion` * c_in channels, k x k depthwise with the site's stride, grouped
-    1x1 to c_out without activation."""
+    1x1 to c_out without activation.
+    """
 
     kernel: int
     groups: int

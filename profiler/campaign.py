@@ -164,9 +164,10 @@ def run_campaign(
                     done, measured, in_a_row = done + 1, measured + 1, 0
                 report()
                 if in_a_row == MAX_FAILURES_IN_A_ROW:
+                    last = failures[-1]
                     raise DeviceError(
-                        f"{in_a_row} models in a row failed, the last one, {outcome.key}, with {outcome.kind}: "
-                        f"{outcome.message}; mend the device or its runtime and call the same command again"
+                        f"{in_a_row} models in a row failed, the last one, {last.key}, with {last.kind}: "
+                        f"{last.message}; mend the device or its runtime and call the same command again"
                     )
                 if budget_seconds is not None and elapsed() >= budget_seconds:
                     return result()

@@ -25,11 +25,15 @@ _PLAIN_LINE_SECONDS = 30.0
 @click.option("--serial", default="local", show_default=True, help="'local' (this machine) or 'mock:s9' (computed).")
 @click.option("--runtime", default="tflite", show_default=True, help="'tflite' or 'onnxruntime'.")
 @click.option("--backbone", default="mobilenetv2", show_default=True, help="A shipped backbone, or a .toml file.")
-@click.option("--input-size", "input_sizes", type=int, multiple=True, help="Image size; repeatable.  [default: 32, 224]")
+@click.option(
+    "--input-size", "input_sizes", type=int, multiple=True, help="Image size; repeatable.  [default: 32, 224]"
+)
 @click.option("--classes", type=int, help="Outputs of the head.  [default: 10 up to size 64, else 1000]")
 @click.option("--paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.  [default: all 272]")
 @click.option("--records", type=click.Path(dir_okay=False), help="Records file.  [default: DEVICE.sqlite]")
-@click.option("--sessions", type=click.IntRange(1, 1000), default=1, show_default=True, help="Fresh sessions of each part.")
+@click.option(
+    "--sessions", type=click.IntRange(1, 1000), default=1, show_default=True, help="Fresh sessions of each part."
+)
 @click.option("--warmup-runs", type=int, help="At least so many runs before anything counts.  [default: 10]")
 @click.option("--warmup-seconds", type=float, help="And at least so long.  [default: 0.5]")
 @click.option("--runs", type=int, help="At least so many samples.  [default: 50]")

@@ -7,7 +7,7 @@ what is exported cannot drift apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, Protocol, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,16 @@ from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, BackboneError, Sit
 from bpnas.profiler.block import Block, BlockPath, ComplexPath, SimplePath
 from bpnas.profiler.graph import EXPORT_VERSION, Graph, Shape
 from bpnas.profiler.paths import HeadPart, JoinPart, Part, PathPart, StemPart, head_part, stem_part
+
+
+class Emitter(Protocol):
+    """What a module has that can describe itself: it adds its nodes to a graph and returns its output's name."""
+
+    def emit(self, graph: Graph, x: str) -> str: ...
+
+
+def _emit(module: nn.Module, graph: Graph, x: str) -> str:
+    return cast("Emitter", module).emit(graph, x)
 
 
 class Conv2d(nn.Conv2d):
@@ -65,7 +75,7 @@ class Chain(nn.Sequential):
 
     def emit(self, graph: Graph, x: str) -> str:
         for module in self:
-            x = module.emit(graph, x)
+            x = _emit(module, graph, x)
         return x
 
 
@@ -94,7 +104,7 @@ class BlockModule(nn.Module):
         return output + x if self.is_residual else output
 
     def emit(self, graph: Graph, x: str) -> str:
-        outputs = [path.emit(graph, x) for path in self.paths]
+        outputs = [_emit(path, graph, x) for path in self.paths]
         y = outputs[0]
         for other in outputs[1:]:
             y = graph.add(y, other)
@@ -135,7 +145,7 @@ class Network(nn.Module):
             raise BackboneError(f"backbone {backbone.name} has {len(sites)} sites, but {len(blocks)} blocks were given")
         for number, (block, site) in enumerate(zip(blocks, sites, strict=True)):
             if block is None and not site.is_residual:
-                raise BackboneError(f"site {number} of backbone {backbone.name} changes the shape, so Skip cannot be there")
+                raise BackboneError(f"site {number} of {backbone.name} changes the shape, so it cannot be Skip")
         self.stem = _part(stem_part(backbone))
         self.blocks = nn.ModuleList(
             Skip() if block is None else BlockModule(block, site, backbone.channel_shuffle)
@@ -152,7 +162,7 @@ class Network(nn.Module):
 
     def emit(self, graph: Graph, x: str) -> str:
         for module in (self.stem, *self.blocks, self.head):
-            x = module.emit(graph, x)  # type: ignore[operator]
+            x = _emit(module, graph, x)
         return x
 
 
@@ -230,7 +240,10 @@ def to_graph(module: nn.Module, input_shape: Shape) -> Graph:
         raise TypeError(f"{type(module).__name__} cannot be exported: only modules made by build_module can")
     graph = Graph.start(*[tuple(input_shape)] * (2 if isinstance(module, Join) else 1))
     with torch.no_grad():
-        graph.output = module.emit(graph, *graph.inputs)
+        if isinstance(module, Join):
+            graph.output = module.emit(graph, *graph.inputs)
+        else:
+            graph.output = _emit(module, graph, *graph.inputs)
     graph.metadata = {
         "bpnas.key": str(getattr(module, "key", "")),
         "bpnas.input_shapes": str([list(graph.shapes[name]) for name in graph.inputs]),

@@ -60,8 +60,10 @@ def write_onnx(graph: Graph) -> bytes:
             case Conv():
                 y = f"{item.y}_conv" if item.relu else item.y
                 inputs = [item.x, constant(f"{item.y}_weight", item.weight), constant(f"{item.y}_bias", item.bias)]
-                k, pad = item.kernel, item.kernel // 2
-                node("Conv", inputs, y, kernel_shape=[k, k], strides=[item.stride] * 2, pads=[pad] * 4, group=item.groups)
+                k, stride, pad = item.kernel, item.stride, item.kernel // 2
+                node(
+                    "Conv", inputs, y, kernel_shape=[k, k], strides=[stride, stride], pads=[pad] * 4, group=item.groups
+                )
                 if item.relu:
                     node("Relu", [y], item.y)
             case Add():
@@ -84,7 +86,8 @@ def write_onnx(graph: Graph) -> bytes:
         if item.y != graph.output:
             proto.value_info.append(helper.make_tensor_value_info(item.y, TensorProto.FLOAT, graph.shapes[item.y]))
     proto.output.append(helper.make_tensor_value_info("output", TensorProto.FLOAT, graph.shapes[graph.output]))
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _set_attributes(node: NodeProto, attributes: dict[str, object]) -> None:

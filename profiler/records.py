@@ -113,7 +113,7 @@ class Records:
             lock.acquire(timeout=0)
         except Timeout:
             raise RecordsError(
-                f"{path}: another process is writing to it; wait until that is done, or name another file with --records"
+                f"{path}: another process is writing to it; wait until it is done, or name another file with --records"
             ) from None
         except OSError as error:
             raise RecordsError(f"{path}: cannot be written ({error.strerror})") from error

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("records", nargs=-1, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The table.  [default: DEVICE.parquet]")
-@click.option("--format", "format_", type=click.Choice(["parquet", "csv"]), help="[default: as --out ends, else parquet]")
+@click.option(
+    "--format", "format_", type=click.Choice(["parquet", "csv"]), help="[default: as --out ends, else parquet]"
+)
 @click.option("--runtime", help="Which one, where the records hold several.")
 @click.option("--backbone", help="Which one, where the records hold several.")
 @click.option("--paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.  [default: all]")

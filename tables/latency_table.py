@@ -49,8 +49,7 @@ class LatencyTable:
 
     @classmethod
     def mock_s9(cls) -> LatencyTable:
-        """The table that comes with bpnas: a computed Galaxy S9, default backbone, 32 and 224 pixels. Nothing in it
-        was measured."""
+        """The table that comes with bpnas: a computed Galaxy S9, default backbone, 32 and 224 pixels; not measured."""
         with resources.as_file(resources.files("bpnas.tables") / "mock_s9.parquet") as path:
             return cls.load(path)
 
@@ -82,8 +81,8 @@ class LatencyTable:
         size = "" if input_size is None else f" --input-size {input_size}"
         wanted = size + ("" if classes is None else f" --classes {classes}")
         raise TableError(
-            f"the table holds input sizes {there}, not what is asked for; measure it with profile-device{wanted} on the same "
-            "records and build the table again"
+            f"the table holds input sizes {there}, not what is asked for; measure it with profile-device{wanted} "
+            "on the same records and build the table again"
         )
 
     def entry(self, part: Part) -> float:
@@ -140,9 +139,7 @@ class LatencyTable:
         sites = dict.fromkeys(self.backbone(input_size, classes).sites)
         return tuple(path for path in all_paths() if all(self._key(path, site) in self._latency_ms for site in sites))
 
-    def path_latencies(
-        self, input_size: int | None = None, classes: int | None = None
-    ) -> npt.NDArray[np.float64]:
+    def path_latencies(self, input_size: int | None = None, classes: int | None = None) -> npt.NDArray[np.float64]:
         """Latencies of `paths()` at every site, in ms: shape (paths, sites)."""
         backbone = self.backbone(input_size, classes)
         columns = {

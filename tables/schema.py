@@ -113,8 +113,8 @@ class TableMeta:
         version = values["schema_version"]
         if version != SCHEMA_VERSION:
             raise TableError(
-                f"{path}: table schema version {version}, but this bpnas reads version {SCHEMA_VERSION}; build the table "
-                "again from its records with build-table"
+                f"{path}: table schema version {version}, but this bpnas reads version {SCHEMA_VERSION}; build the "
+                "table again from its records with build-table"
             )
         return cls(
             device=DeviceInfo.from_json(json.dumps(values["device"])),
@@ -164,7 +164,7 @@ def read_table(path: Path) -> tuple[pa.Table, TableMeta, str]:
     start, end = marks[0].span(1)
     digest = content[start:end].decode()
     if hashlib.sha256(content[:start] + b"0" * 64 + content[end:]).hexdigest() != digest:
-        raise TableError(f"{path}: the table is damaged or was edited (its SHA-256 differs); build it again from its records")
+        raise TableError(f"{path}: damaged or edited (its SHA-256 differs); build the table again from its records")
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         meta = TableMeta.from_json(file.metadata.metadata[_META_KEY.encode()].decode(), path)
