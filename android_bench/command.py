@@ -23,11 +23,11 @@ class Command(click.Command):
         except BpnasError as error:
             fail(str(error), error.exit_code)
         except KeyboardInterrupt:
-            fail("interrupted; what was finished is kept, call the same command again to go on", 130)
+            fail("interrupted; what was done is kept, call the same command again to go on", 130)
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                fail(f"no space left on the disk while writing {error.filename or 'a file'}; free some and call the same "
-                     "command again, what was finished is kept", 1)  # fmt: skip
+                place = error.filename or "a file"
+                fail(f"{place}: no space left on the disk; free some and call the same command again", 1)
             if error.filename is None:
                 raise
             fail(f"{error.filename}: {error.strerror}", 1)

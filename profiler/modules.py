@@ -173,7 +173,7 @@ def build_module(what: BlockPath | Block, where: Site, channel_shuffle: bool = .
 @overload
 def build_module(what: Sequence[Block | None], where: Backbone) -> Network: ...
 def build_module(what: Any, where: Site | Backbone | None = None, channel_shuffle: bool = False) -> nn.Module:
-    """The torch module of a path, block, part or whole network, with fresh random weights from torch's global generator.
+    """The torch module of a path, block, part or whole network, with random weights from torch's generator.
 
     Args:
         what: a path or a `Block` (with a `Site`), a `Part` (alone), or one `Block` or None (Skip) per site (with a

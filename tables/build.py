@@ -81,8 +81,8 @@ def build_table(
     missing = tuple(sorted(key for key in parts if len(measured[key]) < planned_sessions[key]))
     if missing and not allow_missing:
         raise BuildError(
-            f"{names}: {_count(missing)} of {len(parts)} entries missing: {_examples(missing)}; finish the campaign with "
-            "the same profile-device command, or accept a table with holes with --allow-missing"
+            f"{names}: {_count(missing)} of {len(parts)} entries missing: {_examples(missing)}; finish the campaign "
+            "with the same profile-device command, or accept a table with holes with --allow-missing"
         )
     rows = [_row(parts[key], setup, measured[key]) for key in sorted(parts) if measured[key]]
     if not rows:
