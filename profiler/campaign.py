@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -149,7 +150,7 @@ def run_campaign(
         export = partial(_export_to_file, folder=folder, runtime=setup.device.runtime)
         mapper: Callable[..., Iterator[RunRequest]] = starmap
         if jobs > 1 and len(todo) > BATCH:
-            pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread)
+            pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start_exporter)
             stack.callback(pool.shutdown, cancel_futures=True)
             mapper = partial(_pool_starmap, pool)
         for first in range(0, len(todo), BATCH):
@@ -216,9 +217,10 @@ def _pool_starmap(
     return pool.map(function, *zip(*tasks, strict=True), chunksize=4)
 
 
-def _one_thread() -> None:
+def _start_exporter() -> None:
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the campaign's to handle
     torch.set_num_threads(1)
 
 
