@@ -37,7 +37,7 @@ def main() -> None:
     start = time.monotonic()
 
     records, table, search = out / "local.sqlite", out / "local.parquet", out / "search"
-    quick = "--warmup-seconds 0.1 --seconds 0.3".split()
+    quick = ["--warmup-seconds", "0.1", "--seconds", "0.3"]
     where = ["--serial", "local", "--runtime", runtime, "--backbone", str(BACKBONE), "--input-size", "32"]
     call("profile-device", *where, "--paths", PATHS, "--records", str(records), *quick)
     call("build-table", str(records), "--out", str(table))
@@ -49,7 +49,7 @@ def main() -> None:
     print()
     print(f"Latency predicted by the table: {predicted_ms:.3f} ms (target {network['target_ms']:.3f} ms)")
     print(
-        f"Latency measured here:          {median_ms:.3f} ms, medians of {SESSIONS} sessions from {min(measured_ms):.3f} "
+        f"Latency measured here:          {median_ms:.3f} ms, {SESSIONS} sessions' medians from {min(measured_ms):.3f} "
         f"to {max(measured_ms):.3f} ms; the table is {(predicted_ms / median_ms - 1) * 100:+.1f}% off"
     )
     print(f"Accuracy on test digits:        {network['accuracy'] * 100:.1f}%")
