@@ -99,6 +99,10 @@ class Backbone:
     channel_shuffle: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise BackboneError(f"name: must be a non-empty text, not {self.name!r}")
+        if not isinstance(self.channel_shuffle, bool):
+            raise BackboneError(f"channel_shuffle: must be true or false, not {self.channel_shuffle!r}")
         _check_int("input_size", self.input_size, 8, 4096)
         _check_channels("stem.channels", self.stem_channels)
         _check_stride("stem.stride", self.stem_stride)
@@ -175,7 +179,9 @@ class Backbone:
             fields = dict(values)
             stages = tuple(Stage(**stage) for stage in fields.pop("stages"))
             return cls(stages=stages, **fields)
-        except (KeyError, TypeError) as error:
+        except BackboneError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise BackboneError(f"not a stored backbone: {error}") from error
 
 
@@ -183,11 +189,6 @@ def _from_toml(content: dict[str, Any], input_size: int, classes: int | None) ->
     _check_keys("", content, required={"name", "stages", "stem", "head"}, optional={"channel_shuffle"})
     _check_keys("stem.", _table("stem", content["stem"]), required={"channels"}, optional={"stride"})
     _check_keys("head.", _table("head", content["head"]), required={"channels"}, optional={"classes"})
-    if not isinstance(content["name"], str) or not content["name"].strip():
-        raise BackboneError(f"name: must be a non-empty text, not {content['name']!r}")
-    shuffle = content.get("channel_shuffle", False)
-    if not isinstance(shuffle, bool):
-        raise BackboneError(f"channel_shuffle: must be true or false, not {shuffle!r}")
     if not isinstance(content["stages"], list):
         raise BackboneError("stages: must be a list of { channels, blocks, stride }")
     for number, stage in enumerate(content["stages"]):
@@ -201,7 +202,7 @@ def _from_toml(content: dict[str, Any], input_size: int, classes: int | None) ->
         stages=tuple(Stage(**stage) for stage in content["stages"]),
         head_channels=content["head"]["channels"],
         classes=classes if classes is not None else content["head"].get("classes", 10 if small else 1000),
-        channel_shuffle=shuffle,
+        channel_shuffle=content.get("channel_shuffle", False),
     )
 
 
@@ -231,5 +232,5 @@ def _check_channels(field: str, value: Any) -> None:
 
 
 def _check_stride(field: str, value: Any) -> None:
-    if isinstance(value, bool) or value not in (1, 2):
+    if not isinstance(value, int) or isinstance(value, bool) or value not in (1, 2):  # 2.0 would make sizes floats
         raise BackboneError(f"{field}: must be 1 or 2, not {value!r}")

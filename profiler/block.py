@@ -108,7 +108,7 @@ def _tables(coding: str) -> _CodeTables:
         raise BlockError(f"coding {coding!r} is unknown: use 'binary' or 'gray'") from None
 
 
-_PATH_TEXT = re.compile(r"K(\d+)(?:E(\d+))?G(\d+)", re.ASCII)
+_PATH_TEXT = re.compile(r"K(\d{1,4})(?:E(\d{1,4}))?G(\d{1,4})", re.ASCII)
 
 
 def parse_path(text: str) -> BlockPath:
