@@ -218,10 +218,11 @@ class Records:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # on a full disk SQLite may have rolled back already
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     # Reading
 
@@ -283,7 +284,8 @@ class Records:
                 yield row
 
     def _setup(self, fingerprint: str, settings: str, export_version: int) -> Setup:
-        devices, all_settings = self._values("device"), self._values("settings")
+        with _faults(self.path):
+            devices, all_settings = self._values("device"), self._values("settings")
         if fingerprint not in devices or settings not in all_settings:
             raise RecordsError(_damaged(self.path, "a row's device or settings are missing"))
         device = DeviceInfo.from_json(devices[fingerprint])
@@ -350,6 +352,8 @@ def _faults(path: Path) -> Iterator[None]:
             raise SpaceError(f"{path}: no space left on the disk; free some and call the same command again") from error
         if "unable to open" in text or "readonly" in text:
             raise RecordsError(f"{path}: cannot be opened ({text})") from error
+        if "locked" in text:
+            raise RecordsError(f"{path}: another program is using it; close that and try again") from error
         raise RecordsError(_damaged(path, text)) from error
     except (ValueError, TypeError, KeyError) as error:  # what a flipped bit makes of stored JSON
         raise RecordsError(_damaged(path, f"{type(error).__name__}: {error}")) from error
