@@ -19,8 +19,8 @@ KERNEL_BITS = {
 }
 GROUP_BITS = {1: "00", 2: "01", 4: "10", 8: "11"}
 EXPANSION_BITS = {
-    "binary": "0000 0001 0010 0011 0100 0101 0110 0111 1000 1001 1010 1011 1100 1101 1110 1111".split(),
-    "gray": "0000 0001 0011 0010 0110 0111 0101 0100 1100 1101 1111 1110 1010 1011 1001 1000".split(),
+    "binary": "0000 0001 0010 0011 0100 0101 0110 0111 1000 1001 1010 1011 1100 1101 1110 1111",
+    "gray": "0000 0001 0011 0010 0110 0111 0101 0100 1100 1101 1111 1110 1010 1011 1001 1000",
 }
 
 simple_paths = st.builds(SimplePath, st.sampled_from([1, 3, 5, 7]), st.sampled_from([1, 2, 4, 8]))
@@ -57,7 +57,7 @@ def test_the_bits_of_a_simple_path(coding: str, kernel: int, groups: int) -> Non
 def test_the_bits_of_a_complex_path(coding: str, expansion: int) -> None:
     for kernel, kernel_bits in KERNEL_BITS[coding].items():
         for groups, group_bits in GROUP_BITS.items():
-            path = f"{kernel_bits} {group_bits} {EXPANSION_BITS[coding][expansion - 1]}"
+            path = f"{kernel_bits} {group_bits} {EXPANSION_BITS[coding].split()[expansion - 1]}"
             block = Block(None, (ComplexPath(kernel, groups, expansion),))
             assert Block.from_code(code(f"010 | 00 00 | {path} | 00 00 0000"), coding) == block
             assert Block.from_code(code(f"001 | 00 00 | 00 00 0000 | {path}"), coding) == block
@@ -170,10 +170,9 @@ def test_every_path_has_a_text_of_its_own() -> None:
 def test_parse_refuses_what_is_no_block_and_nothing_else_happens(text: str) -> None:
     try:
         block = Block.parse(text)
-    except BlockError as error:
-        assert str(error)
-    else:
-        assert Block.parse(str(block)) == block
+    except BlockError:
+        return
+    assert Block.parse(str(block)) == block
 
 
 # --- errors
