@@ -33,23 +33,30 @@ class BlockSpace:
         table: latencies in ms.
         input_size: picks the table's backbone, in pixels; may be left out where there is just one.
         coding: "binary" or "gray", the code that `mutate` flips bits of.
+        classes: picks the backbone too, where the table has several heads at that size.
 
     Raises:
         TableError: the table has no backbone of that input size, or several and none was named.
         UsageError: the table has no path at every site, or the coding is unknown.
     """
 
-    def __init__(self, table: LatencyTable, input_size: int | None = None, coding: Coding = "binary") -> None:
+    def __init__(
+        self,
+        table: LatencyTable,
+        input_size: int | None = None,
+        coding: Coding = "binary",
+        classes: int | None = None,
+    ) -> None:
         self.table = table
-        self.backbone = table.backbone(input_size)
+        self.backbone = table.backbone(input_size, classes)
         self.coding = coding
-        self.paths: tuple[BlockPath, ...] = table.paths(input_size)
-        self.fixed_ms = float(table.fixed(input_size))
+        self.paths: tuple[BlockPath, ...] = table.paths(input_size, classes)
+        self.fixed_ms = float(table.fixed(input_size, classes))
         if not self.paths:
             raise UsageError(
                 f"the table has no path at every site of backbone {self.backbone.name}: profile more paths"
             )
-        totals = table.path_latencies(input_size).sum(axis=1)
+        totals = table.path_latencies(input_size, classes).sum(axis=1)
         self._simple = tuple(path for path in self.paths if isinstance(path, SimplePath))
         self._complex = tuple(path for path in self.paths if isinstance(path, ComplexPath))
         self._simple_ms = np.array([t for p, t in zip(self.paths, totals, strict=True) if isinstance(p, SimplePath)])
@@ -87,7 +94,8 @@ class BlockSpace:
             simple = self._total_ms[block.simple] if block.simple is not None else 0.0
             return self.fixed_ms + (simple + sum((self._total_ms[path] for path in block.complex), 0.0))
         except KeyError:
-            return float(self.table.network([block] * len(self.backbone.sites), self.backbone.input_size))
+            backbone = self.backbone
+            return float(self.table.network([block] * len(backbone.sites), backbone.input_size, backbone.classes))
 
     def random(self, rng: Rng) -> int:
         """A random code: which paths exist, then every gene, absent paths' included, all choices equally likely."""

@@ -58,10 +58,10 @@ class FormulaTable:
     def input_sizes(self) -> tuple[int, ...]:
         return tuple(backbone.input_size for backbone in self.backbones)
 
-    def backbone(self, input_size: int | None = None) -> Backbone:
+    def backbone(self, input_size: int | None = None, classes: int | None = None) -> Backbone:
         return next(b for b in self.backbones if input_size in (None, b.input_size))
 
-    def fixed(self, input_size: int | None = None) -> float:
+    def fixed(self, input_size: int | None = None, classes: int | None = None) -> float:
         return 0.01
 
     def path(self, path: BlockPath, site: Site) -> float:
@@ -72,14 +72,16 @@ class FormulaTable:
     def block(self, block: Block, site: Site) -> float:
         return sum(self.path(path, site) for path in block.paths)
 
-    def network(self, blocks: Sequence[Block | None], input_size: int | None = None) -> float:
+    def network(
+        self, blocks: Sequence[Block | None], input_size: int | None = None, classes: int | None = None
+    ) -> float:
         sites = self.backbone(input_size).sites
         chosen = [(block, site) for block, site in zip(blocks, sites, strict=True) if block is not None]
         return self.fixed(input_size) + sum(self.block(block, site) for block, site in chosen)
 
-    def paths(self, input_size: int | None = None) -> tuple[BlockPath, ...]:
+    def paths(self, input_size: int | None = None, classes: int | None = None) -> tuple[BlockPath, ...]:
         return self.chosen
 
-    def path_latencies(self, input_size: int | None = None) -> np.ndarray:
+    def path_latencies(self, input_size: int | None = None, classes: int | None = None) -> np.ndarray:
         sites = self.backbone(input_size).sites
         return np.array([[self.path(path, site) for site in sites] for path in self.chosen])

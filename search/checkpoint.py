@@ -1,0 +1,38 @@
+"""Training states on disk: whole or not there, and free of pickled code."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bpnas.android_bench.files import write_atomically
+from bpnas.search.errors import RunError
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values to `path`, through a temporary name.
+
+    Raises:
+        SpaceError: the disk is full; the previous checkpoint is still there.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What `save_checkpoint` wrote; None if there is no such file.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive raises errors of the archive, of the unpickler or of torch
+        raise RunError(f"{path}: the checkpoint is damaged; delete it to start this stage anew") from error
+    return state

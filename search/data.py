@@ -1,0 +1,328 @@
+"""Images for the search: scikit-learn's digits, CIFAR-10, Fashion-MNIST, image folders.
+
+All images are decoded once and held in memory as uint8 tensors, in an order shuffled once for all: the first n training
+images are then a fair subset, and two stages that take a part each never overlap by accident. ImageNet-100 at 224
+pixels needs 19 GB that way.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bpnas.android_bench.errors import UsageError
+from bpnas.search.errors import DataError
+from bpnas.search.sources import Source
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_SHUFFLE_SEED = 20_201_124
+_DIGITS_TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """Images as uint8 of shape (N, 3, S, S) and labels as int64 of shape (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int | None) -> Split:
+        """The first `count` images; all if None or if there are fewer."""
+        return Split(self.images[:count], self.labels[:count])
+
+    def parted(self, share: float) -> tuple[Split, Split]:
+        """The first `share` of the images and the rest, each at least one image.
+
+        Raises:
+            DataError: there are fewer than two images.
+        """
+        if len(self) < 2:
+            raise DataError(f"{len(self)} training images cannot be parted in two")
+        cut = min(max(round(len(self) * share), 1), len(self) - 1)
+        return Split(self.images[:cut], self.labels[:cut]), Split(self.images[cut:], self.labels[cut:])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Training and test images of one source.
+
+    Attributes:
+        source: as the user named it.
+        train, test: the images.
+        class_names: one per label.
+        mean, std: of the training images per channel, on the scale 0..1; models get (x / 255 - mean) / std.
+        flip: whether a mirrored image is still of its class.
+    """
+
+    source: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+
+    @property
+    def input_size(self) -> int:
+        """Height and width S of the images, in pixels."""
+        return int(self.train.images.shape[-1])
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, S, S) -> float32 of the same shape, channels last in memory."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def augmented(images: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
+    """Random crops after padding by an eighth of the size (4 pixels at 32), and random mirror images.
+
+    Args:
+        images: (N, 3, S, S), of any type.
+        flip: whether to mirror.
+        generator: the sole source of chance.
+    """
+    count, _, size, _ = images.shape
+    padding = size // 8
+    padded = F.pad(images, (padding,) * 4)
+    offsets = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator)
+    rows, columns = offsets + torch.arange(size)
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    index = torch.arange(count)[:, None, None]
+    # Indices around the channel axis move it to the end: (N, S, S, 3).
+    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def load_data(source: str, input_size: int | None = None, train_images: int | None = None) -> Dataset:
+    """Load `digits`, `cifar10:DIR`, `fashion-mnist:DIR` or `folder:DIR`.
+
+    Args:
+        source: the images (see `Source`).
+        input_size: resize to so many pixels; default the source's own size.
+        train_images: decode only so many training images, chosen once for all; None for all.
+
+    Raises:
+        UsageError: the source is unknown.
+        DataError: its directory, a file or a column is missing, or an image cannot be decoded.
+    """
+    parsed = Source.parse(source)
+    size = parsed.native_size if input_size is None else input_size
+    loader = {
+        "digits": lambda: _digits(size),
+        "cifar10": lambda: _cifar10(parsed.existing_directory(), size, train_images),
+        "fashion-mnist": lambda: _fashion_mnist(parsed.existing_directory(), size),
+        "folder": lambda: _folder(parsed.existing_directory(), size, train_images),
+    }[parsed.kind]
+    train, test, names = loader()
+    train = train.first(train_images)
+    for name, split in (("training", train), ("test", test)):
+        if not len(split):
+            raise DataError(f"{source}: holds no {name} images")
+        if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(names):
+            raise DataError(f"{source}: a {name} label lies outside 0..{len(names) - 1}")
+    sample = train.images[:10_000].double() / 255
+    mean, std = sample.mean(dim=(0, 2, 3)), sample.std(dim=(0, 2, 3)).clamp_min(1e-3)
+    # A mirrored digit is none.
+    return Dataset(source, train, test, names, tuple(mean.tolist()), tuple(std.tolist()), parsed.kind != "digits")
+
+
+Loaded = tuple[Split, Split, tuple[str, ...]]
+
+
+def _digits(size: int) -> Loaded:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = torch.from_numpy(digits.images).float() * (255 / 16)
+    images, labels = _grey_to_rgb(grey, size), torch.from_numpy(digits.target).long()
+    order = _order(len(labels))
+    train, test = Split(images[order], labels[order]).parted(1 - _DIGITS_TEST_SHARE)
+    return train, test, tuple(map(str, range(10)))
+
+
+def _cifar10(directory: Path, size: int, train_images: int | None) -> Loaded:
+    def split(prefix: str, count: int | None) -> Split:
+        files = sorted(directory.glob(f"{prefix}*.parquet"))
+        if not files:
+            raise DataError(f"{directory}: holds no {prefix}*.parquet, as the public parquet edition of CIFAR-10 does")
+        from datasets import Image, IterableDataset
+
+        # Not `load_dataset`, which counts its calls on a server and fills a cache.
+        rows = _read(files[0].parent, lambda: IterableDataset.from_parquet([str(file) for file in files]))
+        missing = {"img", "label"} - set(rows.column_names or ())
+        if missing:
+            raise DataError(
+                f"{files[0]}: has no column {' and '.join(sorted(missing))}; columns img and label are needed"
+            )
+        if isinstance((rows.features or {}).get("img"), Image):
+            rows = rows.cast_column("img", Image(decode=False))
+        return _decoded(files[0], rows, "img", size, count)
+
+    return split("train", train_images), split("test", None), CIFAR10_CLASSES
+
+
+def _folder(directory: Path, size: int, train_images: int | None) -> Loaded:
+    from datasets import Image
+    from datasets.data_files import DataFilesDict
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    test_name = next((name for name in ("val", "test") if (directory / name).is_dir()), None)
+    if not (directory / "train").is_dir() or test_name is None:
+        raise DataError(f"{directory}: needs the folders train and val (or test), with one folder per class in each")
+    parts = {"train": directory / "train", "test": directory / test_name}
+    class_names = tuple(sorted(child.name for child in parts["train"].iterdir() if child.is_dir()))
+    if not class_names:
+        raise DataError(f"{parts['train']}: holds no folder; there must be one per class")
+    with tempfile.TemporaryDirectory() as cache:  # the builder insists on a cache folder, though nothing is cached
+
+        def read() -> dict[str, IterableDataset]:
+            patterns = {name: [str(part.resolve() / "**")] for name, part in parts.items()}
+            builder = ImageFolder(cache_dir=cache, data_files=DataFilesDict.from_patterns(patterns))
+            return dict(builder.as_streaming_dataset())
+
+        splits = _read(directory, read)
+        found: dict[str, Split] = {}
+        for name, count in (("train", train_images), ("test", None)):
+            rows = splits[name].cast_column("image", Image(decode=False))
+            label = (rows.features or {}).get("label")
+            if tuple(getattr(label, "names", ())) != class_names:
+                raise DataError(f"{parts[name]}: its folders are not the {len(class_names)} classes of train")
+            found[name] = _decoded(parts[name], rows, "image", size, count)
+    return found["train"], found["test"], class_names
+
+
+def _fashion_mnist(directory: Path, size: int) -> Loaded:
+    def split(prefix: str) -> Split:
+        images = _idx(directory, f"{prefix}-images-idx3-ubyte", 3)
+        labels = _idx(directory, f"{prefix}-labels-idx1-ubyte", 1)
+        if len(images) != len(labels):
+            raise DataError(f"{directory}: {len(images)} {prefix} images, but {len(labels)} labels")
+        # 28 -> 32 pixels by a border of 2, as is usual: no resampling.
+        grey = F.pad(images.float(), (2, 2, 2, 2)) if images.shape[1:] == (28, 28) else images.float()
+        order = _order(len(labels))
+        return Split(_grey_to_rgb(grey[order], size), labels[order].long())
+
+    return split("train"), split("t10k"), FASHION_CLASSES
+
+
+def _idx(directory: Path, name: str, dimensions: int) -> Tensor:
+    """A file of the IDX format (big-endian sizes, then bytes), compressed or not."""
+    file = next((f for f in (directory / f"{name}.gz", directory / name) if f.is_file()), None)
+    if file is None:
+        raise DataError(f"{directory}: holds neither {name}.gz nor {name}")
+    try:
+        content = file.read_bytes()
+        content = gzip.decompress(content) if file.suffix == ".gz" else content
+        magic, *sizes = struct.unpack_from(f">{1 + dimensions}I", content)
+        if magic != 0x0800 + dimensions:
+            raise ValueError(f"magic number {magic:#x}")
+        values = np.frombuffer(content, np.uint8, offset=4 * (1 + dimensions)).reshape(sizes)
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        raise DataError(f"{file}: not a whole IDX file ({error})") from error
+    return torch.from_numpy(values.copy())
+
+
+def _read(where: Path, action: Any) -> Any:
+    """Run a reader of `datasets`, whose errors are many and come from several libraries, as one `DataError`."""
+    try:
+        return action()
+    except Exception as error:
+        raise DataError(f"{where}: cannot be read ({_one_line(error)})") from error
+
+
+def _decoded(where: Path, rows: Iterable[dict[str, Any]], column: str, size: int, count: int | None) -> Split:
+    """All images of `rows`, or `count` chosen once for all, in shuffled order."""
+    kept: list[dict[str, Any]] = _read(where, lambda: list(rows))
+    order = _order(len(kept))[:count].tolist()
+    images = torch.empty((len(order), 3, size, size), dtype=torch.uint8)
+    for place, number in enumerate(order):
+        cell = kept[number][column]
+        try:
+            images[place] = _image(
+                cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes(), size
+            )
+        except Exception as error:  # Pillow's decoders raise almost anything
+            name = cell.get("path") if isinstance(cell, dict) else None
+            raise DataError(f"{where}: image {name or number} cannot be decoded ({_one_line(error)})") from error
+    try:
+        labels = torch.tensor([int(kept[number]["label"]) for number in order], dtype=torch.int64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: a label is no whole number ({error})") from error
+    return Split(images, labels)
+
+
+def _image(content: bytes, size: int) -> Tensor:
+    """(3, size, size) uint8: the middle of the picture, its shorter side scaled to `size`."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as opened:
+        picture = opened.convert("RGB")
+    if picture.size != (size, size):
+        scale = size / min(picture.size)
+        width, height = (max(size, round(side * scale)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = (width - size) // 2, (height - size) // 2
+        picture = picture.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def _grey_to_rgb(grey: Tensor, size: int) -> Tensor:
+    """Float (N, H, W) on the scale 0..255 -> uint8 (N, 3, size, size)."""
+    images = grey[:, None]
+    if images.shape[-2:] != (size, size):
+        images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False)
+    return images.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+
+
+def _order(count: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(_SHUFFLE_SEED))
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def check_classes(dataset: Dataset, classes: int, input_size: int) -> None:
+    """Refuse images whose classes a head of `classes` outputs does not fit.
+
+    Raises:
+        UsageError: it does not; the message says how to profile a backbone whose head does.
+    """
+    found = len(dataset.class_names)
+    if found != classes:
+        raise UsageError(
+            f"{dataset.source} has {found} classes, but the table's head at {input_size} pixels has {classes}: "
+            f"profile with profile-device --input-size {input_size} --classes {found}"
+        )

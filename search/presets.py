@@ -1,0 +1,219 @@
+"""Every hyper-parameter of the search, as values: the paper's (SPEC of BP-NAS, sections on both stages) and small ones.
+
+What the paper does not give is marked [ours].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from bpnas.android_bench.errors import UsageError
+
+Schedule = Literal["cosine", "constant"]
+Strategy = Literal["default", "paper"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """SGD on one model.
+
+    Attributes:
+        epochs, batch: passes over the images, images a step.
+        learning_rate, final_learning_rate: at the first and after the last step of the schedule.
+        momentum, nesterov, weight_decay: of SGD.
+        schedule: "cosine" from the one rate to the other, or "constant".
+        train_images: use only so many of the training images; None for all.
+    """
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    final_learning_rate: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: Schedule = "cosine"
+    train_images: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalSettings:
+    """Stage 1, block proposal search (LEvoNAS).
+
+    Attributes:
+        population, sample, cycles: P, S and C of Algorithm 1.
+        strategy: of `levonas`.
+        limit_quantiles: where no limits are given, they are these quantiles of the latencies of all distinct blocks.
+        validation_share: part of the training images on which a candidate is judged; test images are never used here.
+        train: how a candidate is trained.
+    """
+
+    population: int
+    sample: int
+    cycles: int
+    strategy: Strategy
+    limit_quantiles: tuple[float, ...]
+    validation_share: float
+    train: TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """Stage 2, block connection search (the supernet).
+
+    Attributes:
+        warmup_epochs: first epochs, in which only weights are trained.
+        weight_share: part of the training images that trains weights; the rest trains alpha.
+        alpha_learning_rate, alpha_weight_decay: of Adam on the architecture parameters.
+        tau_start, tau_decay: tau of epoch e (from 0) is tau_start * exp(-tau_decay * e).
+        lambda_below: lambda of Eq. 6 where the latency is below the target.
+        train: how the weights are trained.
+    """
+
+    warmup_epochs: int
+    weight_share: float
+    alpha_learning_rate: float
+    alpha_weight_decay: float
+    tau_start: float
+    tau_decay: float
+    lambda_below: float
+    train: TrainSettings
+
+    def tau(self, epoch: int) -> float:
+        """Temperature of the Gumbel softmax in `epoch`, counted from 0."""
+        return self.tau_start * math.exp(-self.tau_decay * epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """All settings of a run.
+
+    Attributes:
+        test_images: measure the final accuracy on so many test images; None for all.
+    """
+
+    name: str
+    proposals: ProposalSettings
+    connections: ConnectionSettings
+    retraining: TrainSettings
+    test_images: int | None = None
+
+    @classmethod
+    def load(cls, name: str) -> Preset:
+        """The preset `tiny` or `paper`.
+
+        Raises:
+            UsageError: there is no such preset.
+        """
+        try:
+            return PRESETS[name]
+        except KeyError:
+            raise UsageError(f"no preset is called {name!r}: use one of {', '.join(PRESETS)}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return asdict(self)
+
+    def override(self, values: Mapping[str, Any]) -> Preset:
+        """A copy with single values changed, named by their place, as in `{"proposals.train.epochs": 2}`.
+
+        Raises:
+            UsageError: there is no such value, or it is out of range.
+        """
+        preset: Any = self
+        for name, value in values.items():
+            preset = _replaced(preset, name.split("."), value, name)
+        _check(preset)
+        return preset  # type: ignore[no-any-return]
+
+
+def _replaced(node: Any, names: list[str], value: Any, whole: str) -> Any:
+    if not is_dataclass(node) or names[0] not in {field.name for field in fields(node)}:
+        raise UsageError(f"setting {whole!r} does not exist")
+    if len(names) > 1:
+        value = _replaced(getattr(node, names[0]), names[1:], value, whole)
+    return replace(node, **{names[0]: value})  # type: ignore[type-var]
+
+
+def _check(preset: Preset) -> None:
+    proposals, connections = preset.proposals, preset.connections
+    if not 1 <= proposals.sample <= proposals.population:
+        raise UsageError(f"sample must be from 1 to the population of {proposals.population}, not {proposals.sample}")
+    if proposals.cycles < 1:
+        raise UsageError(f"cycles must be at least 1, not {proposals.cycles}")
+    trainings = {"proposals": proposals.train, "connections": connections.train, "retraining": preset.retraining}
+    for name, train in trainings.items():
+        for field, smallest in (("epochs", 1), ("batch", 2), ("train_images", 10)):
+            value = getattr(train, field)
+            if value is not None and value < smallest:
+                raise UsageError(f"{field} of {name} must be at least {smallest}, not {value}")
+
+
+PAPER = Preset(
+    name="paper",
+    proposals=ProposalSettings(
+        population=100,
+        sample=25,
+        cycles=300,  # [ours]
+        strategy="default",  # [ours]; "paper" gives Algorithm 2 to the letter
+        # [ours] From small networks to that of the median block; a block at the median has two wide complex paths.
+        limit_quantiles=(0.01, 0.03, 0.08, 0.2, 0.4),
+        validation_share=0.1,  # [ours] the paper does not say on which images a candidate is judged
+        train=TrainSettings(epochs=30, batch=400, learning_rate=0.06, weight_decay=5e-4),  # [ours] cosine to 0
+    ),
+    connections=ConnectionSettings(
+        warmup_epochs=10,
+        weight_share=0.8,
+        alpha_learning_rate=0.02,
+        alpha_weight_decay=5e-4,
+        tau_start=5.0,
+        tau_decay=0.045,
+        lambda_below=0.01,
+        train=TrainSettings(
+            epochs=120, batch=640, learning_rate=0.2, final_learning_rate=1e-4, nesterov=True, weight_decay=1e-4
+        ),
+    ),
+    # [ours] 240 epochs from a rate of 0.8, by the linear rule from 0.1 at 256 images a step.
+    retraining=TrainSettings(epochs=240, batch=2048, learning_rate=0.8, nesterov=True, weight_decay=4e-5),
+)
+
+TINY = Preset(
+    name="tiny",
+    proposals=ProposalSettings(
+        population=3,
+        sample=2,
+        cycles=5,
+        strategy="default",
+        # Small networks only: on a CPU the time to train a candidate goes with its latency.
+        limit_quantiles=(0.001, 0.002, 0.004, 0.008, 0.016),
+        validation_share=0.25,
+        train=TrainSettings(epochs=2, batch=16, learning_rate=0.05, weight_decay=5e-4, train_images=512),
+    ),
+    connections=ConnectionSettings(
+        warmup_epochs=1,
+        weight_share=0.8,
+        alpha_learning_rate=0.1,
+        alpha_weight_decay=5e-4,
+        tau_start=5.0,
+        tau_decay=1.0,
+        lambda_below=0.01,
+        train=TrainSettings(
+            epochs=4,
+            batch=16,
+            learning_rate=0.05,
+            final_learning_rate=1e-4,
+            nesterov=True,
+            weight_decay=1e-4,
+            train_images=160,
+        ),
+    ),
+    retraining=TrainSettings(
+        epochs=12, batch=32, learning_rate=0.1, nesterov=True, weight_decay=4e-5, train_images=1000
+    ),
+    test_images=1000,
+)
+
+PRESETS = {"tiny": TINY, "paper": PAPER}

@@ -1,0 +1,227 @@
+"""A whole search: block proposals, block connections, retraining, export. It resumes where an earlier call stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from bpnas.android_bench.errors import UsageError
+from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.block import Block
+from bpnas.search.errors import InfeasibleLimitError
+from bpnas.search.latency_loss import LatencyLoss
+from bpnas.search.presets import Preset
+from bpnas.search.progress import Progress, Silent
+from bpnas.search.run_connections import NetworkResult, check_target, run_connections
+from bpnas.search.run_directory import RunDirectory
+from bpnas.search.run_proposals import Proposal, read_proposals, run_proposals
+from bpnas.search.sources import Source
+from bpnas.search.space import BlockSpace
+
+if TYPE_CHECKING:
+    from bpnas.tables import LatencyTable
+
+_LEAST_CHOICE = 10
+
+Stage = Literal["proposals", "connections", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        directory: where its files lie.
+        mock: whether the table's latencies are computed, not measured.
+        device, runtime: of the table.
+        proposals: the best block per limit, in order of the limits; those given by the user have no score.
+        network: the final network; None if only proposals were asked for.
+        limits_ms: the latency limits of stage 1.
+    """
+
+    directory: Path
+    mock: bool
+    device: str
+    runtime: str
+    proposals: tuple[Proposal, ...]
+    network: NetworkResult | None
+    limits_ms: tuple[float, ...]
+
+
+def run_search(
+    table: LatencyTable | str | Path,
+    *,
+    out: str | Path,
+    stage: Stage = "all",
+    preset: Preset | str = "tiny",
+    constraints: Sequence[float] = (),
+    target_ms: float | None = None,
+    data: str = "digits",
+    connections_data: str | None = None,
+    input_size: int | None = None,
+    connections_input_size: int | None = None,
+    proposals: Sequence[Block | str] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Search a network for the device of `table`, or go on with the search that `out` holds.
+
+    Args:
+        table: the latencies, or the file that holds them.
+        out: the run directory; see `run_directory`.
+        stage: "proposals" searches blocks only, "connections" goes on from proposals, "all" does both.
+        preset: all hyper-parameters.
+        constraints: latency limits of stage 1 in ms; default quantiles of the latencies of all blocks.
+        target_ms: limit of the final network; default the middle limit, or where the two stages have different input
+            sizes, the latency of the middle proposal at the second.
+        data, connections_data: images of the two stages (see `Source`); the second defaults to the first.
+        input_size, connections_input_size: in pixels; default the images' own size.
+        proposals: blocks, as objects or texts, in place of a search for them.
+        seed: of everything that is drawn.
+        progress: is told what happens.
+
+    Raises:
+        UsageError, InfeasibleLimitError: the request makes no sense or cannot be met; said before anything is trained,
+            as far as that can be known.
+        TableError, MissingEntryError: the table is damaged or lacks something.
+        DataError: images are missing or damaged.
+        RunError: `out` belongs to another search, is in use or is damaged.
+    """
+    from bpnas.tables import LatencyTable
+
+    watcher: Progress = Silent() if progress is None else progress
+    if isinstance(table, str | Path):
+        table = LatencyTable.load(table)
+    preset = Preset.load(preset) if isinstance(preset, str) else preset
+    if stage not in ("proposals", "connections", "all"):
+        raise UsageError(f"stage {stage!r} is unknown: use proposals, connections or all")
+    if stage == "proposals" and proposals:
+        raise UsageError("with given proposals there is nothing to do in stage proposals: use stage connections")
+    given = tuple(Block.parse(block) if isinstance(block, str) else block for block in proposals)
+
+    source = Source.parse(data)
+    later_source = Source.parse(connections_data) if connections_data is not None else source
+    later_size = connections_input_size or (input_size if later_source == source else None)
+    space: BlockSpace | None = None
+    limits: tuple[float, ...] = ()
+    if not given:
+        backbone = _backbone(table, source, input_size)
+        space = BlockSpace(table, backbone.input_size, classes=backbone.classes)
+        limits = _limits(space, constraints, preset)
+    later_backbone: Backbone | None = None
+    if stage != "proposals" or later_source == source:
+        later_backbone = _backbone(table, later_source, later_size)
+    same_backbone = space is not None and later_backbone == space.backbone
+    if target_ms is None and same_backbone:
+        target_ms = limits[len(limits) // 2]
+    if target_ms is not None:
+        LatencyLoss(target_ms)  # refuses what is no latency
+    if stage != "proposals" and later_backbone is not None and target_ms is not None:
+        if given:
+            check_target(table, later_backbone, given, target_ms)
+        elif space is not None:
+            _check_reachable(BlockSpace(table, later_backbone.input_size, classes=later_backbone.classes), target_ms)
+
+    directory = RunDirectory(out)
+    with directory.locked():
+        directory.agree(
+            {
+                "bpnas": version("bpnas"),
+                "table_sha256": table.sha256,
+                "device": table.meta.device_name,
+                "runtime": table.meta.runtime,
+                "mock": table.meta.mock,
+                "data": _absolute(source),
+                "connections_data": _absolute(later_source),
+                "input_size": input_size or source.native_size,
+                "connections_input_size": later_size or later_source.native_size,
+                "constraints_ms": list(limits),
+                "target_ms": target_ms,
+                "proposals": [str(block) for block in given],
+                "seed": seed,
+                "preset": preset.to_dict(),
+            }
+        )
+        if given:
+            found = tuple(Proposal(block) for block in given)
+        elif stage == "connections" or directory.has("proposals.json"):
+            if not directory.has("proposals.json"):
+                raise UsageError(
+                    f"{directory.root}: holds no proposals yet; search them with --stage proposals or give them with "
+                    "--proposals"
+                )
+            found = read_proposals(directory)
+        else:
+            assert space is not None
+            found = run_proposals(directory, space, limits, data, preset, seed, watcher)
+        network = None
+        if stage != "proposals":
+            assert later_backbone is not None
+            blocks = tuple(proposal.block for proposal in found)
+            if target_ms is None:
+                middle = [blocks[len(blocks) // 2]] * len(later_backbone.sites)
+                target_ms = table.network(middle, later_backbone.input_size, later_backbone.classes)
+            network = run_connections(
+                directory, table, later_backbone, blocks, connections_data or data, target_ms, preset, seed, watcher
+            )
+    meta = table.meta
+    return SearchResult(directory.root, meta.mock, meta.device_name, meta.runtime, found, network, limits)
+
+
+def default_limits(space: BlockSpace, quantiles: Sequence[float]) -> tuple[float, ...]:
+    """Latency limits in ms at these quantiles of the latencies of all distinct blocks [ours].
+
+    In a small space, of a table with few paths, limit number i (from 1) admits `_LEAST_CHOICE` * i blocks at least.
+    Rounded up to three digits, so that they read well and never fall below the smallest.
+    """
+    latencies = np.sort(space.latencies())
+    limits = set()
+    for number, quantile in enumerate(sorted(quantiles), start=1):
+        admitted = max(math.ceil(quantile * len(latencies)), _LEAST_CHOICE * number)
+        limits.add(_rounded_up(float(latencies[min(admitted, len(latencies)) - 1])))
+    return tuple(sorted(limits))
+
+
+def _limits(space: BlockSpace, constraints: Sequence[float], preset: Preset) -> tuple[float, ...]:
+    limits = tuple(sorted({float(limit) for limit in constraints}))
+    if not limits:
+        limits = default_limits(space, preset.proposals.limit_quantiles)
+    for limit in limits:
+        LatencyLoss(limit)  # refuses what is no latency
+        feasible = space.feasible(limit)
+        if not feasible.size:
+            raise InfeasibleLimitError(limit, feasible.smallest_ms)
+    return limits
+
+
+def _check_reachable(space: BlockSpace, target_ms: float) -> None:
+    """Refuse a target that no proposals whatever could meet: the fastest path everywhere, Skip where it can be."""
+    fastest = space.table.path_latencies(space.backbone.input_size, space.backbone.classes).min(axis=0)
+    needed = [ms for ms, site in zip(fastest, space.backbone.sites, strict=True) if not site.is_residual]
+    smallest = space.fixed_ms + float(sum(needed))
+    if smallest > target_ms:
+        raise InfeasibleLimitError(target_ms, smallest, "network")
+
+
+def _backbone(table: LatencyTable, source: Source, input_size: int | None) -> Backbone:
+    return table.backbone(input_size or source.native_size, source.class_count())
+
+
+def _absolute(source: Source) -> str:
+    """The same images have the same name, from wherever the command is called."""
+    return f"{source.kind}:{Path(source.directory).expanduser().resolve()}" if source.directory else source.kind
+
+
+def _rounded_up(value: float) -> float:
+    text = f"{value:.2e}"
+    rounded = float(text)
+    if rounded < value:
+        exponent = int(text.partition("e")[2])
+        rounded = float(f"{rounded + 10.0 ** (exponent - 2):.2e}")
+    return rounded

@@ -1,0 +1,252 @@
+"""Stage 2 in a run directory: train the supernet, derive a network that meets its target, retrain and export it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bpnas.android_bench.files import write_atomically
+from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.block import Block
+from bpnas.search.chance import derived_seed
+from bpnas.search.connect import ConnectionEpoch, candidate_latencies, connect
+from bpnas.search.data import Dataset, load_data
+from bpnas.search.derive import argmax_blocks, fastest_blocks, most_probable_blocks
+from bpnas.search.errors import InfeasibleLimitError, RunError
+from bpnas.search.evaluate import seeded
+from bpnas.search.presets import Preset
+from bpnas.search.progress import Progress
+from bpnas.search.run_directory import RunDirectory
+from bpnas.search.supernet import Candidates, Supernet, site_candidates
+from bpnas.search.train import EpochReport, accuracy, train
+
+if TYPE_CHECKING:
+    from bpnas.tables import LatencyTable
+
+SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkResult:
+    """The network that a search ends with.
+
+    Attributes:
+        backbone: where the blocks sit.
+        blocks: one per site, None for Skip.
+        predicted_latency_ms: by table; at most `target_ms`.
+        target_ms: its limit.
+        accuracy: on test images, 0..1, after retraining.
+        argmax_latency_ms: of the paper's argmax per site, which may miss the target.
+    """
+
+    backbone: Backbone
+    blocks: Candidates
+    predicted_latency_ms: float
+    target_ms: float
+    accuracy: float
+    argmax_latency_ms: float
+
+
+def check_target(table: LatencyTable, backbone: Backbone, proposals: Sequence[Block], target_ms: float) -> None:
+    """Refuse a target that no network of these proposals and Skip meets.
+
+    Raises:
+        InfeasibleLimitError: with the smallest latency there is.
+        MissingEntryError: the table lacks a path of a proposal at some site.
+    """
+    latencies = candidate_latencies(table, backbone, proposals)
+    fastest = fastest_blocks([np.zeros(len(row)) for row in latencies], latencies)
+    blocks = _blocks([site_candidates(proposals, site) for site in backbone.sites], fastest.choices)
+    smallest = table.network(blocks, backbone.input_size, backbone.classes)
+    if smallest > target_ms:
+        raise InfeasibleLimitError(target_ms, smallest, "network of these block proposals")
+
+
+def run_connections(
+    directory: RunDirectory,
+    table: LatencyTable,
+    backbone: Backbone,
+    proposals: Sequence[Block],
+    data: str,
+    target_ms: float,
+    preset: Preset,
+    seed: int,
+    progress: Progress,
+) -> NetworkResult:
+    """Search the connections, retrain the network that they name, export it; every epoch is a checkpoint."""
+    if directory.has("network.json"):
+        progress.note("the network is there already")
+        return _read_network(directory)
+    check_target(table, backbone, proposals, target_ms)
+    wanted = [preset.connections.train.train_images, preset.retraining.train_images]
+    dataset = load_data(data, backbone.input_size, None if None in wanted else max(n for n in wanted if n is not None))
+    if directory.has("connections.json"):
+        found = directory.read_json("connections.json")
+    else:
+        found = _search(directory, table, backbone, proposals, dataset, target_ms, preset, seed, progress)
+        directory.write_json("connections.json", found)
+    blocks = _parse(found["chosen"]["blocks"])
+    return _retrain(directory, table, backbone, blocks, dataset, target_ms, preset, seed, progress, found)
+
+
+def _search(
+    directory: RunDirectory,
+    table: LatencyTable,
+    backbone: Backbone,
+    proposals: Sequence[Block],
+    dataset: Dataset,
+    target_ms: float,
+    preset: Preset,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    settings = preset.connections
+    done = len(directory.lines("connections.jsonl"))
+    progress.stage("block connections", settings.train.epochs, done)
+
+    def report(epoch: ConnectionEpoch) -> None:
+        directory.append(
+            "connections.jsonl",
+            {
+                "epoch": epoch.epoch,
+                "tau": epoch.tau,
+                "weight_loss": epoch.weight_loss,
+                "alpha_loss": epoch.alpha_loss,
+                "expected_latency_ms": epoch.latency_ms,
+            },
+        )
+        _time(directory, "connections", epoch.images, epoch.seconds)
+        loss = "" if epoch.alpha_loss is None else f", alpha loss {epoch.alpha_loss:.3f}"
+        progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.weight_loss:.3f}{loss}, latency {epoch.latency_ms:.4g} ms")
+
+    latencies = candidate_latencies(table, backbone, proposals)
+    fixed = table.fixed(backbone.input_size, backbone.classes)
+    model_seed = derived_seed(seed, "supernet")
+    learned = connect(
+        seeded(model_seed, lambda: Supernet(backbone, proposals)),
+        dataset,
+        latencies,
+        settings,
+        target_ms=target_ms,
+        fixed_ms=fixed,
+        seed=model_seed,
+        checkpoint=directory.checkpoints / "connections.pt",
+        on_epoch=report,
+    )
+
+    def exact_ms(choices: tuple[int, ...]) -> float:
+        return table.network(_blocks(learned.candidates, choices), backbone.input_size, backbone.classes)
+
+    argmax = argmax_blocks(learned.log_probabilities, latencies, fixed)
+    chosen = most_probable_blocks(learned.log_probabilities, latencies, target_ms, fixed, exact_ms)
+    return {
+        "mock": table.meta.mock,
+        "target_ms": target_ms,
+        **{
+            name: {
+                "blocks": [_text(block) for block in _blocks(learned.candidates, assignment.choices)],
+                "latency_ms": exact_ms(assignment.choices),
+                "log_probability": assignment.log_probability,
+            }
+            for name, assignment in (("argmax", argmax), ("chosen", chosen))
+        },
+    }
+
+
+def _retrain(
+    directory: RunDirectory,
+    table: LatencyTable,
+    backbone: Backbone,
+    blocks: Candidates,
+    dataset: Dataset,
+    target_ms: float,
+    preset: Preset,
+    seed: int,
+    progress: Progress,
+    found: dict[str, Any],
+) -> NetworkResult:
+    from bpnas.profiler import build_module, to_onnx, to_tflite
+
+    progress.stage("retraining", preset.retraining.epochs)
+
+    def report(epoch: EpochReport) -> None:
+        _time(directory, "retraining", epoch.images, epoch.seconds)
+        progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}")
+
+    model_seed = derived_seed(seed, "retraining")
+    model = seeded(model_seed, lambda: build_module(blocks, backbone))
+    split = dataset.train.first(preset.retraining.train_images)
+    checkpoint = directory.checkpoints / "retraining.pt"
+    train(model, dataset, split, preset.retraining, seed=model_seed, checkpoint=checkpoint, on_epoch=report)
+    result = NetworkResult(
+        backbone,
+        blocks,
+        table.network(blocks, backbone.input_size, backbone.classes),
+        target_ms,
+        accuracy(model, dataset, dataset.test.first(preset.test_images)),
+        found["argmax"]["latency_ms"],
+    )
+    model.cpu().eval()
+    shape = (1, 3, backbone.input_size, backbone.input_size)
+    write_atomically(directory.root / "network.onnx", to_onnx(model, shape))
+    write_atomically(directory.root / "network.tflite", to_tflite(model, shape))
+    # Last, since this file says that all is done.
+    directory.write_json(
+        "network.json",
+        {
+            "mock": table.meta.mock,
+            "device": table.meta.device_name,
+            "runtime": table.meta.runtime,
+            "table_sha256": table.sha256,
+            "backbone": backbone.to_dict(),
+            "blocks": [_text(block) for block in blocks],
+            "predicted_latency_ms": result.predicted_latency_ms,
+            "target_ms": target_ms,
+            "accuracy": result.accuracy,
+            "argmax": found["argmax"],
+            "data": dataset.source,
+            "classes": list(dataset.class_names),
+            "input": {
+                "layout": "NCHW in ONNX, NHWC in TFLite",
+                "scale": "0..1",
+                "mean": dataset.mean,
+                "std": dataset.std,
+            },
+            "seed": seed,
+        },
+    )
+    return result
+
+
+def _read_network(directory: RunDirectory) -> NetworkResult:
+    values = directory.read_json("network.json")
+    try:
+        return NetworkResult(
+            Backbone.from_dict(values["backbone"]),
+            _parse(values["blocks"]),
+            values["predicted_latency_ms"],
+            values["target_ms"],
+            values["accuracy"],
+            values["argmax"]["latency_ms"],
+        )
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{directory.root / 'network.json'}: is damaged ({error}); delete it to make it anew") from error
+
+
+def _time(directory: RunDirectory, stage: str, images: int, seconds: float) -> None:
+    directory.append("timings.jsonl", {"stage": stage, "images": images, "seconds": seconds})
+
+
+def _blocks(candidates: Sequence[Candidates], choices: Sequence[int]) -> Candidates:
+    return tuple(options[choice] for options, choice in zip(candidates, choices, strict=True))
+
+
+def _text(block: Block | None) -> str:
+    return SKIP if block is None else str(block)
+
+
+def _parse(texts: Sequence[str]) -> Candidates:
+    return tuple(None if text == SKIP else Block.parse(text) for text in texts)

@@ -1,0 +1,129 @@
+"""The directory of one search: its configuration, its trials, its results. A run can be killed at any moment.
+
+config.json        everything that determines the run; a later call must agree with it
+trials.jsonl       one line per evaluated block, appended as soon as it is known
+proposals.json     the best block per limit
+connections.jsonl  one line per epoch of the supernet
+checkpoints/       training states
+network.json, network.onnx, network.tflite    the result
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from bpnas.android_bench.files import write_atomically
+from bpnas.search.errors import RunError
+
+
+class RunDirectory:
+    """Files of one run below `root`, which is created."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.checkpoints = self.root / "checkpoints"
+        if self.root.exists() and not self.root.is_dir():
+            raise RunError(f"{self.root}: is a file, not a run directory; choose another one with --out")
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Held while a process works here; the system lets go of it when the process ends, however it ends.
+
+        Raises:
+            RunError: another process works here.
+        """
+        lock = filelock.FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise RunError(f"{self.root}: another run-search works in this directory; wait, or use --out") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def agree(self, config: Mapping[str, Any]) -> None:
+        """Store `config`, or check that it is the one stored.
+
+        Raises:
+            RunError: the stored one differs; the message names the first field that does.
+        """
+        path = self.root / "config.json"
+        now = json.loads(json.dumps(config))
+        if not path.exists():
+            self.write_json("config.json", now)
+            return
+        for name, (before, after) in _differences(self.read_json("config.json"), now).items():
+            raise RunError(
+                f"{path}: this run was started with {name} = {before}, now it is {after}; "
+                "call it as before to go on, or choose another directory with --out"
+            )
+
+    def write_json(self, name: str, values: Any) -> None:
+        """Write a file whole or not at all."""
+        write_atomically(self.root / name, (json.dumps(values, indent=2) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        """What `write_json` wrote.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        path = self.root / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read ({error})") from error
+
+    def has(self, name: str) -> bool:
+        """Whether the file is there."""
+        return (self.root / name).exists()
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a .jsonl file; a last one that was cut off by a kill is removed from the file.
+
+        Raises:
+            RunError: another line is damaged.
+        """
+        path = self.root / name
+        if not path.exists():
+            return []
+        content = path.read_bytes()
+        whole, end, rest = content.rpartition(b"\n")
+        if rest:
+            with path.open("r+b") as file:
+                file.truncate(len(whole) + len(end))
+        found = []
+        for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise RunError(f"{path}: line {number} is damaged; delete it and what follows to go on") from error
+            if not isinstance(value, dict):
+                raise RunError(f"{path}: line {number} is not an object; delete it and what follows to go on")
+            found.append(value)
+        return found
+
+    def append(self, name: str, values: Mapping[str, Any]) -> None:
+        """Append one line and see it to the disk."""
+        with (self.root / name).open("ab") as file:
+            file.write(json.dumps(values).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _differences(before: Any, after: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in dict.fromkeys((*before, *after)):
+            found |= _differences(before.get(key), after.get(key), f"{name}.{key}" if name else key)
+        return found
+    return {} if before == after else {name: (before, after)}
