@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import starmap
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from bpnas.android_bench.device import MODEL_SUFFIX, Conditions, Device
@@ -214,14 +216,27 @@ def _export_to_file(part: Part, session: int, folder: Path, runtime: str) -> Run
 def _pool_starmap(
     pool: ProcessPoolExecutor, function: Callable[..., RunRequest], tasks: list[tuple[Part, int]]
 ) -> Iterator[RunRequest]:
-    return pool.map(function, *zip(*tasks, strict=True), chunksize=4)
+    # Ctrl-C reaches every process on the terminal, but is the campaign's to handle: exporters start with it blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.map(function, *zip(*tasks, strict=True), chunksize=4)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_exporter() -> None:
+    threading.Thread(target=_end_with_campaign, daemon=True).start()
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the campaign's to handle
     torch.set_num_threads(1)
+
+
+def _end_with_campaign() -> None:
+    # An idle exporter would otherwise outlive a campaign that was killed, and wait for ever.
+    campaign = parent_process()
+    assert campaign is not None
+    campaign.join()
+    os._exit(1)
 
 
 def _tool_versions() -> dict[str, str]:
