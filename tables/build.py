@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpnas.android_bench.runner import Measurement
-from bpnas.profiler.block import BlockPath, ComplexPath
+from bpnas.profiler.block import ComplexPath
 from bpnas.profiler.campaign import plan_parts
-from bpnas.profiler.paths import HeadPart, JoinPart, Part, PathPart, StemPart, select_paths
+from bpnas.profiler.paths import HeadPart, JoinPart, Part, PathPart, StemPart, all_paths, select_paths
 from bpnas.profiler.records import Plan, Records, Setup
 from bpnas.tables.errors import BuildError
 from bpnas.tables.schema import COLUMNS, TableMeta
@@ -142,11 +142,12 @@ def _meta(
     setup: Setup, plans: Sequence[Plan], parts: Iterable[Part], missing: tuple[str, ...], keys: set[str]
 ) -> TableMeta:
     backbones = dict.fromkeys(backbone for plan in plans for backbone in plan.backbones)
-    paths: dict[BlockPath, None] = {part.path: None for part in parts if isinstance(part, PathPart)}
+    paths = {part.path for part in parts if isinstance(part, PathPart)}
     everywhere = [
         str(path)
-        for path in paths
-        if all(PathPart(path, site, b.channel_shuffle).key in keys for b in backbones for site in b.sites)
+        for path in all_paths()
+        if path in paths
+        and all(PathPart(path, site, b.channel_shuffle).key in keys for b in backbones for site in b.sites)
     ]
     return TableMeta(
         device=setup.device,
