@@ -336,6 +336,7 @@ def _row_sha256(row: dict[str, Any]) -> str:
 
 
 def _damaged(path: Path, detail: str) -> str:
+    detail = " ".join(detail.split())  # SQLite's findings take two lines
     return f"{path}: the records are damaged ({detail}); restore a copy, or delete the file and measure again"
 
 

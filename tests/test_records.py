@@ -360,13 +360,17 @@ def survives(path: Path, whole: tuple) -> bool:
             for row in records.measurements():
                 got.append(row)  # noqa: PERF402 - what came before an error counts too
             same = list(records.failures()) == failures and list(records.plans()) == plans
-    except RecordsError:
-        assert all(row in measurements for row in got)
-        return False
-    # No error: then nothing is lost and nothing has changed.
-    assert got == measurements
-    assert same
-    return True
+    except RecordsError as error:
+        sentence = str(error)
+    else:
+        # No error: then nothing is lost and nothing has changed.
+        assert got == measurements
+        assert same
+        return True
+    assert all(row in measurements for row in got)
+    assert str(path) in sentence
+    assert "\n" not in sentence
+    return False
 
 
 def test_a_whole_file_survives(whole):

@@ -1,0 +1,376 @@
+import errno
+import json
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from bpnas.android_bench.runner import RunSettings
+from bpnas.profiler import Backbone, Records, RecordsError
+from tests.records_factory import make_plan, read_everything, write_records
+
+TINY = """
+name = "tiny"
+stages = [{ channels = 8, blocks = 1, stride = 1 }, { channels = 16, blocks = 1, stride = 2 }]
+[stem]
+channels = 8
+[head]
+channels = 16
+"""
+PARTS = 2 + 4  # K1G1 at two sites; stem, head and two joins
+MOCK = ("--serial", "mock:s9", "--backbone", "tiny.toml", "--input-size", "32", "--paths", "K1G1")
+COMMAND = Path(sys.executable).with_name("profile-device")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Every test runs in an empty directory with a small backbone in it."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(TINY)
+    return tmp_path
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def bad_models(monkeypatch):
+    """Model files that no device takes, and that need no torch."""
+    monkeypatch.setattr("bpnas.profiler.campaign.export_part", lambda part, runtime: b"no model")
+
+
+def files_here() -> set[str]:
+    return {path.name for path in Path().iterdir()} - {"tiny.toml"}
+
+
+def error_line(text: str) -> str:
+    """The one line of a command's standard error that is its error."""
+    assert "Traceback" not in text
+    (line,) = (line for line in text.splitlines() if line.startswith("Error:"))
+    assert text.endswith(f"{line}\n")
+    return line
+
+
+# Bad input
+
+
+BAD_INPUT = {
+    "serial": (["--serial", "R58M123ABC"], "no device answers to serial 'R58M123ABC'"),
+    "mock serial": (["--serial", "mock:s99"], "mock:s9"),
+    "empty serial": (["--serial", ""], "no device answers"),
+    "runtime": (["--runtime", "tensorrt"], "runtime 'tensorrt' is unknown: use tflite or onnxruntime"),
+    "backbone": (["--backbone", "resnet"], "no backbone is called 'resnet': use one of fbnet, mobilenetv2"),
+    "backbone file": (["--backbone", "none.toml"], "none.toml: the backbone cannot be read"),
+    "backbone folder": (["--backbone", "folder.toml"], "folder.toml: the backbone cannot be read"),
+    "backbone syntax": (["--backbone", "syntax.toml"], "syntax.toml: not valid TOML"),
+    "backbone field": (["--backbone", "field.toml"], "field.toml: head.channels: 17 is not divisible by 8"),
+    "filter": (["--paths", "K3G1,K9G1"], "path filter 'K9G1' matches none"),
+    "empty filter": (["--paths", ""], "matches none"),
+    "input size": (["--input-size", "4"], "input_size: must be a whole number from 8"),
+    "classes": (["--classes", "0"], "head.classes: must be"),
+    "runs": (["--runs", "0"], "runs: must be from 1"),
+    "warm-up runs": (["--warmup-runs", "-1"], "warmup_runs: must be from 0"),
+    "warm-up seconds": (["--warmup-seconds", "-0.5"], "warmup_seconds: must be from 0"),
+    "seconds": (["--seconds", "nan"], "seconds: must be from 0"),
+    "threads": (["--threads", "0"], "threads: must be from 1"),
+    "timeout": (["--timeout", "0"], "timeout_seconds: must be from 0.001"),
+}
+
+
+@pytest.mark.parametrize(("options", "sentence"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_is_one_sentence_and_exit_code_2_and_makes_no_file(cli, options, sentence):
+    Path("folder.toml").mkdir()
+    Path("syntax.toml").write_text("name = ")
+    Path("field.toml").write_text(TINY.replace("channels = 16\n", "channels = 17\n"))
+    before = files_here()
+    done = cli("profile-device", *MOCK, *options)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr == error_line(done.stderr) + "\n"
+    assert sentence in done.stderr
+    assert files_here() == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--input-size", "big"],
+        ["--sessions", "0"],
+        ["--jobs", "0"],
+        ["--budget", "0"],
+        ["--runs", "many"],
+        ["--records", "."],
+        ["--no-such-option"],
+        ["superfluous"],
+    ],
+    ids=" ".join,
+)
+def test_options_that_make_no_sense_are_named_with_exit_code_2(cli, options):
+    done = cli("profile-device", *MOCK, *options)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert options[0] in error_line(done.stderr)
+    assert files_here() == set()
+
+
+def test_a_missing_folder_for_the_records(cli):
+    done = cli("profile-device", *MOCK, "--records", "none/r.sqlite")
+    assert done.exit_code == 1
+    assert "does not exist" in error_line(done.stderr)
+    assert files_here() == set()
+
+
+def corrupt(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 2000] = bytes(2000)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (corrupt, "damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-5000]), "damaged"),
+        (lambda path: path.write_bytes(b"key,latency\n" * 200), "damaged"),
+        (lambda path: sqlite3.connect(path).executescript("PRAGMA user_version = 9").connection.close(), "version 9"),
+        (lambda path: sqlite3.connect(path).executescript("PRAGMA application_id = 9").connection.close(), "no bpnas"),
+    ],
+    ids=["overwritten", "truncated", "text", "version", "another program's"],
+)
+def test_records_that_cannot_be_used_are_refused_and_left_alone(cli, damage, sentence):
+    path = write_records(Path("r.sqlite"), make_plan(sessions=5))
+    damage(path)
+    content = path.read_bytes()
+    done = cli("profile-device", *MOCK, "--records", path)
+    assert done.exit_code == 1
+    assert done.stderr == error_line(done.stderr) + "\n"
+    assert done.stderr.startswith("Error: r.sqlite: ")
+    assert sentence in done.stderr
+    assert path.read_bytes() == content
+
+
+def test_records_in_use_by_another_campaign(cli):
+    with Records.write("s9.sqlite"):
+        done = cli("profile-device", *MOCK)
+    assert done.exit_code == 1
+    assert "another process is writing to it" in error_line(done.stderr)
+
+
+def test_models_that_the_device_refuses_are_counted_with_exit_code_1(cli, bad_models):
+    done = cli("profile-device", *MOCK, "--json")
+    assert done.exit_code == 1
+    assert f"{PARTS} models failed" in error_line(done.stderr)
+    result = json.loads(done.stdout)
+    assert (result["total"], result["done"], result["measured"]) == (PARTS, 0, 0)
+    assert len(result["failures"]) == PARTS
+    for one in result["failures"]:
+        assert one.keys() == {"key", "session", "kind", "message"}
+        assert one["kind"] == "refused"
+    assert len(read_everything(Path("s9.sqlite"))[2]) == PARTS
+
+
+def test_a_device_that_refuses_everything_is_given_up(cli, bad_models):
+    done = cli("profile-device", *MOCK[:-1], "K1E*G1")
+    assert done.exit_code == 1
+    assert "25 models in a row failed" in error_line(done.stderr)
+    assert len(read_everything(Path("s9.sqlite"))[2]) == 25
+
+
+def test_no_space_for_model_files(cli, monkeypatch):
+    def full(part, runtime):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.tflite")
+
+    monkeypatch.setattr("bpnas.profiler.campaign.export_part", full)
+    done = cli("profile-device", *MOCK)
+    assert done.exit_code == 1
+    assert "model.tflite: no space left on the disk" in error_line(done.stderr)
+    assert read_everything(Path("s9.sqlite"))[1:] == ([], [])
+    assert files_here() == {"s9.sqlite", "s9.sqlite.lock"}
+
+
+# What a call gives
+
+
+def test_records_are_named_after_the_device(cli, torch):
+    done = cli("profile-device", *MOCK)
+    assert done.exit_code == 0, done.stderr
+    assert files_here() == {"s9.sqlite", "s9.sqlite.lock"}
+    assert f"s9.sqlite: {PARTS} of {PARTS} sessions measured" in done.stdout
+    assert "MOCK" in done.stdout
+    assert "build-table s9.sqlite" in done.stdout
+
+
+def test_settings_are_those_of_the_options(cli, torch):
+    options = {"warmup-runs": 3, "warmup-seconds": 0.25, "runs": 7, "seconds": 0.5, "threads": 2, "timeout": 9.0}
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    done = cli("profile-device", *MOCK, *arguments, "--sessions", "2", "--classes", "7", "--records", "mine.sqlite")
+    assert done.exit_code == 0, done.stderr
+    assert "mine.sqlite" in files_here()
+    (plan,), measured, _ = read_everything(Path("mine.sqlite"))
+    assert plan.setup.settings == RunSettings(3, 0.25, 7, 0.5, threads=2, timeout_seconds=9.0)
+    assert plan.backbones == (Backbone.load("tiny.toml", 32, 7),)
+    assert (plan.paths, plan.sessions) == ("K1G1", 2)
+    assert len(measured) == 2 * PARTS
+    assert {len(m.samples_ns) for _, m in measured} == {7}
+
+
+def test_json_is_one_object_on_standard_output(cli, torch):
+    done = cli("profile-device", *MOCK, "--json")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    fingerprint, seconds = result.pop("fingerprint"), result.pop("seconds")
+    assert result == {
+        "records": "s9.sqlite",
+        "device": "s9",
+        "mock": True,
+        "runtime": "tflite",
+        "total": PARTS,
+        "done": PARTS,
+        "measured": PARTS,
+        "failures": [],
+    }
+    assert fingerprint == read_everything(Path("s9.sqlite"))[0][0].setup.device.fingerprint
+    assert 0 < seconds < 300
+
+
+def test_a_second_call_goes_on_and_a_third_has_nothing_to_do(cli, torch):
+    first = cli("profile-device", *MOCK, "--budget", "0.000001")
+    assert first.exit_code == 0, first.stderr
+    assert f"s9.sqlite: 1 of {PARTS} sessions measured" in first.stdout
+    assert f"{PARTS - 1} are left: call the same command again to go on" in first.stdout
+    second = json.loads(cli("profile-device", *MOCK, "--json").stdout)
+    assert (second["done"], second["measured"]) == (PARTS, PARTS - 1)
+    third = json.loads(cli("profile-device", *MOCK, "--json").stdout)
+    assert (third["done"], third["measured"]) == (PARTS, 0)
+
+
+def test_an_input_size_given_twice_is_one(cli, torch):
+    assert json.loads(cli("profile-device", *MOCK, "--input-size", "32", "--json").stdout)["total"] == PARTS
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(cli, torch):
+    done = cli("profile-device", *MOCK)
+    assert "\x1b" not in done.stderr and "\r" not in done.stderr
+    first, last = done.stderr.splitlines()
+    assert f": 0 of {PARTS}, " in first
+    assert f": {PARTS} of {PARTS}, " in last
+    for line in (first, last):
+        assert line.startswith("Samsung Galaxy S9 (MOCK")
+        assert "models/s" in line and "0 failed" in line and "device mock" in line
+
+
+def test_progress_is_a_bar_on_a_terminal(torch):
+    ours, theirs = pty.openpty()
+    try:
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "300"}
+        with subprocess.Popen(
+            [COMMAND, *MOCK, "--json"], stdout=subprocess.PIPE, stderr=theirs, env=environment
+        ) as run:
+            os.close(theirs)
+            shown = b""
+            while True:
+                try:
+                    chunk = os.read(ours, 65536)
+                except OSError:  # how Linux says that the other end is closed
+                    break
+                if not chunk:
+                    break
+                shown += chunk
+            assert json.loads(run.stdout.read())["done"] == PARTS
+        assert run.returncode == 0
+    finally:
+        os.close(ours)
+    assert b"\x1b[" in shown
+    assert f"{PARTS}/{PARTS}".encode() in shown
+
+
+# Ctrl-C
+
+
+def start(*options: str) -> subprocess.Popen[str]:
+    arguments = ["--serial", "mock:s9", "--input-size", "32", *options]
+    return subprocess.Popen(
+        [COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for_rows(count: int, process: subprocess.Popen[str]) -> None:
+    while True:
+        assert process.poll() is None, process.stderr.read()
+        with suppress(RecordsError):  # there is no such file yet
+            if len(read_everything(Path("s9.sqlite"))[1]) >= count:
+                return
+        time.sleep(0.01)
+
+
+def assert_interrupted(process: subprocess.Popen[str]) -> None:
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert output == ""
+    assert "interrupted" in error_line(errors)
+    assert "call the same command again" in errors
+
+
+def test_ctrl_c_is_one_sentence_and_exit_code_130_and_keeps_the_records(torch):
+    process = start()
+    try:
+        wait_for_rows(5, process)
+        process.send_signal(signal.SIGINT)
+        assert_interrupted(process)
+    finally:
+        process.kill()
+    assert files_here() == {"s9.sqlite", "s9.sqlite.lock"}
+    assert len(read_everything(Path("s9.sqlite"))[1]) >= 5
+
+
+def test_ctrl_c_on_a_terminal_reaches_all_processes_and_still_is_one_sentence(torch):
+    """Also where it comes while they start."""
+    process = start("--jobs", "2")
+    try:
+        assert ": 0 of 3273" in process.stderr.readline()
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        assert_interrupted(process)
+    finally:
+        process.kill()
+    assert files_here() == {"s9.sqlite", "s9.sqlite.lock"}
+    read_everything(Path("s9.sqlite"))
+
+
+# This machine
+
+
+@pytest.mark.parametrize("runtime", ["tflite", "onnxruntime"])
+def test_this_machine_from_export_to_table(cli, torch, runtime):
+    if runtime == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    options = ["--warmup-runs", "1", "--warmup-seconds", "0", "--runs", "3", "--seconds", "0", "--sessions", "2"]
+    local = ["--serial", "local", "--runtime", runtime, *MOCK[2:], *options]
+    done = cli("profile-device", *local, "--json")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["device"], result["mock"], result["runtime"]) == ("local", False, runtime)
+    assert result["measured"] == 2 * PARTS
+    (plan,), measured, failed = read_everything(Path("local.sqlite"))
+    assert failed == []
+    device = plan.setup.device
+    assert len(device.runtime_sha256) == 64 and device.runtime_version
+    for _, one in measured:
+        assert len(one.samples_ns) >= 3
+        assert all(ns > 0 for ns in one.samples_ns)
+        assert one.warmup_runs >= 1 and one.repeats >= 1 and one.load_ns > 0
+        assert abs(time.time() - one.started_at) < 300
+        assert one.conditions.keys() == {"before", "after"}
+    done = cli("build-table", "local.sqlite", "--json")
+    assert done.exit_code == 0, done.stderr
+    table = json.loads(done.stdout)
+    assert (table["table"], table["entries"], table["mock"]) == ("local.parquet", PARTS, False)

@@ -1,0 +1,72 @@
+"""The table of the computed Galaxy S9 that comes with bpnas."""
+
+from collections import Counter
+from importlib import resources
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bpnas.profiler import Backbone, Block
+from bpnas.profiler.graph import EXPORT_VERSION
+from bpnas.profiler.paths import all_paths, enumerate_parts
+from bpnas.tables import LatencyTable
+
+BACKBONES = tuple(Backbone.load("mobilenetv2", size) for size in (32, 224))
+
+
+@pytest.fixture(scope="module")
+def table():
+    return LatencyTable.mock_s9()
+
+
+def test_it_says_that_it_was_computed(table):
+    assert table.meta.mock
+    assert table.meta.device.model == "Samsung Galaxy S9"
+    assert table.meta.device.platform == "sdm845"
+    assert set(table.to_pandas()["source"]) == {"mock"}
+
+
+def test_it_is_of_the_models_that_bpnas_writes_now(table):
+    assert table.meta.export_version == EXPORT_VERSION
+
+
+def test_it_holds_every_part_of_the_default_backbone_at_both_sizes(table):
+    parts = enumerate_parts(BACKBONES)
+    assert Counter(part.kind for part in parts)["path"] == 6528
+    assert len(table) == len(parts)
+    assert all(table.entry(part) > 0 for part in parts)
+    assert table.meta.backbones == BACKBONES
+    assert table.input_sizes == (32, 224)
+    assert table.meta.missing == ()
+    assert table.meta.paths == tuple(map(str, all_paths()))
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_it_gives_every_network_a_latency(table, size):
+    latencies = table.path_latencies(size)
+    assert latencies.shape == (272, 22)
+    block = Block.parse("K1G1+K3E6G1")
+    paths = list(map(str, table.paths(size)))
+    expected = table.fixed(size) + sum(latencies[paths.index(name)].sum() for name in ("K1G1", "K3E6G1"))
+    assert table.network([block] * 22, size) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_make_it_again_bit_for_bit(cli, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    done = cli("profile-device", "--serial", "mock:s9")
+    assert done.exit_code == 0, done.stderr
+    done = cli("build-table")
+    assert done.exit_code == 0, done.stderr
+    with resources.as_file(resources.files("bpnas.tables") / "mock_s9.parquet") as shipped:
+        shipped_bytes, written_by = shipped.read_bytes(), pq.read_metadata(shipped).created_by
+    made, there = LatencyTable.load("s9.parquet"), LatencyTable.mock_s9()
+    assert made.meta == there.meta
+    assert made.to_pandas().equals(there.to_pandas())
+    # Another version of Arrow writes the same numbers as other bytes.
+    if written_by == f"parquet-cpp-arrow version {pa.__version__}":
+        assert Path("s9.parquet").read_bytes() == shipped_bytes
