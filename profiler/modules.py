@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, BackboneError, Site
 from bpnas.profiler.block import Block, BlockPath, ComplexPath, SimplePath
-from bpnas.profiler.graph import EXPORT_VERSION, Graph, Shape
+from bpnas.profiler.graph import EXPORT_VERSION, Array, Graph, Shape
 from bpnas.profiler.paths import HeadPart, JoinPart, Part, PathPart, StemPart, head_part, stem_part
 
 
@@ -36,6 +36,12 @@ class Conv2d(nn.Conv2d):
 
     def reset_parameters(self) -> None:
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+
+
+def _array(values: Tensor) -> Array:
+    # Files are float32 whatever the module was trained in, and wherever.
+    array: Array = values.detach().to("cpu", torch.float32).numpy()
+    return array
 
 
 class ConvUnit(nn.Module):
@@ -60,7 +66,7 @@ class ConvUnit(nn.Module):
         weight = self.conv.weight * scale[:, None, None, None]
         bias = norm.bias - norm.running_mean * scale
         relu = isinstance(self.activation, nn.ReLU)
-        return graph.conv(x, weight.numpy(), bias.numpy(), self.conv.stride[0], self.conv.groups, relu)
+        return graph.conv(x, _array(weight), _array(bias), self.conv.stride[0], self.conv.groups, relu)
 
 
 class ChannelShuffle(nn.ChannelShuffle):
@@ -132,7 +138,7 @@ class Head(nn.Module):
 
     def emit(self, graph: Graph, x: str) -> str:
         pooled = graph.global_average_pool(self.conv.emit(graph, x))
-        return graph.linear(pooled, self.linear.weight.numpy(), self.linear.bias.numpy())
+        return graph.linear(pooled, _array(self.linear.weight), _array(self.linear.bias))
 
 
 class Network(nn.Module):
