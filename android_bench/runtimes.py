@@ -151,7 +151,7 @@ def tflite_package() -> ModuleType:
             module = importlib.import_module(f"{package}.interpreter")
             module.Interpreter(model_content=_probe_model()).allocate_tensors()
         except Exception as error:
-            reasons.append(f"{package} does not start ({str(error).splitlines()[-1] if str(error) else error!r})")
+            reasons.append(f"{package} does not start ({(str(error) or repr(error)).splitlines()[-1]})")
             continue
         return module
     raise RuntimeUnavailableError(f"no TFLite interpreter: {'; '.join(reasons)}; install ai-edge-litert")

@@ -438,7 +438,7 @@ def test_what_build_module_refuses() -> None:
         build_module(SimplePath(3, 1))  # type: ignore[call-overload]
     with pytest.raises(BackboneError, match="backbone mobilenetv2 has 22 sites, but 3 blocks were given"):
         build_module([block] * 3, backbone)
-    with pytest.raises(BackboneError, match="site 1 of .*mobilenetv2 changes the shape, so .*Skip"):
+    with pytest.raises(BackboneError, match=r"site 1 of .*mobilenetv2 changes the shape, so .*Skip"):
         build_module([block, None, *[block] * 20], backbone)
 
 
