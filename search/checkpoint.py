@@ -36,3 +36,13 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     except Exception as error:  # a damaged archive raises errors of the archive, of the unpickler or of torch
         raise RunError(f"{path}: the checkpoint is damaged; delete it to start this stage anew") from error
     return state
+
+
+def finished_epochs(path: Path) -> int:
+    """How many epochs the checkpoint at `path` has behind it; 0 if there is none.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    state = load_checkpoint(path)
+    return 0 if state is None else int(state["epoch"]) + 1

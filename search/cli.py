@@ -49,8 +49,10 @@ _OVERRIDES = {
     "--data", default="digits", show_default=True, help="digits, cifar10:DIR, fashion-mnist:DIR or folder:DIR."
 )
 @click.option("--connections-data", help="Images of stage 2 and retraining.  [default: as --data]")
-@click.option("--input-size", type=int, help="Image size, which the table must hold.  [default: the images' own]")
-@click.option("--connections-input-size", type=int, help="The same for stage 2.")
+@click.option(
+    "--input-size", type=click.IntRange(8), help="Image size, which the table must hold.  [default: the images' own]"
+)
+@click.option("--connections-input-size", type=click.IntRange(8), help="The same for stage 2.")
 @click.option("--proposals", help="Blocks in place of stage 1: a proposals.json, or texts as 'K3E6G1,K1G1+K5E3G2'.")
 @click.option("--out", type=click.Path(file_okay=False), help="Run directory.  [default: runs/TABLE-seedN]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")

@@ -110,7 +110,7 @@ def connect(
         RunError: the checkpoint is damaged.
     """
     device = pick_device()
-    supernet.to(device, memory_format=torch.channels_last)
+    supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     train_settings = settings.train
     pool = dataset.train.first(train_settings.train_images)
     for_weights, for_alphas = pool.parted(settings.weight_share)
@@ -159,14 +159,15 @@ def connect(
             alpha_loss = sum(alpha_losses) / len(alpha_losses)
         if not all(bool(torch.isfinite(alpha).all()) for alpha in supernet.alphas):
             raise SearchError(f"the connection search diverged in epoch {epoch + 1}: lower its learning rate")
-        if checkpoint is not None:
-            state = {"supernet": supernet.state_dict(), "weights": weights.state_dict(), "alphas": alphas.state_dict()}
-            save_checkpoint(checkpoint, {**state, "epoch": epoch})
         with torch.no_grad():
             noiseless = [alpha.softmax(dim=0) for alpha in supernet.alphas]
             reached = float(expected_latency(noiseless, milliseconds, fixed_ms))
         count = min(steps * train_settings.batch, len(for_weights)) + alpha_images
         mean = sum(losses) / len(losses)
         on_epoch(ConnectionEpoch(epoch, tau, mean, alpha_loss, reached, count, perf_counter() - start))
+        # After the report: a kill in between repeats the epoch, and with it the report, to the same end.
+        if checkpoint is not None:
+            state = {"supernet": supernet.state_dict(), "weights": weights.state_dict(), "alphas": alphas.state_dict()}
+            save_checkpoint(checkpoint, {**state, "epoch": epoch})
     rows = tuple(log_softmax(alpha.detach().cpu().tolist()) for alpha in supernet.alphas)
     return Connections(supernet.candidates, rows)

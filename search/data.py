@@ -138,13 +138,7 @@ def load_data(source: str, input_size: int | None = None, train_images: int | No
     """
     parsed = Source.parse(source)
     size = parsed.native_size if input_size is None else input_size
-    loader = {
-        "digits": lambda: _digits(size),
-        "cifar10": lambda: _cifar10(parsed.existing_directory(), size, train_images),
-        "fashion-mnist": lambda: _fashion_mnist(parsed.existing_directory(), size),
-        "folder": lambda: _folder(parsed.existing_directory(), size, train_images),
-    }[parsed.kind]
-    train, test, names = loader()
+    train, test, names = _load(parsed, size, train_images)
     train = train.first(train_images)
     for name, split in (("training", train), ("test", test)):
         if not len(split):
@@ -158,6 +152,18 @@ def load_data(source: str, input_size: int | None = None, train_images: int | No
 
 
 Loaded = tuple[Split, Split, tuple[str, ...]]
+
+
+def _load(source: Source, size: int, train_images: int | None) -> Loaded:
+    match source.kind:
+        case "digits":
+            return _digits(size)
+        case "cifar10":
+            return _cifar10(source.existing_directory(), size, train_images)
+        case "fashion-mnist":
+            return _fashion_mnist(source.existing_directory(), size)
+        case _:
+            return _folder(source.existing_directory(), size, train_images)
 
 
 def _digits(size: int) -> Loaded:
@@ -176,8 +182,11 @@ def _cifar10(directory: Path, size: int, train_images: int | None) -> Loaded:
         files = sorted(directory.glob(f"{prefix}*.parquet"))
         if not files:
             raise DataError(f"{directory}: holds no {prefix}*.parquet, as the public parquet edition of CIFAR-10 does")
+        import pyarrow.parquet as pq
         from datasets import Image, IterableDataset
 
+        for file in files:  # `datasets` would log a line of its own about a damaged file, and name none in its error
+            _read(file, lambda file=file: pq.read_schema(file))
         # Not `load_dataset`, which counts its calls on a server and fills a cache.
         rows = _read(files[0].parent, lambda: IterableDataset.from_parquet([str(file) for file in files]))
         missing = {"img", "label"} - set(rows.column_names or ())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +13,8 @@ from bpnas.profiler.block import Block
 from bpnas.search.chance import derived_seed
 from bpnas.search.data import Dataset, check_classes
 from bpnas.search.presets import ProposalSettings
+
+T = TypeVar("T")
 
 
 class CandidateEvaluator:
@@ -70,7 +73,7 @@ class CandidateEvaluator:
         return accuracy(model, self._dataset, self._validation)
 
 
-def seeded(seed: int, build):  # type: ignore[no-untyped-def]
+def seeded(seed: int, build: Callable[[], T]) -> T:
     """What `build()` makes when torch's global generator starts from `seed`; the generator is then as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

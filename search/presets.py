@@ -144,6 +144,13 @@ def _check(preset: Preset) -> None:
         raise UsageError(f"sample must be from 1 to the population of {proposals.population}, not {proposals.sample}")
     if proposals.cycles < 1:
         raise UsageError(f"cycles must be at least 1, not {proposals.cycles}")
+    if not 0 <= connections.lambda_below <= 1:
+        raise UsageError(f"lambda below the target must be from 0 to 1, not {connections.lambda_below}")
+    if connections.train.epochs <= connections.warmup_epochs:
+        raise UsageError(
+            f"the connection search needs more than its {connections.warmup_epochs} warm-up epochs, "
+            f"not {connections.train.epochs}"
+        )
     trainings = {"proposals": proposals.train, "connections": connections.train, "retraining": preset.retraining}
     for name, train in trainings.items():
         for field, smallest in (("epochs", 1), ("batch", 2), ("train_images", 10)):

@@ -114,18 +114,15 @@ def run_search(
         backbone = _backbone(table, source, input_size)
         space = BlockSpace(table, backbone.input_size, classes=backbone.classes)
         limits = _limits(space, constraints, preset)
-    later_backbone: Backbone | None = None
-    if stage != "proposals" or later_source == source:
-        later_backbone = _backbone(table, later_source, later_size)
-    same_backbone = space is not None and later_backbone == space.backbone
-    if target_ms is None and same_backbone:
+    later_backbone = _backbone(table, later_source, later_size)
+    if target_ms is None and space is not None and later_backbone == space.backbone:
         target_ms = limits[len(limits) // 2]
     if target_ms is not None:
-        LatencyLoss(target_ms)  # refuses what is no latency
-    if stage != "proposals" and later_backbone is not None and target_ms is not None:
+        LatencyLoss(target_ms, preset.connections.lambda_below)  # refuses what makes no sense
+    if stage != "proposals" and target_ms is not None:
         if given:
             check_target(table, later_backbone, given, target_ms)
-        elif space is not None:
+        else:
             _check_reachable(BlockSpace(table, later_backbone.input_size, classes=later_backbone.classes), target_ms)
 
     directory = RunDirectory(out)
@@ -150,19 +147,17 @@ def run_search(
         )
         if given:
             found = tuple(Proposal(block) for block in given)
-        elif stage == "connections" or directory.has("proposals.json"):
-            if not directory.has("proposals.json"):
-                raise UsageError(
-                    f"{directory.root}: holds no proposals yet; search them with --stage proposals or give them with "
-                    "--proposals"
-                )
+        elif directory.has("proposals.json"):
             found = read_proposals(directory)
+        elif stage == "connections" or space is None:
+            raise UsageError(
+                f"{directory.root}: holds no proposals yet; search them with --stage proposals or give them with "
+                "--proposals"
+            )
         else:
-            assert space is not None
             found = run_proposals(directory, space, limits, data, preset, seed, watcher)
         network = None
         if stage != "proposals":
-            assert later_backbone is not None
             blocks = tuple(proposal.block for proposal in found)
             if target_ms is None:
                 middle = [blocks[len(blocks) // 2]] * len(later_backbone.sites)

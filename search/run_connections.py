@@ -12,6 +12,7 @@ from bpnas.android_bench.files import write_atomically
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
 from bpnas.search.chance import derived_seed
+from bpnas.search.checkpoint import finished_epochs
 from bpnas.search.connect import ConnectionEpoch, candidate_latencies, connect
 from bpnas.search.data import Dataset, load_data
 from bpnas.search.derive import argmax_blocks, fastest_blocks, most_probable_blocks
@@ -104,20 +105,20 @@ def _search(
     progress: Progress,
 ) -> dict[str, Any]:
     settings = preset.connections
-    done = len(directory.lines("connections.jsonl"))
-    progress.stage("block connections", settings.train.epochs, done)
+    checkpoint = directory.checkpoints / "connections.pt"
+    progress.stage("block connections", settings.train.epochs, finished_epochs(checkpoint))
+    recorded = len(directory.lines("connections.jsonl"))
 
     def report(epoch: ConnectionEpoch) -> None:
-        directory.append(
-            "connections.jsonl",
-            {
+        if epoch.epoch >= recorded:
+            line = {
                 "epoch": epoch.epoch,
                 "tau": epoch.tau,
                 "weight_loss": epoch.weight_loss,
                 "alpha_loss": epoch.alpha_loss,
                 "expected_latency_ms": epoch.latency_ms,
-            },
-        )
+            }
+            directory.append("connections.jsonl", line)
         _time(directory, "connections", epoch.images, epoch.seconds)
         loss = "" if epoch.alpha_loss is None else f", alpha loss {epoch.alpha_loss:.3f}"
         progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.weight_loss:.3f}{loss}, latency {epoch.latency_ms:.4g} ms")
@@ -133,7 +134,7 @@ def _search(
         target_ms=target_ms,
         fixed_ms=fixed,
         seed=model_seed,
-        checkpoint=directory.checkpoints / "connections.pt",
+        checkpoint=checkpoint,
         on_epoch=report,
     )
 
@@ -170,7 +171,8 @@ def _retrain(
 ) -> NetworkResult:
     from bpnas.profiler import build_module, to_onnx, to_tflite
 
-    progress.stage("retraining", preset.retraining.epochs)
+    checkpoint = directory.checkpoints / "retraining.pt"
+    progress.stage("retraining", preset.retraining.epochs, finished_epochs(checkpoint))
 
     def report(epoch: EpochReport) -> None:
         _time(directory, "retraining", epoch.images, epoch.seconds)
@@ -179,7 +181,6 @@ def _retrain(
     model_seed = derived_seed(seed, "retraining")
     model = seeded(model_seed, lambda: build_module(blocks, backbone))
     split = dataset.train.first(preset.retraining.train_images)
-    checkpoint = directory.checkpoints / "retraining.pt"
     train(model, dataset, split, preset.retraining, seed=model_seed, checkpoint=checkpoint, on_epoch=report)
     result = NetworkResult(
         backbone,

@@ -22,6 +22,8 @@ import filelock
 from bpnas.android_bench.files import write_atomically
 from bpnas.search.errors import RunError
 
+_RESULTS = ("trials.jsonl", "proposals.json", "connections.jsonl", "connections.json", "network.json")
+
 
 class RunDirectory:
     """Files of one run below `root`, which is created."""
@@ -51,14 +53,14 @@ class RunDirectory:
             lock.release()
 
     def agree(self, config: Mapping[str, Any]) -> None:
-        """Store `config`, or check that it is the one stored.
+        """Store `config`, or check that it is the one stored; as long as nothing was found, a new one replaces it.
 
         Raises:
             RunError: the stored one differs; the message names the first field that does.
         """
         path = self.root / "config.json"
         now = json.loads(json.dumps(config))
-        if not path.exists():
+        if not path.exists() or not any(map(self.has, _RESULTS)):
             self.write_json("config.json", now)
             return
         for name, (before, after) in _differences(self.read_json("config.json"), now).items():

@@ -27,7 +27,8 @@ def gumbel_softmax(alpha: Tensor, tau: float, generator: torch.Generator) -> Ten
     uniform = torch.rand(alpha.shape, generator=generator, dtype=torch.float64)
     # Away from 0, where the logarithm ends; 1 is never drawn.
     noise = -torch.log(-torch.log(uniform.clamp_min(1e-300)))
-    return torch.softmax((alpha + noise.to(alpha.device, alpha.dtype)) / tau, dim=-1)
+    probabilities: Tensor = torch.softmax((alpha + noise.to(alpha.device, alpha.dtype)) / tau, dim=-1)
+    return probabilities
 
 
 class SuperBlock(nn.Module):
@@ -49,7 +50,7 @@ class SuperBlock(nn.Module):
     def forward(self, x: Tensor, probabilities: Tensor) -> Tensor:
         """(N, c_in, H, W) and (candidates,) -> (N, c_out, H', W')."""
         terms = [p * module(x) for p, module in zip(probabilities, self.modules_by_candidate, strict=True)]
-        output = terms[0]
+        output: Tensor = terms[0]
         for term in terms[1:]:
             output = output + term
         return output

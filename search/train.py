@@ -107,7 +107,7 @@ def train(
     if len(split) < 2:
         raise DataError(f"{dataset.source}: training needs at least two images")
     device = pick_device()
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_sgd(list(model.parameters()), settings)
     done = 0
     if checkpoint is not None and (state := load_checkpoint(checkpoint)) is not None:
@@ -128,11 +128,10 @@ def train(
             optimizer.step()
             total += loss.detach() * len(labels)
             count += len(labels)
-        if checkpoint is not None:
-            save_checkpoint(
-                checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-            )
         on_epoch(EpochReport(epoch, float(total) / max(count, 1), count, perf_counter() - start))
+        if checkpoint is not None:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+            save_checkpoint(checkpoint, state)
 
 
 @torch.no_grad()

@@ -1,0 +1,172 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bpnas.search.cli import main as run_search_command
+
+SMALL_BACKBONE = """
+name = "small"
+stages = [{ channels = 8, blocks = 2, stride = 2 }, { channels = 16, blocks = 2, stride = 2 }]
+[stem]
+channels = 8
+stride = 2
+[head]
+channels = 16
+"""
+MICRO = ("--population 2 --sample 1 --cycles 3 --proposal-epochs 1 --proposal-images 40 --connection-epochs 2 "
+         "--connection-images 40 --retrain-epochs 2 --retrain-images 40").split()  # fmt: skip
+
+
+def call(*arguments):
+    return CliRunner().invoke(run_search_command, list(map(str, arguments)))
+
+
+def command(name, *arguments):
+    beside = Path(sys.executable).parent / name
+    return [str(beside), *map(str, arguments)]
+
+
+@pytest.fixture(scope="session")
+def small_table(tmp_path_factory):
+    """A table made by the commands themselves: a small backbone on the computed device."""
+    folder = tmp_path_factory.mktemp("table")
+    (folder / "small.toml").write_text(SMALL_BACKBONE)
+    profile = ["--serial", "mock:s9", "--backbone", folder / "small.toml", "--input-size", 32]
+    profile += ["--paths", "K1G1,K3G*,K3E[13]G1", "--records", folder / "small.sqlite"]
+    subprocess.run(command("profile-device", *profile), check=True, capture_output=True)
+    subprocess.run(
+        command("build-table", folder / "small.sqlite", "--out", folder / "small.parquet"),
+        check=True,
+        capture_output=True,
+    )
+    return folder / "small.parquet"
+
+
+def damaged(table, tmp_path):
+    content = bytearray(table.read_bytes())
+    content[len(content) // 2] ^= 1
+    file = tmp_path / "damaged.parquet"
+    file.write_bytes(content)
+    return file
+
+
+BAD = {
+    "no table": (lambda t, d: ["--table", d / "none.parquet"], 1, "none.parquet"),
+    "damaged table": (lambda t, d: ["--table", damaged(t, d)], 1, "damaged"),
+    "no option table": (lambda t, d: [], 2, "--table"),
+    "stage": (lambda t, d: ["--table", t, "--stage", "third"], 2, "third"),
+    "preset": (lambda t, d: ["--table", t, "--preset", "huge"], 2, "tiny, paper"),
+    "source": (lambda t, d: ["--table", t, "--data", "imagenet"], 2, "no data source is called 'imagenet'"),
+    "directory": (lambda t, d: ["--table", t, "--data", f"cifar10:{d}/none"], 1, "no such directory"),
+    "constraints": (lambda t, d: ["--table", t, "--constraints", "3;4"], 2, "commas"),
+    "infeasible limit": (lambda t, d: ["--table", t, "--constraints", "0.0001"], 2, "smallest feasible latency is"),
+    "infeasible target": (lambda t, d: ["--table", t, "--target", "0.0001"], 2, "smallest feasible latency is"),
+    "negative target": (lambda t, d: ["--table", t, "--target", "-3"], 2, "positive"),
+    "input size": (lambda t, d: ["--table", t, "--input-size", "64"], 1, "--input-size 64"),
+    "no proposals": (lambda t, d: ["--table", t, "--stage", "connections"], 2, "holds no proposals yet"),
+    "proposals": (lambda t, d: ["--table", t, "--proposals", "K3G1,K9"], 2, "'K9' is no path"),
+    "proposals file": (lambda t, d: ["--table", t, "--proposals", d / "none.json"], 2, "cannot be read"),
+    "path not in the table": (
+        lambda t, d: ["--table", t, "--proposals", "K7G1", "--target", 9, "--stage", "connections"],
+        1,
+        "no entry 'K7G1@",
+    ),
+    "override": (lambda t, d: ["--table", t, "--sample", "99"], 2, "population"),
+    "epochs": (lambda t, d: ["--table", t, "--connection-epochs", "1"], 2, "warm-up"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_the_right_exit_code(case, small_table, tmp_path):
+    make, code, message = BAD[case]
+    result = call(*make(small_table, tmp_path), "--out", tmp_path / "out")
+    assert result.exit_code == code, result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_classes_that_the_head_does_not_have(small_table, tmp_path):
+    for name in "abc":
+        (tmp_path / "images/train" / name).mkdir(parents=True)
+    images = f"folder:{tmp_path / 'images'}"
+    result = call("--table", small_table, "--data", images, "--input-size", 32, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "--classes 3" in result.output
+
+
+def test_a_run_in_json_resumed_and_marked_mock(small_table, tmp_path):
+    arguments = ["--table", small_table, "--out", tmp_path / "out", *MICRO, "--json"]
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["mock"] is True
+    assert answer["network"]["predicted_latency_ms"] <= answer["network"]["target_ms"]
+    assert len(answer["proposals"]) == len({p["limit_ms"] for p in answer["proposals"]})
+    assert answer["paper_recipe_estimate"]["seconds"]["proposals"] > 0
+    assert "[mock]" in result.stderr
+    again = call(*arguments)
+    assert json.loads(again.stdout) == answer
+    text = call(*arguments[:-1]).output
+    assert "mock: computed, not measured" in text and "--preset paper" in text and "Estimated time" in text
+    changed = call(*arguments, "--seed", 5)
+    assert changed.exit_code == 1 and "seed = 0, now it is 5" in changed.output
+
+
+def test_given_proposals_as_texts_and_as_a_file(small_table, tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps({"proposals": [
+        {"block": "K3G1", "limit_ms": None, "latency_ms": None, "score": None},
+        {"block": "K3E1G1+K3G8", "limit_ms": 3.0, "latency_ms": 2.0, "score": 0.5},
+    ]}))  # fmt: skip
+    answers = []
+    for number, proposals in enumerate(("K3G1,K3G8+K3E1G1", tmp_path / "p.json")):
+        out = tmp_path / f"out{number}"
+        arguments = ["--table", small_table, "--proposals", proposals, "--target", 5, "--out", out, *MICRO, "--json"]
+        result = call(*arguments)
+        assert result.exit_code == 0, result.output
+        answers.append(json.loads(result.stdout)["network"])
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_as_if_undisturbed(small_table, tmp_path):
+    def run_in(name):
+        return command("run-search", "--table", small_table, "--out", tmp_path / name, *MICRO)
+
+    env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    subprocess.run(run_in("whole"), check=True, capture_output=True, env=env)
+    files = {"trials.jsonl": 4, "connections.jsonl": 1, "connections.json": 1}
+    for watched, lines in files.items():
+        process = subprocess.Popen(run_in("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+        file = tmp_path / "killed" / watched
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if file.exists() and file.read_bytes().count(b"\n") >= lines:
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(run_in("killed"), check=True, capture_output=True, env=env)
+    for name in ("config.json", "trials.jsonl", "proposals.json", "connections.jsonl", "network.json"):
+        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text(), name
+    assert (tmp_path / "killed/network.tflite").read_bytes() == (tmp_path / "whole/network.tflite").read_bytes()
+
+
+@pytest.mark.slow
+def test_interrupting_it_ends_with_130_and_a_sentence(small_table, tmp_path):
+    out = tmp_path / "out"
+    arguments = command("run-search", "--table", small_table, "--out", out, *MICRO, "--cycles", 200)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "trials.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "call the same command again" in errors and "Traceback" not in errors
