@@ -36,7 +36,7 @@ class _Worker:
     def __init__(self, runtime: str) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bpnas.android_bench.local_worker", runtime],
+            [sys.executable, "-P", "-m", "bpnas.android_bench.local_worker", runtime],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

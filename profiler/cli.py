@@ -78,6 +78,7 @@ def main(
         plan_parts(plan)  # a wrong filter is an error before any file is made
         path = Path(records or f"{device.info.name}.sqlite")
         with Records.write(path) as store, _display(device.info.label) as show:
+            store.refuse_other_setups(plan.setup)
             budget_seconds = None if budget is None else budget * 60
             result = run_campaign(
                 device, store, plan, seed=seed, budget_seconds=budget_seconds, jobs=jobs, on_progress=show

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,6 +88,13 @@ class Plan:
     backbones: tuple[Backbone, ...]
     paths: str | None
     sessions: int
+
+
+def differences(setups: Sequence[Setup]) -> list[str]:
+    """What these setups do not have in common, for people: `seconds: 0.5 | 1.0`."""
+    fields = [{**asdict(s.device), **asdict(s.settings), "export_version": s.export_version} for s in setups]
+    values = {name: dict.fromkeys(str(each[name]) for each in fields) for name in fields[0]}
+    return [f"{name}: {' | '.join(different)}" for name, different in values.items() if len(different) > 1]
 
 
 class Records:
@@ -240,6 +247,20 @@ class Records:
                 backbones = tuple(Backbone.from_dict(backbone) for backbone in fields["backbones"])
                 plans.append(Plan(setup, backbones, fields["paths"], fields["sessions"]))
             return tuple(plans)
+
+    def refuse_other_setups(self, setup: Setup) -> None:
+        """Refuse to go on in this file where nothing new could meet what is there in one table.
+
+        Raises:
+            RecordsError: the file holds a campaign with the same runtime, but another device, setting or version.
+        """
+        for other in dict.fromkeys(plan.setup for plan in self.plans()):
+            if other.device.runtime == setup.device.runtime and other != setup:
+                raise RecordsError(
+                    f"{self.path}: holds a campaign that must not meet this one in a table "
+                    f"({'; '.join(differences([other, setup])[:3])}); repeat its settings, or name another file with "
+                    "--records"
+                )
 
     def done(self, setup: Setup) -> set[tuple[str, int]]:
         """(key, session) of everything measured with this setup."""

@@ -18,7 +18,7 @@ from bpnas.android_bench.runner import Measurement
 from bpnas.profiler.block import ComplexPath
 from bpnas.profiler.campaign import plan_parts
 from bpnas.profiler.paths import HeadPart, JoinPart, Part, PathPart, StemPart, all_paths, select_paths
-from bpnas.profiler.records import Plan, Records, Setup
+from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.tables.errors import BuildError
 from bpnas.tables.schema import COLUMNS, TableMeta
 
@@ -77,6 +77,8 @@ def build_table(
             if keep is None or not isinstance(part, PathPart) or part.path in keep:
                 parts[part.key] = part
                 planned_sessions[part.key] = max(plan.sessions, planned_sessions.get(part.key, 0))
+    if not any(isinstance(part, PathPart) for part in parts.values()):
+        raise BuildError(f"{names}: no path that matches {paths!r} was planned to be measured")
     measured = {key: sessions.get((setup, key), ()) for key in parts}
     missing = tuple(sorted(key for key in parts if len(measured[key]) < planned_sessions[key]))
     if missing and not allow_missing:
@@ -110,32 +112,22 @@ def _only_setup(names: str, plans: Iterable[Plan]) -> Setup:
     setups = list(dict.fromkeys(plan.setup for plan in plans))
     if len(setups) == 1:
         return setups[0]
-    descriptions = [
-        {**asdict(s.device), **asdict(s.settings), "export_version": s.export_version} for s in setups
-    ]  # fmt: skip
-    differing = [
-        f"{field}: {' | '.join(str(value) for value in dict.fromkeys(d[field] for d in descriptions))}"
-        for field in descriptions[0]
-        if len({d[field] for d in descriptions}) > 1
-    ]
     several_runtimes = len({setup.device.runtime for setup in setups}) > 1
     remedy = "choose one with --runtime" if several_runtimes else "give the records of one campaign"
     raise BuildError(
         f"{names}: the records are not of one device with one runtime and one setting, and latencies of different ones "
-        f"must not meet in one table ({'; '.join(differing[:_NAMED])}); {remedy}"
+        f"must not meet in one table ({'; '.join(differences(setups)[:_NAMED])}); {remedy}"
     )
 
 
 def _only_backbone(names: str, plans: Iterable[Plan]) -> None:
-    shapes = {
-        json.dumps({**b.to_dict(), "input_size": 0, "stem_stride": 0, "classes": 0}): b.name
-        for plan in plans
-        for b in plan.backbones
-    }
-    if len(shapes) > 1:
-        known = sorted(set(shapes.values()))
+    backbones = dict.fromkeys(backbone for plan in plans for backbone in plan.backbones)
+    # One table may hold several input sizes, each with its own stem stride, and several numbers of classes.
+    shapes = {json.dumps({**b.to_dict(), "input_size": 0, "stem_stride": 0, "classes": 0}) for b in backbones}
+    if len(shapes) > 1 or len(backbones) > len({(b.input_size, b.classes) for b in backbones}):
+        known = sorted({b.name for b in backbones})
         remedy = "choose one with --backbone" if len(known) > 1 else "they share a name, so give records of one of them"
-        raise BuildError(f"{names}: the records are of {len(shapes)} backbones ({', '.join(known)}); {remedy}")
+        raise BuildError(f"{names}: the records are of several backbones ({', '.join(known)}); {remedy}")
 
 
 def _meta(

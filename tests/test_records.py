@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bpnas.android_bench.errors import SpaceError
+from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler import Records, RecordsError
 from bpnas.profiler.records import SCHEMA_VERSION, is_records_file
 from tests.records_factory import (
@@ -558,3 +559,20 @@ print("done")
 
 def test_records_on_a_read_only_disk_can_be_read_and_not_written(small_disk, tmp_path):
     assert small_disk(READ_ONLY, tmp_path) == "done\n"
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (make_plan(settings=RunSettings(warmup_runs=1, warmup_seconds=0.0, runs=3, seconds=2.0)), "seconds: 0.0 | 2.0"),
+        (make_plan(os="none 2"), "os: none 1 | none 2"),
+        (make_plan(export_version=2), "export_version: 1 | 2"),
+    ],
+)
+def test_a_campaign_that_could_not_meet_the_one_in_the_file_is_refused(tmp_path, other, named):
+    with Records.write(tmp_path / "r.sqlite") as records:
+        records.add_plan(make_plan())
+        with pytest.raises(RecordsError, match=re.escape(named)):
+            records.refuse_other_setups(other.setup)
+        records.refuse_other_setups(make_plan().setup)
+        records.refuse_other_setups(make_plan(runtime="onnxruntime", os="none 2").setup)

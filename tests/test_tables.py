@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpnas.android_bench.errors import UsageError
-from bpnas.profiler import Block, ComplexPath, RecordsError, SimplePath, Site
+from bpnas.profiler import Block, ComplexPath, Records, RecordsError, SimplePath, Site
 from bpnas.profiler.campaign import plan_parts
 from bpnas.profiler.paths import all_paths, select_paths
 from bpnas.tables import BuildError, LatencyTable, MissingEntryError, TableError, TableMeta, build_table, schema
@@ -259,6 +259,13 @@ def test_two_backbones_of_one_name_are_refused(file):
     assert "they share a name" in refusal(file)
 
 
+def test_two_stems_at_one_input_size_are_refused(file):
+    write_records(file, make_plan(backbone()))
+    with Records.write(file) as records:
+        records.add_plan(make_plan(replace(backbone(), stem_stride=2)))
+    assert "several backbones" in refusal(file)
+
+
 def test_another_number_of_classes_is_the_same_backbone(file):
     write_records(file, make_plan(backbone(), backbone(classes=100)))
     built = build_table([file])
@@ -333,6 +340,12 @@ def test_a_table_of_some_of_the_paths(file):
     assert content(build_table([other], paths="K3E2G*")) == content(built)
     with pytest.raises(UsageError, match="K9"):
         build_table([file], paths="K9*")
+
+
+def test_a_filter_of_paths_that_nobody_planned_is_refused(file):
+    write_records(file, PLAN)
+    with pytest.raises(BuildError, match=r"K5G1.*was planned"):
+        build_table([file], paths="K5G1")
 
 
 # Lookup
