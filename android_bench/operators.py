@@ -62,7 +62,7 @@ def _read_onnx(content: bytes) -> tuple[Operator, ...]:
     model = onnx.ModelProto.FromString(content)
     graph = model.graph
     shapes = _onnx_shapes(graph)
-    if any(name not in shapes for node in graph.node for name in node.output if node.op_type in ("Conv", "Gemm")):
+    if any(name not in shapes for node in graph.node for name in node.output):
         graph = onnx.shape_inference.infer_shapes(model).graph
         shapes = _onnx_shapes(graph)
     operators = []
@@ -72,6 +72,7 @@ def _read_onnx(content: bytes) -> tuple[Operator, ...]:
         x = shapes[node.input[0]]
         # An operator whose own output has no shape passes it on to an activation that has one.
         y = shapes.get(node.output[0]) or _conv_output(node, x, shapes)
+        _require_static(x, y)
         others = [shapes[name] for name in node.input[1:] if name in shapes]
         if node.op_type == "Conv":
             groups = next((a.i for a in node.attribute if a.name == "group"), 1)
@@ -123,6 +124,7 @@ def _read_tflite(content: bytes) -> tuple[Operator, ...]:
         name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
         shapes = [shape(operator.Inputs(i)) for i in range(operator.InputsLength()) if operator.Inputs(i) >= 0]
         x, others, y = shapes[0], shapes[1:], shape(operator.Outputs(0))
+        _require_static(x, y)
         if name == "PAD":  # runs inside the convolution behind it
             unpadded[operator.Outputs(0)] = operator.Inputs(0)
         elif name == "CONV_2D":
@@ -143,6 +145,12 @@ def _read_tflite(content: bytes) -> tuple[Operator, ...]:
     return tuple(operators)
 
 
+def _require_static(*shapes: Shape) -> None:
+    # A dynamic dimension reads as 0 in ONNX and as -1 in TFLite, a damaged one as anything: never work without cost.
+    if any(size <= 0 for shape in shapes for size in shape):
+        raise ModelFormatError(f"not a readable model file: shapes {shapes} are not static")
+
+
 def _nchw(shape: Shape) -> Shape:
     return (shape[0], *reversed(shape[1:])) if len(shape) > 2 else shape
 
@@ -154,6 +162,9 @@ def _size(shape: Sequence[int]) -> int:
 def _conv(
     c_in: int, c_out: int, groups: int, kernel: int, pixels: int, x: Shape, y: Shape, weights: Sequence[Shape]
 ) -> Operator:
+    _require_static(*weights)
+    if groups < 1 or c_in % groups or c_out % groups:
+        raise ModelFormatError(f"not a readable model file: a convolution of {c_in} to {c_out} in {groups} groups")
     depthwise = groups == c_in and groups > 1
     macs = pixels * c_out * kernel * kernel * (c_in // groups)
     weight_bytes = 4 * sum(_size(weight) for weight in weights)
@@ -162,6 +173,7 @@ def _conv(
 
 
 def _linear(x: Shape, y: Shape, weights: Sequence[Shape]) -> Operator:
+    _require_static(*weights)
     weight_bytes = 4 * sum(_size(weight) for weight in weights)
     return Operator("linear", x[-1] * _size(y), 1, 1, x[-1], y[-1], 4 * _size(x), 4 * _size(y), weight_bytes)
 
