@@ -197,7 +197,7 @@ TINY = Preset(
         # Small networks only: on a CPU the time to train a candidate goes with its latency.
         limit_quantiles=(0.001, 0.002, 0.004, 0.008, 0.016),
         validation_share=0.25,
-        train=TrainSettings(epochs=2, batch=16, learning_rate=0.05, weight_decay=5e-4, train_images=512),
+        train=TrainSettings(epochs=2, batch=16, learning_rate=0.05, weight_decay=5e-4, train_images=400),
     ),
     connections=ConnectionSettings(
         warmup_epochs=1,

@@ -103,6 +103,8 @@ def run_search(
         raise UsageError(f"stage {stage!r} is unknown: use proposals, connections or all")
     if stage == "proposals" and proposals:
         raise UsageError("with given proposals there is nothing to do in stage proposals: use stage connections")
+    if proposals and constraints:
+        raise UsageError("limits are for the search of proposals; with given ones, leave --constraints out")
     given = tuple(Block.parse(block) if isinstance(block, str) else block for block in proposals)
 
     source = Source.parse(data)

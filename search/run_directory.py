@@ -22,7 +22,16 @@ import filelock
 from bpnas.android_bench.files import write_atomically
 from bpnas.search.errors import RunError
 
-_RESULTS = ("trials.jsonl", "proposals.json", "connections.jsonl", "connections.json", "network.json")
+_LATER_RESULTS = ("connections.jsonl", "connections.json", "network.json")
+_RESULTS = ("trials.jsonl", "proposals.json", *_LATER_RESULTS)
+_LATER_FIELDS = (
+    "target_ms",
+    "connections_data",
+    "connections_input_size",
+    "preset.connections",
+    "preset.retraining",
+    "preset.test_images",
+)
 
 
 class RunDirectory:
@@ -53,21 +62,25 @@ class RunDirectory:
             lock.release()
 
     def agree(self, config: Mapping[str, Any]) -> None:
-        """Store `config`, or check that it is the one stored; as long as nothing was found, a new one replaces it.
+        """Store `config`, or check that it is the one stored.
+
+        What was not used yet may change: everything until a first trial or epoch is there, and what concerns the
+        second stage until that one has begun.
 
         Raises:
             RunError: the stored one differs; the message names the first field that does.
         """
-        path = self.root / "config.json"
         now = json.loads(json.dumps(config))
-        if not path.exists() or not any(map(self.has, _RESULTS)):
-            self.write_json("config.json", now)
-            return
-        for name, (before, after) in _differences(self.read_json("config.json"), now).items():
-            raise RunError(
-                f"{path}: this run was started with {name} = {before}, now it is {after}; "
-                "call it as before to go on, or choose another directory with --out"
-            )
+        if self.has("config.json") and any(map(self.has, _RESULTS)):
+            free = () if any(map(self.has, _LATER_RESULTS)) else _LATER_FIELDS
+            for name, (before, after) in _differences(self.read_json("config.json"), now).items():
+                if name.startswith(free):
+                    continue
+                raise RunError(
+                    f"{self.root / 'config.json'}: this run was started with {name} = {before}, now it is {after}; "
+                    "call it as before to go on, or choose another directory with --out"
+                )
+        self.write_json("config.json", now)
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a file whole or not at all."""

@@ -209,6 +209,7 @@ def test_nothing_starts_under_an_infeasible_limit(table, tmp_path):
         ({"target_ms": float("nan")}, "positive"),
         ({"proposals": ("K3",), "stage": "connections"}, "no path"),
         ({"proposals": ("K3G1",), "stage": "proposals"}, "nothing to do"),
+        ({"proposals": ("K3G1",), "constraints": (1.0,)}, "leave --constraints out"),
         ({"stage": "connections"}, "holds no proposals yet"),
     ],
 )
@@ -243,3 +244,19 @@ def test_a_request_that_failed_before_it_found_anything_binds_nothing(table, tmp
         run_search(table, out=tmp_path, preset=MICRO, stage="connections", seed=3)
     arguments = {"out": tmp_path, "preset": MICRO, "constraints": (0.2,), "stage": "proposals", "seed": 4}
     assert len(run_search(table, **arguments).proposals) == 1
+
+
+def test_the_second_stage_may_be_changed_until_it_begins(table, tmp_path):
+    arguments = {"out": tmp_path, "preset": MICRO, "constraints": (0.2, 0.3), "seed": 1}
+    proposals = run_search(table, stage="proposals", **arguments).proposals
+    slowest = max(proposal.latency_ms for proposal in proposals)
+    needed = [site for site in table.backbone().sites if not site.is_residual]
+    fastest = table.fixed() + sum(min(table.block(proposal.block, site) for proposal in proposals) for site in needed)
+    with pytest.raises(InfeasibleLimitError, match="no network"):
+        run_search(table, stage="connections", target_ms=fastest * 0.999, **arguments)
+    changed = {**arguments, "target_ms": slowest, "preset": MICRO.override({"retraining.epochs": 1})}
+    assert run_search(table, stage="connections", **changed).network.predicted_latency_ms <= slowest
+    with pytest.raises(RunError, match="target_ms"):
+        run_search(table, **{**changed, "target_ms": slowest * 2})
+    with pytest.raises(RunError, match=r"preset\.proposals\.cycles"):
+        run_search(table, **{**changed, "preset": MICRO.override({"proposals.cycles": 9, "retraining.epochs": 1})})
