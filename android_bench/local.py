@@ -145,9 +145,11 @@ class LocalDevice:
                 conditions={"before": before, "after": dict(self.conditions())},
             )
         except _WorkerError as fault:
-            self._worker.stop()
-            self._worker = None
+            self.close()
             return failure(fault.kind, str(fault))
+        except (KeyError, TypeError):
+            self.close()
+            return failure("invalid", f"the worker answered {str(answer)[:80]}, which is no measurement")
         except BaseException:  # also Ctrl-C: the next answer would belong to this request
             self.close()
             raise

@@ -128,7 +128,10 @@ class MockDevice:
     def _run_one(self, request: RunRequest, settings: RunSettings) -> Outcome:
         # A computed device has no clock: what depends on time would make equal runs differ.
         started_at = 0.0
-        content = request.path.read_bytes()
+        try:
+            content = request.path.read_bytes()
+        except OSError as error:
+            return Failure(request.key, request.session, request.sha256, "refused", str(error), started_at)
         if not has_hash(content, request.sha256):
             message = "the model file is not the one that was sent (SHA-256 differs)"
             return Failure(request.key, request.session, request.sha256, "refused", message, started_at)

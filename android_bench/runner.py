@@ -44,6 +44,11 @@ class RunSettings:
             ("timeout_seconds", 0.001, 86_400.0),
         ):
             value = getattr(self, name)
+            whole = isinstance(low, int)
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                raise UsageError(f"run setting {name}: must be a {'whole ' * whole}number, not {value!r}")
+            if not whole:
+                object.__setattr__(self, name, float(value))  # 1 and 1.0 are equal and must give one digest
             if not low <= value <= high:
                 raise UsageError(f"run setting {name}: must be from {low:g} to {high:g}, not {value}")
 
