@@ -218,7 +218,7 @@ TINY = Preset(
         ),
     ),
     retraining=TrainSettings(
-        epochs=12, batch=32, learning_rate=0.1, nesterov=True, weight_decay=4e-5, train_images=1000
+        epochs=10, batch=32, learning_rate=0.03, nesterov=True, weight_decay=4e-5, train_images=1500
     ),
     test_images=1000,
 )
