@@ -25,7 +25,7 @@ class Command(click.Command):
         except KeyboardInterrupt:
             fail("interrupted; what was done is kept, call the same command again to go on", 130)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 place = error.filename or "a file"
                 fail(f"{place}: no space left on the disk; free some and call the same command again", 1)
             if error.filename is None:

@@ -34,6 +34,6 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             temporary.unlink()
             raise
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SpaceError(f"{path}: no space left on the disk; free some and call the same command again") from error
         raise

@@ -55,6 +55,9 @@ class Site:
     stride: int
     input_size: int
 
+    def __str__(self) -> str:
+        return f"{self.c_in}-{self.c_out}s{self.stride}x{self.input_size}"
+
     @property
     def output_size(self) -> int:
         """Height and width of the feature map that leaves (padding k // 2 on every side)."""

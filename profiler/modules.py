@@ -100,6 +100,7 @@ class BlockModule(nn.Module):
 
     def __init__(self, block: Block, site: Site, channel_shuffle: bool = False) -> None:
         super().__init__()
+        self.key = f"{block}@{site}"
         self.paths = nn.ModuleList(_path(path, site, channel_shuffle) for path in block.paths)
         self.is_residual = site.is_residual
 
@@ -152,6 +153,7 @@ class Network(nn.Module):
         for number, (block, site) in enumerate(zip(blocks, sites, strict=True)):
             if block is None and not site.is_residual:
                 raise BackboneError(f"site {number} of {backbone.name} changes the shape, so it cannot be Skip")
+        self.key = f"{','.join('skip' if b is None else str(b) for b in blocks)}@{backbone.name}x{backbone.input_size}"
         self.stem = _part(stem_part(backbone))
         self.blocks = nn.ModuleList(
             Skip() if block is None else BlockModule(block, site, backbone.channel_shuffle)

@@ -31,11 +31,10 @@ class PathPart:
 
     @property
     def key(self) -> str:
-        site = self.site
         # Shuffling one group changes nothing, so such paths share the entry without shuffle.
         shuffled = self.channel_shuffle and isinstance(self.path, ComplexPath) and self.path.groups > 1
         mark = "S" if shuffled else ""
-        return f"{self.path}{mark}@{site.c_in}-{site.c_out}s{site.stride}x{site.input_size}"
+        return f"{self.path}{mark}@{self.site}"
 
     @property
     def input_shapes(self) -> tuple[Shape, ...]:

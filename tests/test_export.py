@@ -363,6 +363,18 @@ def test_a_path_built_by_name_carries_its_key_too(runtime: str) -> None:
     assert read_metadata(exported(module, (1, 16, 8, 8), runtime), runtime)["bpnas.key"] == "K3E6G2S@16-24s1x8"
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_blocks_and_networks_say_what_they_are_made_of(runtime: str) -> None:
+    site = Site(16, 16, 1, 4)
+    block = Block.parse("K1G1+K3E2G1")
+    assert read_metadata(exported(build_module(block, site), (1, 16, 4, 4), runtime), runtime)["bpnas.key"] == (
+        "K1G1+K3E2G1@16-16s1x4"
+    )
+    backbone = Backbone("two", 8, 16, 1, (Stage(16, 2, 1),), 16, 10)
+    network = exported(build_module([block, None], backbone), (1, 3, 8, 8), runtime)
+    assert read_metadata(network, runtime)["bpnas.key"] == "K1G1+K3E2G1,skip@twox8"
+
+
 def test_inputs_and_outputs_are_named_and_laid_out_as_documented(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     part = PathPart(SimplePath(3, 1), Site(16, 24, 2, 7))

@@ -54,15 +54,16 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask, mask: int,
     assert umask(mask) == mask, "the process's own umask is as it was"
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("fails", ["write", "fsync", "replace", "mkstemp"])
 def test_no_space_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, code: int
 ) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(b"old")
 
     def full(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(code, os.strerror(code))
 
     if fails == "write":
         real_open = os.fdopen
