@@ -14,13 +14,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
+from torch import nn
 
-from bpnas.android_bench.runtimes import TfliteSession, open_session  # noqa: E402
-from bpnas.profiler import Backbone, Block, ComplexPath, SimplePath, Site, build_module, to_onnx, to_tflite  # noqa: E402
-from bpnas.profiler.backbone import BackboneError, Stage  # noqa: E402
-from bpnas.profiler.graph import EXPORT_VERSION  # noqa: E402
-from bpnas.profiler.paths import HeadPart, JoinPart, PathPart, StemPart, all_paths  # noqa: E402
+from bpnas.android_bench.runtimes import TfliteSession, open_session
+from bpnas.profiler import Backbone, Block, ComplexPath, SimplePath, Site, build_module, to_onnx, to_tflite
+from bpnas.profiler.backbone import BackboneError, Stage
+from bpnas.profiler.graph import EXPORT_VERSION
+from bpnas.profiler.paths import HeadPart, JoinPart, PathPart, StemPart, all_paths
 
 RUNTIMES = ["onnxruntime", "tflite"]
 TOLERANCE = 1e-5

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
 from click.testing import CliRunner
 
 from bpnas.search.cli import main as run_search_command

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.search import DataError, load_data

@@ -2,7 +2,8 @@ import json
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler import Block
