@@ -93,11 +93,15 @@ class Device(Protocol):
         """Give everything back; calling it twice does no harm."""
         ...
 
-    def __enter__(self) -> Self: ...
+    # Devices that inherit get these two for nothing.
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 def open_device(serial: str, runtime: str) -> Device:

@@ -13,10 +13,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from bpnas.android_bench.device import Conditions, DeviceInfo
+from bpnas.android_bench.device import Conditions, Device, DeviceInfo
 from bpnas.android_bench.errors import RuntimeUnavailableError
 from bpnas.android_bench.runner import Failure, FailureKind, Measurement, Outcome, RunRequest, RunSettings
 
@@ -92,7 +91,7 @@ class _Worker:
                 stream.close()
 
 
-class LocalDevice:
+class LocalDevice(Device):
     """This machine, through the runtime that is installed beside bpnas."""
 
     def __init__(self, runtime: str) -> None:
@@ -179,14 +178,6 @@ class LocalDevice:
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _processor() -> str:

@@ -16,10 +16,8 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
-from bpnas.android_bench.device import Conditions, DeviceInfo
+from bpnas.android_bench.device import Conditions, Device, DeviceInfo
 from bpnas.android_bench.errors import UnknownSerialError
 from bpnas.android_bench.operators import ModelFormatError, Operator, read_operators
 from bpnas.android_bench.runner import Failure, Measurement, Outcome, RunRequest, RunSettings, has_hash
@@ -86,7 +84,7 @@ _SAMPLE_SPREAD = 0.008  # of a sample within it
 _BURST_SHARE, _BURST = 0.02, (0.04, 0.09)  # now and then a sample is late by so much, as on a real phone
 
 
-class MockDevice:
+class MockDevice(Device):
     """A computed device.
 
     Args:
@@ -162,11 +160,3 @@ class MockDevice:
 
     def close(self) -> None:
         pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
