@@ -111,16 +111,3 @@ def test_mutation_in_a_small_table_stays_in_it_and_reaches_all_of_it(paths):
 def test_a_code_without_paths_is_rejected(full):
     with pytest.raises(BlockError, match="000"):
         full.latency(0)
-
-
-@pytest.mark.slow
-def test_all_blocks_over_22_sites_take_at_most_100_ms():
-    from time import perf_counter
-
-    from bpnas.profiler import Backbone
-
-    space = BlockSpace(FormulaTable((Backbone.load("mobilenetv2", 32),)))
-    space.latencies()
-    start = perf_counter()
-    space.latencies()
-    assert perf_counter() - start < 0.1
