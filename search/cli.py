@@ -34,7 +34,7 @@ _OVERRIDES = {
 
 
 @click.command(cls=Command)
-@click.option("--table", required=True, type=click.Path(dir_okay=False), help="Latency table, from build-table.")
+@click.option("--table", type=click.Path(dir_okay=False), help="Latency table.  [default: the one in this directory]")
 @click.option(
     "--stage",
     type=click.Choice(["proposals", "connections", "all"]),
@@ -69,7 +69,7 @@ _OVERRIDES = {
 @click.option("--retrain-images", type=int, help="Training images of the final network.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def main(
-    table: str,
+    table: str | None,
     stage: Any,
     preset: str,
     constraints: str | None,
@@ -99,6 +99,7 @@ def main(
     chosen = Preset.load(preset).override(values)
     limits = _milliseconds(constraints)
     blocks = _blocks(proposals)
+    table = table or _table_here()
     loaded = LatencyTable.load(table)
     with _display(loaded.meta.mock) as progress:
         result = run_search(
@@ -118,6 +119,16 @@ def main(
         )
     cost = None if preset == "paper" or blocks else _cost(loaded, result)
     print_result(_as_dict(result, cost), as_json, _summary(table, result, cost))
+
+
+def _table_here() -> str:
+    from bpnas.tables.schema import is_table_file
+
+    files = sorted(str(path) for path in Path().glob("*.parquet") if is_table_file(path))
+    if len(files) != 1:
+        found = f"{len(files)} tables in this directory ({', '.join(files)})" if files else "no table in this directory"
+        raise UsageError(f"{found}; name one with --table, or make one with build-table")
+    return files[0]
 
 
 def _milliseconds(text: str | None) -> tuple[float, ...]:

@@ -145,6 +145,14 @@ def write_table(path: Path, table: pa.Table, meta: TableMeta) -> None:
     write_atomically(path, content.replace((_HASH_MARK + zeros).encode(), (_HASH_MARK + digest).encode()))
 
 
+def is_table_file(path: str | Path) -> bool:
+    """Whether the file calls itself a bpnas table (whatever state it is in)."""
+    try:
+        return _HASH_PATTERN.search(Path(path).read_bytes()) is not None
+    except OSError:
+        return False
+
+
 def read_table(path: Path) -> tuple[pa.Table, TableMeta, str]:
     """The content, the metadata and the hash of a table file.
 

@@ -62,7 +62,6 @@ def damaged(table, tmp_path):
 BAD = {
     "no table": (lambda t, d: ["--table", d / "none.parquet"], 1, "none.parquet"),
     "damaged table": (lambda t, d: ["--table", damaged(t, d)], 1, "damaged"),
-    "no option table": (lambda t, d: [], 2, "--table"),
     "stage": (lambda t, d: ["--table", t, "--stage", "third"], 2, "third"),
     "preset": (lambda t, d: ["--table", t, "--preset", "huge"], 2, "tiny, paper"),
     "source": (lambda t, d: ["--table", t, "--data", "imagenet"], 2, "no data source is called 'imagenet'"),
@@ -92,6 +91,18 @@ def test_bad_input_is_one_sentence_and_the_right_exit_code(case, small_table, tm
     assert result.exit_code == code, result.output
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_the_only_table_in_the_directory_is_taken(small_table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no table in this directory" in call("--constraints", "0.0001").output
+    (tmp_path / "other.parquet").write_bytes(b"PAR1 of somebody else PAR1")
+    (tmp_path / "one.parquet").write_bytes(small_table.read_bytes())
+    assert "smallest feasible latency is" in call("--constraints", "0.0001").output
+    (tmp_path / "two.parquet").write_bytes(small_table.read_bytes())
+    result = call("--constraints", "0.0001")
+    assert result.exit_code == 2
+    assert "2 tables in this directory (one.parquet, two.parquet)" in result.output
 
 
 def test_classes_that_the_head_does_not_have(small_table, tmp_path):
