@@ -11,7 +11,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -295,8 +295,9 @@ class Records:
             yield setup, Failure(**row)
 
     def _rows(self, table: str) -> Iterator[dict[str, Any]]:
-        with _faults(self.path):
-            cursor = self._connection.execute(f"SELECT * FROM {table} ORDER BY key, session, rowid")
+        # A cursor that lives on in a traceback would keep the file locked, and the next writer waiting.
+        query = self._connection.execute
+        with _faults(self.path), closing(query(f"SELECT * FROM {table} ORDER BY key, session, rowid")) as cursor:
             names = [column[0] for column in cursor.description]
             for values in cursor:
                 row = dict(zip(names, values, strict=True))

@@ -444,6 +444,19 @@ def test_a_file_with_a_flipped_bit_is_not_written_to_unless_it_reads_well(whole,
     assert opened > 0
 
 
+def test_a_damaged_file_is_not_kept_locked_by_the_error_about_it(whole, tmp_path):
+    path = shutil.copy(whole, tmp_path / "r.sqlite")
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE measurement SET repeats = repeats + 1 WHERE rowid = 3")
+    connection.close()
+    with pytest.raises(RecordsError) as caught, Records.read(path) as records:
+        list(records.measurements())
+    assert caught.value is not None  # its traceback still holds what was going on
+    other = sqlite3.connect(path, timeout=0)
+    other.execute("BEGIN EXCLUSIVE")
+    other.close()
+
+
 def test_an_edited_number_is_noticed_although_the_database_is_sound(whole, tmp_path):
     path = tmp_path / "r.sqlite"
     edits = {"samples_ns": "'[1]'", "repeats": "repeats + 1", "session": "session + 50", "sha256": "''"}
