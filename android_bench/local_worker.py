@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bpnas.android_bench.errors import BpnasError
-from bpnas.android_bench.runner import RunSettings, has_hash
+from bpnas.android_bench.runner import RunSettings, read_model
 from bpnas.android_bench.runtimes import open_session, runtime_sha256, runtime_version, tflite_package
 
 
@@ -43,9 +43,7 @@ def main() -> None:
         request = json.loads(line)
         path, settings = Path(request["path"]), RunSettings(**request["settings"])
         try:
-            if not has_hash(path.read_bytes(), request["sha256"]):
-                answer({"refused": "the model file is not the one that was sent (SHA-256 differs)"})
-                continue
+            read_model(path, request["sha256"])
             answer(time_model(runtime, path, settings))
         except Exception as error:
             answer({"refused": " ".join(str(error).split()) or repr(error)})

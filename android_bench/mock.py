@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from bpnas.android_bench.device import Conditions, Device, DeviceInfo
 from bpnas.android_bench.errors import UnknownSerialError
-from bpnas.android_bench.operators import ModelFormatError, Operator, read_operators
-from bpnas.android_bench.runner import Failure, Measurement, Outcome, RunRequest, RunSettings, has_hash
+from bpnas.android_bench.operators import Operator, read_operators
+from bpnas.android_bench.runner import Failure, Measurement, Outcome, RunRequest, RunSettings, read_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +127,8 @@ class MockDevice(Device):
         # A computed device has no clock: what depends on time would make equal runs differ.
         started_at = 0.0
         try:
-            content = request.path.read_bytes()
-        except OSError as error:
-            return Failure(request.key, request.session, request.sha256, "refused", str(error), started_at)
-        if not has_hash(content, request.sha256):
-            message = "the model file is not the one that was sent (SHA-256 differs)"
-            return Failure(request.key, request.session, request.sha256, "refused", message, started_at)
-        try:
-            latency_ns = self._profile.latency_ns(read_operators(content))
-        except ModelFormatError as error:
+            latency_ns = self._profile.latency_ns(read_operators(read_model(request.path, request.sha256)))
+        except (OSError, ValueError) as error:  # gone, changed on the way, or a ModelFormatError
             return Failure(request.key, request.session, request.sha256, "refused", str(error), started_at)
         rng = random.Random(f"{self._seed}/{request.key}/{request.session}")
         repeats = max(1, round(settings.sample_ms * 1e6 / latency_ns))

@@ -131,6 +131,14 @@ class Failure:
 Outcome = Measurement | Failure
 
 
-def has_hash(content: bytes, sha256: str) -> bool:
-    """Whether a model file arrived as it was sent."""
-    return hashlib.sha256(content).hexdigest() == sha256
+def read_model(path: Path, sha256: str) -> bytes:
+    """The content of a model file, as it was sent.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: its SHA-256 is another.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError("the model file is not the one that was sent (SHA-256 differs)")
+    return content

@@ -277,24 +277,19 @@ class Records:
         Raises:
             RecordsError: a row is damaged.
         """
-        setups: dict[tuple[str, str, int], Setup] = {}
-        for row in self._rows("measurement"):
-            identity = (row.pop("fingerprint"), row.pop("settings"), row.pop("export_version"))
-            if identity not in setups:
-                setups[identity] = self._setup(*identity)
-            row["samples_ns"] = tuple(json.loads(row["samples_ns"]))
-            row["conditions"] = json.loads(row["conditions"])
-            del row["tools"]
-            yield setups[identity], Measurement(**row)
+        for setup, row in self._rows("measurement"):
+            with _faults(self.path):
+                row["samples_ns"] = tuple(json.loads(row["samples_ns"]))
+                row["conditions"] = json.loads(row["conditions"])
+            yield setup, Measurement(**row)
 
     def failures(self) -> Iterator[tuple[Setup, Failure]]:
         """Every failure, ordered by key and session; a part that was measured later appears in both lists."""
-        for row in self._rows("failure"):
-            setup = self._setup(row.pop("fingerprint"), row.pop("settings"), row.pop("export_version"))
-            del row["tools"]
+        for setup, row in self._rows("failure"):
             yield setup, Failure(**row)
 
-    def _rows(self, table: str) -> Iterator[dict[str, Any]]:
+    def _rows(self, table: str) -> Iterator[tuple[Setup, dict[str, Any]]]:
+        setups: dict[tuple[str, str, int], Setup] = {}
         # A cursor that lives on in a traceback would keep the file locked, and the next writer waiting.
         query = self._connection.execute
         with _faults(self.path), closing(query(f"SELECT * FROM {table} ORDER BY key, session, rowid")) as cursor:
@@ -303,7 +298,11 @@ class Records:
                 row = dict(zip(names, values, strict=True))
                 if row.pop("row_sha256") != _row_sha256(row):
                     raise RecordsError(_damaged(self.path, f"a {table} row of {row['key']!r} has changed"))
-                yield row
+                del row["tools"]
+                identity = (row.pop("fingerprint"), row.pop("settings"), row.pop("export_version"))
+                if identity not in setups:
+                    setups[identity] = self._setup(*identity)
+                yield setups[identity], row
 
     def _setup(self, fingerprint: str, settings: str, export_version: int) -> Setup:
         with _faults(self.path):

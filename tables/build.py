@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpnas.android_bench.runner import Measurement
+from bpnas.profiler.backbone import IMAGE_CHANNELS
 from bpnas.profiler.block import ComplexPath
 from bpnas.profiler.campaign import plan_parts
 from bpnas.profiler.paths import HeadPart, JoinPart, Part, PathPart, StemPart, all_paths, select_paths
@@ -83,7 +84,7 @@ def build_table(
     missing = tuple(sorted(key for key in parts if len(measured[key]) < planned_sessions[key]))
     if missing and not allow_missing:
         raise BuildError(
-            f"{names}: {_count(missing)} of {len(parts)} entries missing: {_examples(missing)}; finish the campaign "
+            f"{names}: {len(missing):,} of {len(parts)} entries missing: {name_some(missing)}; finish the campaign "
             "with the same profile-device command, or accept a table with holes with --allow-missing"
         )
     rows = [_row(parts[key], setup, measured[key]) for key in sorted(parts) if measured[key]]
@@ -182,7 +183,12 @@ def _geometry(part: Part) -> dict[str, Any]:
                 **asdict(site),
             }
         case StemPart():
-            return {"c_in": 3, "c_out": part.channels, "stride": part.stride, "input_size": part.input_size}
+            return {
+                "c_in": IMAGE_CHANNELS,
+                "c_out": part.channels,
+                "stride": part.stride,
+                "input_size": part.input_size,
+            }
         case HeadPart():
             return {"c_in": part.c_in, "c_out": part.channels, "input_size": part.input_size}
         case JoinPart():
@@ -196,9 +202,6 @@ def _arrow_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS} for row in rows], schema=schema)
 
 
-def _count(keys: Sequence[str]) -> str:
-    return f"{len(keys):,}"
-
-
-def _examples(keys: Sequence[str]) -> str:
+def name_some(keys: Sequence[str]) -> str:
+    """The first few keys, for a message."""
     return ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")

@@ -39,7 +39,7 @@ def main(
 
     A table is of one device, one runtime and one setting; anything else is refused, and nothing is filled in.
     """
-    from bpnas.tables.build import build_table
+    from bpnas.tables.build import build_table, name_some
     from bpnas.tables.schema import write_table
 
     files = records or _records_here()
@@ -69,8 +69,7 @@ def main(
         f"Backbone {meta.backbones[0].name} at input size {sizes}; {len(meta.paths)} of 272 paths at every site",
     ]
     if meta.missing:
-        text.append(f"{len(meta.missing)} planned entries are missing: {', '.join(meta.missing[:5])}"
-                    f"{', ...' if len(meta.missing) > 5 else ''}")  # fmt: skip
+        text.append(f"{len(meta.missing)} planned entries are missing: {name_some(meta.missing)}")
     if not as_csv:
         text.append(f"Next: run-search --table {path}")
     print_result(result, as_json, "\n".join(text))

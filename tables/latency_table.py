@@ -141,12 +141,9 @@ class LatencyTable:
 
     def path_latencies(self, input_size: int | None = None, classes: int | None = None) -> npt.NDArray[np.float64]:
         """Latencies of `paths()` at every site, in ms: shape (paths, sites)."""
-        backbone = self.backbone(input_size, classes)
-        columns = {
-            site: [self._latency_ms[self._key(path, site)] for path in self.paths(input_size, classes)]
-            for site in dict.fromkeys(backbone.sites)
-        }
-        return np.array([columns[site] for site in backbone.sites], np.float64).T
+        sites, paths = self.backbone(input_size, classes).sites, self.paths(input_size, classes)
+        columns = {site: [self._latency_ms[self._key(path, site)] for path in paths] for site in dict.fromkeys(sites)}
+        return np.array([columns[site] for site in sites], np.float64).T
 
     def _key(self, path: BlockPath, site: Site) -> str:
         return PathPart(path, site, self._channel_shuffle).key
