@@ -4,26 +4,51 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from bpnas.android_bench.errors import BpnasError
 
 
-class Command(click.Command):
-    """A click command that turns bpnas errors, a full disk and Ctrl-C into a sentence and an exit code.
+class Interrupted(KeyboardInterrupt):
+    """A signal that asks the program to end, treated like Ctrl-C: what it uses is put in order first.
 
-    Exit codes: 0 done, 1 failure, 2 wrong usage, 130 interrupted.
+    Attributes:
+        exit_code: 128 + the signal's number.
     """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+
+
+class Option(click.Option):
+    """An option that stands under a heading of its own in the help."""
+
+    def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class _BpnasCommand(click.Command):
+    """What `Command` and `Group` have in common."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _orderly_end():
+                return super().invoke(ctx)
         except BpnasError as error:
             fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            fail("interrupted; what was done is kept, call the same command again to go on", 130)
+        except KeyboardInterrupt as interrupt:
+            exit_code = interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
+            fail("interrupted; what was done is kept, call the same command again to go on", exit_code)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 place = error.filename or "a file"
@@ -31,6 +56,64 @@ class Command(click.Command):
             if error.filename is None:
                 raise
             fail(f"{error.filename}: {error.strerror}", 1)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                section = parameter.section if isinstance(parameter, Option) else "Options"
+                sections.setdefault(section, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class Command(_BpnasCommand):
+    """A click command that turns bpnas errors, a full disk and Ctrl-C into a sentence and an exit code.
+
+    Exit codes: 0 done, 1 failure, 2 wrong usage, 128 + N ended by signal N (130 Ctrl-C, 143 SIGTERM).
+    """
+
+
+class Group(_BpnasCommand, click.Group):
+    """A command with commands below it, all of them with the errors and exit codes of `Command`.
+
+    Options of its own are refused before the name of another command, which would not see them.
+    """
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        resolved = super().resolve_command(ctx, args)
+        for parameter in self.params:
+            if parameter.name and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"{parameter.opts[0]}: options of '{resolved[0]}' stand after its name", ctx)
+        return resolved
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM, and the SIGHUP of a terminal that went away, as exceptions: phones are restored, records closed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough: nothing may cut the cleaning up short
+        raise Interrupted(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores one, and the command around this has both
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def fail(sentence: str, exit_code: int) -> None:

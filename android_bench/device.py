@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from bpnas.android_bench.errors import UnknownSerialError, UsageError
+from bpnas.android_bench.errors import UsageError
 from bpnas.android_bench.runner import Outcome, RunRequest, RunSettings
 
 RUNTIMES = ("tflite", "onnxruntime")
 MODEL_SUFFIX = {"tflite": ".tflite", "onnxruntime": ".onnx"}
+
+DEVICE_FOLDER = "/data/local/tmp/bpnas"
+"""Where bpnas keeps its things on a phone: the one place where Android's shell may both write and run files."""
 
 Conditions = Mapping[str, float | str]
 """What the device's state is right now, by name with its unit, as `{"load_1min": 0.3, "temperature_c": 41.0}`."""
@@ -33,6 +38,8 @@ class DeviceInfo:
         runtime: one of `RUNTIMES`.
         runtime_version: package and version.
         runtime_sha256: of the runtime's binary.
+        affinity: the cores that a model may run on, a hexadecimal mask as `taskset` takes it; empty where nothing is
+            pinned.
     """
 
     name: str
@@ -44,6 +51,7 @@ class DeviceInfo:
     runtime: str
     runtime_version: str
     runtime_sha256: str
+    affinity: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -54,17 +62,64 @@ class DeviceInfo:
     def label(self) -> str:
         """For people: `Samsung Galaxy S9 (MOCK: computed, not measured), tflite mock-1`."""
         mock = " (MOCK: computed, not measured)" if self.mock else ""
-        return f"{self.model}{mock}, {self.runtime} {self.runtime_version}"
+        runtime = "" if self.runtime_version.startswith(self.runtime) else f"{self.runtime} "
+        return f"{self.model}{mock}, {runtime}{self.runtime_version}"
 
     def to_json(self) -> str:
         """Canonical: equal infos give equal texts."""
-        return json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        if not self.affinity:
+            del values["affinity"]  # so the fingerprints of devices that pin nothing stay what they were before it
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> DeviceInfo:
         """The inverse of `to_json`; raises TypeError or ValueError on anything else."""
         values: dict[str, Any] = json.loads(text)
         return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """How a device is used, beside what is timed; computed devices heed none of it.
+
+    Attributes:
+        bundle: folder made by `profile-device bundle`; None takes the newest one for the device's processor.
+        runner: a program to use instead of the bundle's: a build of bpnas-runner, or TensorFlow's `benchmark_model`.
+        runtime_library: the runtime for `runner`; None where it is linked in.
+        affinity: hexadecimal mask of cores, or `none`; None means the big cores of a phone, and nothing elsewhere.
+        max_temperature_c: no model starts above it; 0 switches the gate off.
+        sentinel_limit: a core slower than this many times its own beginning is cooled down first; 0 switches it off.
+        reconnect_seconds: a lost device is waited for so long.
+        keep_governor: leave the frequency governor alone also where root would allow to set it.
+        directory: folder on the device for all that bpnas puts there; None means `DEVICE_FOLDER` on a phone.
+
+    Raises:
+        UsageError: a value makes no sense; the message names the command's option.
+    """
+
+    bundle: Path | None = None
+    runner: Path | None = None
+    runtime_library: Path | None = None
+    affinity: str | None = None
+    max_temperature_c: float = 45.0
+    sentinel_limit: float = 1.10
+    reconnect_seconds: float = 300.0
+    keep_governor: bool = False
+    directory: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (
+            ("--max-temperature", self.max_temperature_c),
+            ("--sentinel-limit", self.sentinel_limit),
+            ("--reconnect", self.reconnect_seconds),
+        ):
+            if not 0 <= value < math.inf:
+                raise UsageError(f"{option} {value}: must be 0 or more")
+        if 0 < self.sentinel_limit <= 1:
+            raise UsageError(f"--sentinel-limit {self.sentinel_limit}: must be above 1, or 0, which switches it off")
+        if self.directory is not None and not (self.directory.startswith("/") and self.directory.isprintable()):
+            raise UsageError(f"--directory {self.directory!r}: must be an absolute path on the device")
 
 
 class Device(Protocol):
@@ -79,10 +134,13 @@ class Device(Protocol):
         """The device's state now; quick enough to be read around every model."""
         ...
 
-    def run(self, requests: Sequence[RunRequest], settings: RunSettings) -> Iterator[Outcome]:
-        """Time model files one after the other, each in a fresh session; yields each outcome as soon as it is there.
+    def run(self, requests: Iterable[RunRequest], settings: RunSettings) -> Iterator[Outcome]:
+        """Time model files one after the other, each in a fresh session; yields each outcome as soon as it is there, in
+        the order of the requests.
 
-        A model that crashes, hangs or is refused gives a `Failure` and costs nothing but itself.
+        A model that crashes, hangs or is refused gives a `Failure` and costs nothing but itself. Requests are taken
+        when there is use for them: one by one, or ahead, in batches, and then also from another thread. A request's
+        file must exist until its outcome was yielded.
 
         Raises:
             DeviceLostError: the device is gone; what was yielded until then is good.
@@ -104,25 +162,30 @@ class Device(Protocol):
         self.close()
 
 
-def open_device(serial: str, runtime: str) -> Device:
-    """The device with that serial: `local` (this machine) or `mock:NAME` (computed latencies).
+def open_device(serial: str, runtime: str, options: DeviceOptions = DeviceOptions()) -> Device:
+    """The device with that serial.
+
+    Args:
+        serial: `local` (this machine), `mock:NAME` (computed latencies), or of a phone: a USB serial or `HOST:PORT`.
+        runtime: one of `RUNTIMES`.
+        options: see there. With a bundle or a runner this machine is timed as a phone is, by the native runner.
 
     Raises:
         UnknownSerialError: there is no such device.
-        UsageError: there is no such runtime.
+        UsageError: there is no such runtime, or the options make no sense.
         RuntimeUnavailableError: the runtime is not installed on the device or does not start.
+        DeviceError: the device cannot be used.
     """
     if runtime not in RUNTIMES:
         raise UsageError(f"runtime {runtime!r} is unknown: use {' or '.join(RUNTIMES)}")
-    if serial == "local":
-        from bpnas.android_bench.local import LocalDevice
-
-        return LocalDevice(runtime)
     if serial.startswith("mock:"):
         from bpnas.android_bench.mock import MockDevice
 
         return MockDevice(serial.removeprefix("mock:"), runtime)
-    raise UnknownSerialError(
-        f"no device answers to serial {serial!r}: use 'local' for this machine or 'mock:s9' for a computed Galaxy S9 "
-        "(phones over ADB are not supported yet)"
-    )
+    if serial == "local" and options.bundle is None and options.runner is None:
+        from bpnas.android_bench.local import LocalDevice
+
+        return LocalDevice(runtime)
+    from bpnas.android_bench.native_device import open_native_device
+
+    return open_native_device(serial, runtime, options)

@@ -5,7 +5,9 @@ BpnasError                     every error that bpnas raises on purpose
 │   └── UnknownSerialError     no device answers to that serial
 ├── DeviceError                the device or its runtime cannot be used
 │   ├── RuntimeUnavailableError  the inference runtime is not installed or does not start
-│   └── DeviceLostError        the device went away in mid-work
+│   ├── DeviceLostError        the device went away in mid-work
+│   ├── DeviceSpaceError       no space left on the device
+│   └── DeviceChangedError     another device, or another version of it, came back in its place
 ├── SpaceError                 no space left where something had to be written
 └── (the rooms above add their own: BlockError, BackboneError, RecordsError, TableError, SearchError, ...)
 
@@ -42,6 +44,14 @@ class RuntimeUnavailableError(DeviceError):
 
 class DeviceLostError(DeviceError):
     """The device went away in mid-work; what it had answered until then is kept."""
+
+
+class DeviceSpaceError(DeviceError):
+    """No space left on the device."""
+
+
+class DeviceChangedError(DeviceError):
+    """What answers now has another fingerprint than before; nothing of it may meet what was measured until then."""
 
 
 class SpaceError(BpnasError):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class LocalDevice(Device):
             values["temperature_c"] = temperature / 1000
         return values
 
-    def run(self, requests: Sequence[RunRequest], settings: RunSettings) -> Iterator[Outcome]:
+    def run(self, requests: Iterable[RunRequest], settings: RunSettings) -> Iterator[Outcome]:
         for request in requests:
             yield self._run_one(request, settings)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bpnas.android_bench.device import Conditions, Device, DeviceInfo
@@ -119,7 +119,7 @@ class MockDevice(Device):
     def conditions(self) -> Conditions:
         return {"device": "mock"}
 
-    def run(self, requests: Sequence[RunRequest], settings: RunSettings) -> Iterator[Outcome]:
+    def run(self, requests: Iterable[RunRequest], settings: RunSettings) -> Iterator[Outcome]:
         for request in requests:
             yield self._run_one(request, settings)
 
