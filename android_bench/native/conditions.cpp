@@ -1,0 +1,110 @@
+#include "conditions.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
+#include <fcntl.h>
+#include <sched.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "exit_code.h"
+#include "timing.h"
+
+namespace {
+
+// Multiply and add, each waiting for the one before: 6 to 8 cycles a step, so a third of a millisecond at 2 GHz.
+constexpr int kSentinelSteps = 100'000;
+constexpr int kSentinelPasses = 3;
+constexpr int kMostSentinelPasses = 100;
+
+double sentinel_pass_ns() {
+    volatile double seed = 0.5;  // so that nothing is computed by the compiler
+    double x = seed;
+    const std::int64_t start = now_ns();
+    for (int i = 0; i < kSentinelSteps; ++i) x = x * 0.999999 + 0.000001;
+    seed = x;
+    return static_cast<double>(now_ns() - start);
+}
+
+void sleep_one_second() {
+    timespec left{1, 0};
+    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+    }
+}
+
+}  // namespace
+
+std::optional<double> WatchedFile::read() const {
+    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0) return {};
+    char text[64] = {};
+    const ssize_t length = ::read(descriptor, text, sizeof text - 1);
+    close(descriptor);
+    char *end = nullptr;
+    const double value = length > 0 ? std::strtod(text, &end) : 0;
+    if (length <= 0 || end == text || std::strspn(end, " \t\r\n") != std::strlen(end)) return {};
+    return std::isfinite(value * scale) ? std::optional<double>(value * scale) : std::nullopt;
+}
+
+void set_affinity(const std::string &mask) {
+    cpu_set_t cores;
+    CPU_ZERO(&cores);
+    const std::string digits = mask.rfind("0x", 0) == 0 ? mask.substr(2) : mask;
+    bool right = !digits.empty() && digits.size() * 4 <= CPU_SETSIZE;
+    for (std::size_t i = 0; right && i < digits.size(); ++i) {
+        const char text[] = {digits[digits.size() - 1 - i], '\0'};
+        char *end = nullptr;
+        const unsigned long digit = std::strtoul(text, &end, 16);
+        right = end != text;
+        for (std::size_t bit = 0; bit < 4; ++bit) {
+            if (digit >> bit & 1) CPU_SET(i * 4 + bit, &cores);
+        }
+    }
+    if (!right) throw Fatal(kUsage, "--affinity must be a hexadecimal mask of cores, not '" + mask + "'");
+    if (sched_setaffinity(0, sizeof cores, &cores) != 0) {
+        throw Fatal(kAffinityUnusable, "the affinity " + mask + " cannot be set: " + std::strerror(errno) +
+                                           "; give a mask of cores that this machine has and this user may use");
+    }
+}
+
+std::string affinity() {
+    cpu_set_t cores;
+    CPU_ZERO(&cores);
+    if (sched_getaffinity(0, sizeof cores, &cores) != 0) return "";
+    std::string digits;
+    for (std::size_t i = CPU_SETSIZE; i > 0; i -= 4) {
+        int digit = 0;
+        for (std::size_t bit = 1; bit <= 4; ++bit) digit = digit << 1 | (CPU_ISSET(i - bit, &cores) ? 1 : 0);
+        if (digit != 0 || !digits.empty()) digits += "0123456789abcdef"[digit];
+    }
+    return digits;
+}
+
+double sentinel_ns() {
+    // A core that slept runs slowly at first, which is not throttling: go on for as long as it is still getting faster.
+    double best = std::numeric_limits<double>::infinity();
+    for (int pass = 0, since_best = 0; pass < kMostSentinelPasses && since_best < kSentinelPasses;
+         ++pass, ++since_best) {
+        const double time = sentinel_pass_ns();
+        if (time < best * 0.99) since_best = 0;
+        best = std::min(best, time);
+    }
+    return best;
+}
+
+void cool_down(double seconds, const std::function<std::optional<double>()> &too_high,
+               const std::function<void(double)> &report) {
+    const std::int64_t start = now_ns();
+    for (int waited = 0;; ++waited) {
+        const std::optional<double> value = too_high();
+        if (!value) return;
+        if (waited % 5 == 0) report(*value);
+        if (static_cast<double>(now_ns() - start) / 1e9 + 1 > seconds) return;
+        sleep_one_second();
+    }
+}

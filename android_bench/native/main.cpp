@@ -1,0 +1,186 @@
+// bpnas-runner: times the models of a list, one after the other, in one process. docs/native.md describes its lines.
+#include <cstdio>
+#include <exception>
+#include <optional>
+#include <string>
+
+#include <unistd.h>
+
+#include "conditions.h"
+#include "deadline.h"
+#include "exit_code.h"
+#include "json_lines.h"
+#include "model_list.h"
+#include "options.h"
+#include "runtime.h"
+#include "timing.h"
+
+namespace {
+
+class Runner {
+public:
+    Runner(const Options &options, const Answers &answers, Runtime &runtime)
+        : options_(options), answers_(answers), runtime_(runtime), baseline_ns_(options.sentinel_baseline_ns) {}
+
+    void run_all(const std::vector<ModelEntry> &models) {
+        for (std::size_t i = static_cast<std::size_t>(options_.first); i < models.size(); ++i) {
+            index_ = static_cast<std::int64_t>(i);
+            model_ = &models[i];
+            run_one();
+        }
+        answers_.write(JsonLine().add("end", static_cast<std::int64_t>(models.size())));
+    }
+
+private:
+    JsonLine line(const char *kind) const {
+        JsonLine line;
+        line.add(kind, index_).add("id", model_->id);
+        return line;
+    }
+
+    void run_one() {
+        answers_.write(line("begin"));
+        wait_while_hot();
+        double before_ns = wait_while_slow();
+        const Numbers before = state(before_ns);
+        try {
+            JsonLine timed = time_model();
+            double after_ns = sentinel_ns();
+            bool throttled = is_slow(after_ns);
+            Numbers first = before;
+            if (throttled) {  // some samples come from a core that had slowed down: once more, when it has recovered
+                wait_while_hot();
+                before_ns = wait_while_slow();
+                first = state(before_ns);
+                timed = time_model();
+                after_ns = sentinel_ns();
+                throttled = is_slow(after_ns);
+            }
+            Numbers after = state(after_ns);
+            if (throttled) after.emplace_back("throttled", 1);
+            answers_.write(timed.add("before", first).add("after", after));
+        } catch (const Refused &reason) {
+            answers_.write(line("model").add("refused", one_line(reason.what())));
+            return;
+        }
+        if (options_.profile) profile();
+    }
+
+    JsonLine time_model() {
+        const Deadline deadline = time_limit("model");
+        const std::int64_t start = now_ns();
+        const std::unique_ptr<Session> session = runtime_.open(model());
+        const std::int64_t load_ns = now_ns() - start;
+        const Timing timing = time_session(*session, options_.timing);
+        JsonLine timed = line("model");
+        timed.add("samples_ns", timing.samples_ns).add("repeats", timing.repeats);
+        timed.add("warmup_runs", timing.warmup_runs).add("warmup_ns", timing.warmup_ns).add("load_ns", load_ns);
+        if (options_.print_output > 0)
+            timed.add("output", session->output(static_cast<std::size_t>(options_.print_output)));
+        return timed;
+    }
+
+    void profile() {
+        try {
+            std::string operators = "[";
+            {
+                const Deadline deadline = time_limit("profile");
+                const std::string folder = options_.list.substr(0, options_.list.rfind('/') + 1);
+                for (const OperatorTime &time : runtime_.profile(model(), folder)) {
+                    char ns[32];
+                    std::snprintf(ns, sizeof ns, "%.0f", time.ns);
+                    operators += (operators.size() > 1 ? "," : "") + ("{\"name\":" + json_string(time.name)) +
+                                 ",\"type\":" + json_string(time.type) + ",\"ns\":" + ns + "}";
+                }
+            }
+            answers_.write(line("profile").add_json("operators", operators + "]"));
+        } catch (const Refused &reason) {
+            answers_.write(line("profile").add("unavailable", one_line(reason.what())));
+        }
+    }
+
+    Model model() const { return {model_->data, model_->size, static_cast<int>(options_.threads)}; }
+
+    Deadline time_limit(const char *kind) const {
+        return Deadline(options_.timeout_seconds, answers_.descriptor(),
+                        line(kind).add("timeout", options_.timeout_seconds).finished());
+    }
+
+    void report_cooling(const char *what, double value) {
+        answers_.write(JsonLine().add("cooling", index_).add("value", value).add("what", std::string(what)));
+    }
+
+    void wait_while_hot() {
+        if (!options_.hot_gate) return;
+        const auto too_hot = [&]() -> std::optional<double> {
+            const std::optional<double> value = options_.hot_gate->file.read();
+            return value && *value >= options_.hot_gate->limit ? value : std::nullopt;
+        };
+        cool_down(options_.cool_seconds, too_hot, [&](double value) { report_cooling("hot_file", value); });
+    }
+
+    // Returns the last reading of the sentinel.
+    double wait_while_slow() {
+        double last_ns = sentinel_ns();
+        if (baseline_ns_ <= 0) baseline_ns_ = last_ns;
+        bool is_first = true;
+        const auto too_slow = [&]() -> std::optional<double> {
+            if (!is_first) last_ns = sentinel_ns();
+            is_first = false;
+            return is_slow(last_ns) ? std::optional<double>(last_ns) : std::nullopt;
+        };
+        cool_down(options_.cool_seconds, too_slow, [&](double value) { report_cooling("sentinel_ns", value); });
+        return last_ns;
+    }
+
+    bool is_slow(double ns) const { return options_.sentinel_limit > 0 && ns > options_.sentinel_limit * baseline_ns_; }
+
+    Numbers state(double sentinel) const {
+        Numbers numbers;
+        for (const WatchedFile &file : options_.watches) {
+            if (const std::optional<double> value = file.read()) numbers.emplace_back(file.name, *value);
+        }
+        numbers.emplace_back("sentinel_ns", sentinel);
+        return numbers;
+    }
+
+    const Options &options_;
+    const Answers &answers_;
+    Runtime &runtime_;
+    double baseline_ns_;
+    std::int64_t index_ = 0;
+    const ModelEntry *model_ = nullptr;
+};
+
+void run(const Options &options, const Answers &answers) {
+    if (!options.affinity.empty()) set_affinity(options.affinity);  // before the runtime starts threads
+    const std::vector<ModelEntry> models = options.probe ? std::vector<ModelEntry>() : read_model_list(options.list);
+    const std::unique_ptr<Runtime> runtime = load_runtime(options.runtime, options.library);
+    JsonLine hello;
+    hello.add("hello", std::int64_t{1})
+        .add("runner", std::string(BPNAS_RUNNER_VERSION))
+        .add("runtime", options.runtime);
+    hello.add("version", runtime->version()).add("clock", std::string("CLOCK_MONOTONIC_RAW"));
+    answers.write(hello.add("pid", std::int64_t{getpid()}).add("affinity", affinity()));
+    if (!options.probe) Runner(options, answers, *runtime).run_all(models);
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+    int code = kDone;
+    try {
+        const Options options = parse_options(argc, argv);
+        const Answers answers;
+        run(options, answers);
+    } catch (const Fatal &error) {
+        std::fprintf(stderr, "bpnas-runner: %s\n", one_line(error.what(), 2000).c_str());
+        code = error.code;
+    } catch (const std::exception &error) {  // out of memory, above all
+        std::fprintf(stderr, "bpnas-runner: %s\n", error.what());
+        code = kRuntimeUnusable;
+    }
+    // Not by way of the destructors of the runtime's globals, which crash at times; everything was written.
+    std::fflush(stderr);
+    _exit(code);
+}

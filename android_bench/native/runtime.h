@@ -1,0 +1,88 @@
+// An inference runtime, loaded from its shared library.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+// The runtime said no to a model.
+class Refused : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
+struct OperatorTime {
+    std::string name;
+    std::string type;
+    double ns;  // of one inference, on average
+};
+
+// A loaded model whose inputs are filled.
+class Session {
+public:
+    virtual ~Session() = default;
+    // One inference, nothing else; this is what is timed.
+    virtual void invoke() = 0;
+    // The first values of the first output of the last `invoke`.
+    virtual std::vector<float> output(std::size_t values) = 0;
+};
+
+struct Model {
+    const char *data;
+    std::size_t size;
+    int threads;
+};
+
+class Runtime {
+public:
+    virtual ~Runtime() = default;
+    virtual std::string version() const = 0;
+    // Throws Refused.
+    virtual std::unique_ptr<Session> open(const Model &model) = 0;
+    // In a session of its own, which is slower than one that is not watched; files that it takes go to `folder`. Throws
+    // Refused also where the library cannot do it.
+    virtual std::vector<OperatorTime> profile(const Model &model, const std::string &folder) = 0;
+};
+
+// `name` is onnxruntime or tflite. Throws Fatal(kRuntimeUnusable), or Fatal(kUsage) for another name.
+std::unique_ptr<Runtime> load_runtime(const std::string &name, const std::string &library);
+
+std::unique_ptr<Runtime> load_onnxruntime(const std::string &library);
+std::unique_ptr<Runtime> load_tflite(const std::string &library);
+
+// A function of unknown type: becomes whatever function pointer it is assigned to.
+class AnyFunction {
+public:
+    explicit AnyFunction(const void *address) : address_(address) {}
+    template <typename Function>
+    operator Function *() const {
+        return reinterpret_cast<Function *>(const_cast<void *>(address_));
+    }
+
+private:
+    const void *address_;
+};
+
+class SharedLibrary {
+public:
+    explicit SharedLibrary(const std::string &path);
+    AnyFunction function(const char *name) const;
+    // Null where the library lacks it.
+    AnyFunction optional_function(const char *name) const;
+
+private:
+    std::string path_;
+    void *handle_;  // never closed: runtimes have threads of their own
+};
+
+// The same inputs on every machine: x = 1664525 x + 1013904223 mod 2^32 from 1 on, taken as a signed number over 2^31.
+void fill_input(float *values, std::size_t count);
+
+Refused not_float32(const std::string &input);
+
+// Inferences in a profile: so many that are left out, and so many that count.
+constexpr int kProfileWarmupRuns = 5;
+constexpr int kProfileRuns = 20;

@@ -1,0 +1,261 @@
+// TensorFlow Lite through its C API, with the XNNPACK delegate as in its Python interpreter. Not every library applies
+// it by itself, so it is applied here wherever the library has it.
+#include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+#include <map>
+#include <tuple>
+
+#include "exit_code.h"
+#include "runtime.h"
+#include "timing.h"
+
+namespace {
+
+struct TfLiteModel;
+struct TfLiteInterpreter;
+struct TfLiteInterpreterOptions;
+struct TfLiteTensor;
+struct TfLiteDelegate;
+
+constexpr int kOk = 0;
+constexpr int kFloat32 = 1;
+
+using ErrorReporter = void(void *user_data, const char *format, va_list arguments);
+
+// Called around every operator. The layout is that of TFLite's telemetry/c/profiler.h, 2.11 and newer.
+struct TelemetryProfiler {
+    void *data;
+    void (*event)(TelemetryProfiler *, const char *, std::uint64_t);
+    void (*operator_event)(TelemetryProfiler *, const char *, std::int64_t, std::int64_t, std::uint64_t);
+    void (*settings)(TelemetryProfiler *, const char *, const void *);
+    std::uint32_t (*begin_operator)(TelemetryProfiler *, const char *name, std::int64_t index, std::int64_t subgraph);
+    void (*end_operator)(TelemetryProfiler *, std::uint32_t handle);
+    // From within a delegate, which took the time itself.
+    void (*operator_time)(TelemetryProfiler *, const char *name, std::uint64_t microseconds, std::int64_t index,
+                          std::int64_t subgraph);
+};
+
+// The library returns it by value, and every version appends members: there is room here for more than any has.
+struct XnnpackOptions {
+    std::int32_t num_threads;
+    char others[508];
+};
+
+struct TfLiteApi {
+    explicit TfLiteApi(const std::string &path) : library(path) {}
+    AnyFunction named(const char *name) const { return library.function(name); }
+
+    SharedLibrary library;
+    const char *(*Version)() = named("TfLiteVersion");
+    TfLiteModel *(*ModelCreate)(const void *, std::size_t, ErrorReporter *,
+                                void *) = named("TfLiteModelCreateWithErrorReporter");
+    void (*ModelDelete)(TfLiteModel *) = named("TfLiteModelDelete");
+    TfLiteInterpreterOptions *(*OptionsCreate)() = named("TfLiteInterpreterOptionsCreate");
+    void (*OptionsDelete)(TfLiteInterpreterOptions *) = named("TfLiteInterpreterOptionsDelete");
+    void (*OptionsSetNumThreads)(TfLiteInterpreterOptions *,
+                                 std::int32_t) = named("TfLiteInterpreterOptionsSetNumThreads");
+    void (*OptionsSetErrorReporter)(TfLiteInterpreterOptions *, ErrorReporter *,
+                                    void *) = named("TfLiteInterpreterOptionsSetErrorReporter");
+    // An experimental function, so it may be missing.
+    void (*OptionsSetTelemetryProfiler)(TfLiteInterpreterOptions *, TelemetryProfiler *) =
+        library.optional_function("TfLiteInterpreterOptionsSetTelemetryProfiler");
+    XnnpackOptions (*XnnpackOptionsDefault)() = library.optional_function("TfLiteXNNPackDelegateOptionsDefault");
+    TfLiteDelegate *(*XnnpackCreate)(const XnnpackOptions *) = library.optional_function("TfLiteXNNPackDelegateCreate");
+    void (*XnnpackDelete)(TfLiteDelegate *) = library.optional_function("TfLiteXNNPackDelegateDelete");
+    void (*OptionsAddDelegate)(TfLiteInterpreterOptions *,
+                               TfLiteDelegate *) = named("TfLiteInterpreterOptionsAddDelegate");
+    TfLiteInterpreter *(*InterpreterCreate)(const TfLiteModel *,
+                                            const TfLiteInterpreterOptions *) = named("TfLiteInterpreterCreate");
+    void (*InterpreterDelete)(TfLiteInterpreter *) = named("TfLiteInterpreterDelete");
+    int (*AllocateTensors)(TfLiteInterpreter *) = named("TfLiteInterpreterAllocateTensors");
+    int (*Invoke)(TfLiteInterpreter *) = named("TfLiteInterpreterInvoke");
+    std::int32_t (*GetInputTensorCount)(const TfLiteInterpreter *) = named("TfLiteInterpreterGetInputTensorCount");
+    TfLiteTensor *(*GetInputTensor)(const TfLiteInterpreter *, std::int32_t) = named("TfLiteInterpreterGetInputTensor");
+    std::int32_t (*GetOutputTensorCount)(const TfLiteInterpreter *) = named("TfLiteInterpreterGetOutputTensorCount");
+    const TfLiteTensor *(*GetOutputTensor)(const TfLiteInterpreter *,
+                                           std::int32_t) = named("TfLiteInterpreterGetOutputTensor");
+    int (*TensorType)(const TfLiteTensor *) = named("TfLiteTensorType");
+    std::size_t (*TensorByteSize)(const TfLiteTensor *) = named("TfLiteTensorByteSize");
+    void *(*TensorData)(const TfLiteTensor *) = named("TfLiteTensorData");
+    const char *(*TensorName)(const TfLiteTensor *) = named("TfLiteTensorName");
+
+    bool has_xnnpack() const {
+        return XnnpackOptionsDefault != nullptr && XnnpackCreate != nullptr && XnnpackDelete != nullptr;
+    }
+};
+
+template <typename T>
+using Owned = std::unique_ptr<T, void (*)(T *)>;
+
+Owned<TfLiteDelegate> make_xnnpack(const TfLiteApi &api, int threads) {
+    XnnpackOptions options = api.XnnpackOptionsDefault();
+    options.num_threads = threads;
+    return {api.XnnpackCreate(&options), api.XnnpackDelete};
+}
+
+// Collects what the library reports; the first message says most.
+void collect_error(void *errors, const char *format, va_list arguments) {
+    char text[500];
+    std::vsnprintf(text, sizeof text, format, arguments);
+    std::string &all = *static_cast<std::string *>(errors);
+    if (all.size() < sizeof text) all += (all.empty() ? "" : "; ") + std::string(text);
+}
+
+class TfliteSession : public Session {
+public:
+    TfliteSession(const TfLiteApi &api, const Model &model, TelemetryProfiler *profiler = nullptr) : api_(api) {
+        model_.reset(api.ModelCreate(model.data, model.size, collect_error, &errors_));
+        if (!model_) refuse("this is no TFLite model");
+        const Owned<TfLiteInterpreterOptions> options(api.OptionsCreate(), api.OptionsDelete);
+        api.OptionsSetNumThreads(options.get(), model.threads);
+        api.OptionsSetErrorReporter(options.get(), collect_error, &errors_);
+        if (profiler != nullptr) api.OptionsSetTelemetryProfiler(options.get(), profiler);
+        if (api.has_xnnpack()) {
+            delegate_ = make_xnnpack(api, model.threads);
+            if (!delegate_) refuse("the XNNPACK delegate could not be made");
+            api.OptionsAddDelegate(options.get(), delegate_.get());
+        }
+        interpreter_.reset(api.InterpreterCreate(model_.get(), options.get()));
+        if (!interpreter_) refuse("no interpreter could be made for the model");
+        if (api.AllocateTensors(interpreter_.get()) != kOk) refuse("the tensors could not be allocated");
+        for (std::int32_t i = 0; i < api.GetInputTensorCount(interpreter_.get()); ++i) {
+            const TfLiteTensor *const tensor = api.GetInputTensor(interpreter_.get(), i);
+            const char *const name = api.TensorName(tensor);
+            if (api.TensorType(tensor) != kFloat32 || api.TensorData(tensor) == nullptr) {
+                throw not_float32(name ? name : "");
+            }
+            fill_input(static_cast<float *>(api.TensorData(tensor)), api.TensorByteSize(tensor) / sizeof(float));
+        }
+    }
+
+    void invoke() override {
+        if (api_.Invoke(interpreter_.get()) != kOk) refuse("the inference failed");
+    }
+
+    std::vector<float> output(std::size_t values) override {
+        if (api_.GetOutputTensorCount(interpreter_.get()) < 1) return {};
+        const TfLiteTensor *const tensor = api_.GetOutputTensor(interpreter_.get(), 0);
+        const float *const data = static_cast<const float *>(api_.TensorData(tensor));
+        if (api_.TensorType(tensor) != kFloat32 || data == nullptr) {
+            throw Refused("the first output holds no float32 values, so it cannot be printed");
+        }
+        return std::vector<float>(data, data + std::min(values, api_.TensorByteSize(tensor) / sizeof(float)));
+    }
+
+private:
+    [[noreturn]] void refuse(const char *what) const {
+        throw Refused(errors_.empty() ? what : what + (": " + errors_));
+    }
+
+    const TfLiteApi &api_;
+    std::string errors_;
+    Owned<TfLiteDelegate> delegate_{nullptr, nullptr};
+    Owned<TfLiteModel> model_{nullptr, api_.ModelDelete};
+    Owned<TfLiteInterpreter> interpreter_{nullptr, api_.InterpreterDelete};
+};
+
+// Sums up what TFLite tells its profiler about the inferences that count.
+class OperatorProfile {
+public:
+    OperatorProfile() {
+        profiler_.data = this;
+        profiler_.event = [](TelemetryProfiler *, const char *, std::uint64_t) {};
+        profiler_.operator_event = [](TelemetryProfiler *, const char *, std::int64_t, std::int64_t, std::uint64_t) {};
+        profiler_.settings = [](TelemetryProfiler *, const char *, const void *) {};
+        profiler_.begin_operator = [](TelemetryProfiler *self, const char *name, std::int64_t index,
+                                      std::int64_t subgraph) {
+            return of(self).begin({subgraph, index, name ? name : ""});
+        };
+        profiler_.end_operator = [](TelemetryProfiler *self, std::uint32_t handle) { of(self).end(handle); };
+        profiler_.operator_time = [](TelemetryProfiler *self, const char *name, std::uint64_t microseconds,
+                                     std::int64_t index, std::int64_t subgraph) {
+            of(self).add({subgraph, index, name ? name : ""}, static_cast<double>(microseconds) * 1e3, true);
+        };
+    }
+
+    TelemetryProfiler *hook() { return &profiler_; }
+    void forget() { times_.clear(); }
+
+    std::vector<OperatorTime> operators(int runs) const {
+        std::vector<OperatorTime> found;
+        for (const auto &[key, time] : times_) {
+            // A delegate is listed with its own operators, whose names say no more than their kind.
+            const std::string place = (time.in_delegate ? "delegate:" : "") + std::to_string(key.index);
+            found.push_back({place, key.name, time.ns / runs});
+        }
+        return found;
+    }
+
+private:
+    struct Key {
+        std::int64_t subgraph, index;
+        std::string name;
+        bool operator<(const Key &other) const {
+            return std::tie(subgraph, index, name) < std::tie(other.subgraph, other.index, other.name);
+        }
+    };
+    struct Time {
+        double ns = 0;
+        bool in_delegate = false;
+    };
+
+    static OperatorProfile &of(TelemetryProfiler *profiler) { return *static_cast<OperatorProfile *>(profiler->data); }
+
+    std::uint32_t begin(Key key) {
+        open_[++last_handle_] = {std::move(key), now_ns()};
+        return last_handle_;
+    }
+
+    void end(std::uint32_t handle) {
+        const auto found = open_.find(handle);
+        if (found == open_.end()) return;
+        add(found->second.first, static_cast<double>(now_ns() - found->second.second), false);
+        open_.erase(found);
+    }
+
+    void add(const Key &key, double ns, bool in_delegate) {
+        Time &time = times_[key];
+        time.ns += ns;
+        time.in_delegate = in_delegate;
+    }
+
+    TelemetryProfiler profiler_{};
+    std::uint32_t last_handle_ = 0;
+    std::map<std::uint32_t, std::pair<Key, std::int64_t>> open_;
+    std::map<Key, Time> times_;
+};
+
+class TfliteRuntime : public Runtime {
+public:
+    explicit TfliteRuntime(const std::string &library) : api_(library) {
+        // Better said once now than at every model; it fails where XNNPACK cannot find out what processor this is.
+        if (api_.has_xnnpack() && !make_xnnpack(api_, 1)) {
+            throw Fatal(kRuntimeUnusable, library +
+                                              ": its XNNPACK delegate does not start; can /proc/cpuinfo and "
+                                              "/sys/devices/system/cpu be read here?");
+        }
+    }
+
+    std::string version() const override { return api_.Version(); }
+
+    std::unique_ptr<Session> open(const Model &model) override { return std::make_unique<TfliteSession>(api_, model); }
+
+    std::vector<OperatorTime> profile(const Model &model, const std::string &) override {
+        if (api_.OptionsSetTelemetryProfiler == nullptr)
+            throw Refused("this TFLite library has no hook for a profiler");
+        OperatorProfile profile;
+        TfliteSession session(api_, model, profile.hook());
+        for (int i = 0; i < kProfileWarmupRuns; ++i) session.invoke();
+        profile.forget();
+        for (int i = 0; i < kProfileRuns; ++i) session.invoke();
+        return profile.operators(kProfileRuns);
+    }
+
+private:
+    TfLiteApi api_;
+};
+
+}  // namespace
+
+std::unique_ptr<Runtime> load_tflite(const std::string &library) { return std::make_unique<TfliteRuntime>(library); }

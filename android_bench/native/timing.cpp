@@ -1,0 +1,47 @@
+#include "timing.h"
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+
+#include "runtime.h"
+
+namespace {
+
+constexpr std::size_t kMostSamples = 1'000'000;
+
+}  // namespace
+
+std::int64_t now_ns() {
+    timespec time{};
+    clock_gettime(CLOCK_MONOTONIC_RAW, &time);
+    return static_cast<std::int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+}
+
+Timing time_session(Session &session, const TimingSettings &settings) {
+    Timing timing;
+    session.invoke();  // first call: lazy allocation and packing, no guide to the others
+
+    const double warmup_limit_ns = settings.warmup_seconds * 1e9;
+    std::int64_t start = now_ns();
+    while (timing.warmup_runs < settings.warmup_runs || static_cast<double>(timing.warmup_ns) < warmup_limit_ns) {
+        session.invoke();
+        ++timing.warmup_runs;
+        timing.warmup_ns = now_ns() - start;
+    }
+    // Without a warm-up nothing is known; a second leaves one inference a sample.
+    const bool warm = timing.warmup_runs > 0;
+    const double estimate_ns = warm ? static_cast<double>(timing.warmup_ns / timing.warmup_runs) : 1e9;
+    timing.repeats = std::max<std::int64_t>(1, std::llrint(settings.sample_ms * 1e6 / std::max(estimate_ns, 1.0)));
+
+    const auto runs = static_cast<std::size_t>(settings.runs);
+    timing.samples_ns.reserve(std::min(kMostSamples, runs + 4096));
+    start = now_ns();
+    const std::int64_t end = start + static_cast<std::int64_t>(settings.seconds * 1e9);
+    while ((timing.samples_ns.size() < runs || now_ns() < end) && timing.samples_ns.size() < kMostSamples) {
+        const std::int64_t before = now_ns();
+        for (std::int64_t i = 0; i < timing.repeats; ++i) session.invoke();
+        timing.samples_ns.push_back(now_ns() - before);
+    }
+    return timing;
+}

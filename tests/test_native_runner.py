@@ -1,0 +1,585 @@
+"""The native runner as a process: its lines, its exit codes, and what it does with runtimes that misbehave."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bpnas.android_bench.errors import DeviceError
+from bpnas.android_bench.runner_build import arch_of_this_machine, build_runner
+from bpnas.android_bench.runner_lines import parse_line
+from bpnas.android_bench.runtime_wheels import find_wheel, read_wheel, runtime_wheel
+from bpnas.android_bench.runtimes import open_session
+from tests.model_graphs import FORMATS, convolution, one_of_each, write_graph
+
+QUICK = "--warmup-runs 1 --warmup-seconds 0 --runs 3 --seconds 0 --sample-ms 0 --threads 1 --timeout-seconds 60".split()
+
+# A TFLite that does what the model's first word says. Its output tells how it was called:
+# threads, threads of XNNPACK, invocations, models opened, first two inputs.
+FAKE_TFLITE = r"""
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { int32_t threads, flags; void *cache; int64_t others[4]; } Xnnpack;
+typedef void Reporter(void *, const char *, va_list);
+static char word[16];
+static int threads, xnnpack_threads, opened;
+static float input[4], output[6];
+static Reporter *reporter;
+static void *reporter_data;
+
+static int is(const char *text) { return strcmp(word, text) == 0; }
+static void report(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    reporter(reporter_data, format, arguments);
+    va_end(arguments);
+}
+const char *TfLiteVersion(void) { return "9.9-fake"; }
+void *TfLiteModelCreateWithErrorReporter(const void *data, size_t size, Reporter *r, void *user) {
+    reporter = r, reporter_data = user;
+    memset(word, 0, sizeof word);
+    memcpy(word, data, size < 15 ? size : 15);
+    word[strcspn(word, " ")] = 0;
+    output[2] = 0, output[3] = ++opened;
+    if (is("refuse")) { report("model of %d bytes\nis \"bad\"", (int)size); return NULL; }
+    if (is("hostile")) {
+        static char text[5000];
+        memset(text, 0xc3, sizeof text - 1);
+        for (int i = 0; i < 4998; i += 2) text[i] = 0xc3, text[i + 1] = i % 3 ? 0xa9 : 0x28;
+        report("\x01\xff\x1b[2J%s", text);
+        return NULL;
+    }
+    return word;
+}
+void TfLiteModelDelete(void *m) {}
+void *TfLiteInterpreterOptionsCreate(void) { return word; }
+void TfLiteInterpreterOptionsDelete(void *o) {}
+void TfLiteInterpreterOptionsSetNumThreads(void *o, int32_t n) { threads = n; }
+void TfLiteInterpreterOptionsSetErrorReporter(void *o, Reporter *r, void *user) { reporter = r, reporter_data = user; }
+void TfLiteInterpreterOptionsAddDelegate(void *o, void *d) { output[1] = xnnpack_threads; }
+Xnnpack TfLiteXNNPackDelegateOptionsDefault(void) { Xnnpack x; memset(&x, 7, sizeof x); return x; }
+void *TfLiteXNNPackDelegateCreate(const Xnnpack *x) {
+    if (getenv("FAKE_NO_XNNPACK")) return NULL;
+    xnnpack_threads = x->threads;
+    return x->others[3] == 0x0707070707070707 ? word : NULL;
+}
+void TfLiteXNNPackDelegateDelete(void *d) {}
+void *TfLiteInterpreterCreate(const void *m, const void *o) { output[0] = threads; return word; }
+void TfLiteInterpreterDelete(void *i) {}
+int TfLiteInterpreterAllocateTensors(void *i) { return is("no-memory"); }
+int TfLiteInterpreterInvoke(void *i) {
+    output[2] += 1, output[4] = input[0], output[5] = input[1];
+    if (is("garbage")) { printf("{\"model\":0} garbage\n"); fflush(stdout); }
+    if (is("crash")) raise(SIGSEGV);
+    if (is("abort")) abort();
+    if (is("exit")) exit(0);
+    if (is("deaf")) {
+        sigset_t all;
+        sigfillset(&all);
+        sigprocmask(SIG_BLOCK, &all, NULL);
+        signal(SIGALRM, SIG_IGN);
+    }
+    if (is("loop")) for (volatile int forever = 1; forever;) {}
+    return is("fail");
+}
+int32_t TfLiteInterpreterGetInputTensorCount(const void *i) { return 1; }
+void *TfLiteInterpreterGetInputTensor(const void *i, int32_t n) { return input; }
+int32_t TfLiteInterpreterGetOutputTensorCount(const void *i) { return 1; }
+const void *TfLiteInterpreterGetOutputTensor(const void *i, int32_t n) { return output; }
+int TfLiteTensorType(const void *t) { return is("int8") && t == input ? 9 : 1; }
+size_t TfLiteTensorByteSize(const void *t) { return t == input ? sizeof input : sizeof output; }
+void *TfLiteTensorData(const void *t) { return (void *)t; }
+const char *TfLiteTensorName(const void *t) { return "x"; }
+"""
+
+FAKE_OLD_ONNXRUNTIME = r"""
+static const char *version(void) { return VERSION; }
+static const void *api(unsigned v) { return 0; }
+static const struct { const void *(*api)(unsigned); const char *(*version)(void); } base = {api, version};
+const void *OrtGetApiBase(void) { return &base; }
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a run left."""
+
+    exit_code: int
+    lines: list[dict[str, Any]]
+    errors: str
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if kind in line]
+
+
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runner, built for this machine."""
+    for program in ("cmake", "make", "g++", "cc"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed, so the runner cannot be compiled")
+    folder = tmp_path_factory.mktemp("runner")
+    program = folder / "bpnas-runner"
+    build_runner(arch_of_this_machine(), folder / "build", program)
+    return program
+
+
+@pytest.fixture(scope="session")
+def compile_library(runner: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    def compiled(source: str, *options: str) -> Path:
+        folder = tmp_path_factory.mktemp("library")
+        (folder / "fake.c").write_text(source)
+        command = ["cc", "-shared", "-fPIC", *options, "-o", folder / "libfake.so", folder / "fake.c"]
+        subprocess.run(command, check=True)
+        return folder / "libfake.so"
+
+    return compiled
+
+
+@pytest.fixture(scope="session")
+def fake(compile_library: Callable[..., Path]) -> Path:
+    return compile_library(FAKE_TFLITE)
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The real runtimes' libraries."""
+
+    def library(runtime: str) -> Path:
+        if runtime == "onnxruntime":
+            found = runtime_wheel(runtime, arch_of_this_machine())
+            import onnxruntime
+
+            return next(Path(onnxruntime.__file__).parent.glob(found.member.removeprefix("onnxruntime/")))
+        parts = os.environ.get("BPNAS_PHONE_PARTS")
+        if not parts:
+            pytest.skip("no library of TFLite's C API: BPNAS_PHONE_PARTS is not set")
+        wheel = runtime_wheel(runtime, arch_of_this_machine())
+        try:
+            path = find_wheel(wheel, Path(parts) / "wheels")
+        except DeviceError as error:
+            pytest.skip(str(error))
+        target = tmp_path_factory.mktemp("tflite") / "libtflite.so"
+        target.write_bytes(read_wheel(path, wheel).content)
+        return target
+
+    return library
+
+
+def write_list(folder: Path, models: Sequence[bytes], name: str = "models") -> Path:
+    """A pack of models and its list, which calls them m0, m1, ..."""
+    pack, lines = b"", ""
+    for i, content in enumerate(models):
+        lines += f"m{i}\t{len(pack)}\t{len(content)}\t{name}.pack\n"
+        pack += content + bytes(-len(content) % 64)
+    (folder / f"{name}.pack").write_bytes(pack)
+    (folder / f"{name}.list").write_text(lines)
+    return folder / f"{name}.list"
+
+
+def read_lines(output: bytes) -> list[dict[str, Any]]:
+    """Every line, with its checksum verified here and by the reader that the devices use."""
+    assert output == b"" or output.endswith(b"\n")
+    lines = []
+    for line in output.splitlines():
+        found = re.fullmatch(rb'(.*),"crc32":"([0-9a-f]{8})"}', line)
+        assert found, line[:200]
+        assert zlib.crc32(found[1]) == int(found[2], 16)
+        assert parse_line(line) is not None, line[:200]
+        lines.append(json.loads(line))
+    return lines
+
+
+@pytest.fixture
+def run(runner: Path) -> Callable[..., Ended]:
+    """Call the runner; every line that it prints must be whole and right."""
+
+    def call(*options: str | Path, settings: Sequence[str] = QUICK, runtime: str = "tflite", **popen: Any) -> Ended:
+        command = [runner, "--runtime", runtime, *settings, *options]
+        done = subprocess.run(command, capture_output=True, timeout=60, **popen)
+        return Ended(done.returncode, read_lines(done.stdout), done.stderr.decode())
+
+    return call
+
+
+def lcg(count: int) -> np.ndarray:
+    """The inputs that docs/native.md promises."""
+    x, values = 1, []
+    for _ in range(count):
+        x = (1664525 * x + 1013904223) % 2**32
+        values.append((x - 2**32 if x >= 2**31 else x) / 2**31)
+    return np.array(values, np.float32)
+
+
+# Preloaded: a wall clock that jumps by days, now forward, now back, each time that somebody looks.
+JUMPING_CLOCK = r"""
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static long long jump(void) { static long long days; return (days = -days - 1) * 86400; }
+time_t time(time_t *t) { time_t now = 1543000000 + jump(); if (t) *t = now; return now; }
+int gettimeofday(struct timeval *t, void *zone) { t->tv_sec = time(0), t->tv_usec = 0; return 0; }
+int clock_gettime(clockid_t clock, struct timespec *t) {
+    int code = (int)syscall(SYS_clock_gettime, clock, t);
+    if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) t->tv_sec = time(0);
+    return code;
+}
+"""
+
+
+# --- real runtimes
+
+
+@pytest.mark.parametrize("runtime", FORMATS)
+def test_outputs_are_those_of_the_python_runtime(runtime: str, run, libraries, tmp_path: Path) -> None:
+    contents = [write_graph(graph, runtime) for graph in (one_of_each(), convolution(groups=8), convolution(stride=2))]
+    # The graphs are listed one behind the other in one file, as a batch is.
+    path = write_list(tmp_path, contents)
+    library = libraries(runtime)
+    ended = run("--library", library, "--list", path, "--print-output", "1000", runtime=runtime)
+    assert (ended.exit_code, ended.lines[-1]["end"]) == (0, 3)
+    for content, line in zip(contents, ended.of("model"), strict=True):
+        file = tmp_path / "model"
+        file.write_bytes(content)
+        session = open_session(runtime, file)
+        session.set_inputs([lcg(int(np.prod(shape))).reshape(shape) for shape in session.input_shapes()])
+        session.invoke()
+        expected = session.output().ravel()[:1000]
+        np.testing.assert_allclose(line["output"], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("runtime", FORMATS)
+def test_a_broken_model_is_refused_and_the_next_one_timed(runtime: str, run, libraries, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [b"not a model" * 20, write_graph(convolution(), runtime)])
+    refused, timed = run("--library", libraries(runtime), "--list", path, runtime=runtime).of("model")
+    assert "model" in refused["refused"].lower()
+    assert len(timed["samples_ns"]) == 3
+
+
+@pytest.mark.parametrize("runtime", FORMATS)
+def test_a_profile_lists_the_operators_and_leaves_no_file(runtime: str, run, libraries, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [write_graph(one_of_each(), runtime)])
+    ended = run("--library", libraries(runtime), "--list", path, "--profile", runtime=runtime)
+    (profile,) = ended.of("profile")
+    operators = profile["operators"]
+    assert any("conv" in operator["type"].lower() for operator in operators)
+    assert len(operators) >= 5 and all(operator["ns"] >= 0 for operator in operators)
+    assert sum(operator["ns"] for operator in operators) > 0
+    assert {file.name for file in tmp_path.iterdir()} == {"models.pack", "models.list"}
+
+
+def test_an_onnx_input_of_another_type_or_without_a_shape_is_refused(run, libraries, tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    def model(kind: int, shape: list[int | str]) -> bytes:
+        x, y = (helper.make_tensor_value_info(name, kind, shape) for name in "xy")
+        graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+
+    path = write_list(tmp_path, [model(TensorProto.INT8, [1, 4]), model(TensorProto.FLOAT, ["n", 4])])
+    ended = run("--library", libraries("onnxruntime"), "--list", path, runtime="onnxruntime")
+    typed, shapeless = (line["refused"] for line in ended.of("model"))
+    assert typed == "input 'x' takes no float32 tensor; export the model with float32 inputs"
+    assert shapeless == "input 'x' has no fixed shape; export the model with one"
+
+
+# --- timing
+
+
+def test_what_a_sample_is_made_of(run, fake: Path, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [b"ok"])
+    settings = (
+        "--warmup-runs 7 --warmup-seconds 0 --runs 11 --seconds 0 --sample-ms .05 --threads 3 --timeout-seconds 9"
+    )
+    ended = run("--library", fake, "--list", path, "--print-output", "9", settings=settings.split())
+    (line,) = ended.of("model")
+    assert len(line["samples_ns"]) == 11 and all(sample > 0 for sample in line["samples_ns"])
+    assert line["warmup_runs"] == 7 and line["repeats"] > 1
+    threads, delegate_threads, invocations, opened, *inputs = line["output"]
+    assert (threads, delegate_threads, opened) == (3, 3, 1)
+    assert invocations == 1 + 7 + 11 * line["repeats"]
+    np.testing.assert_array_equal(np.float32(inputs), lcg(2))
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(run, fake: Path, compile_library, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [b"ok", b"loop"])
+    environment = os.environ | {"LD_PRELOAD": str(compile_library(JUMPING_CLOCK))}
+    began = time.monotonic()
+    seen = int(subprocess.check_output(["date", "+%s"], env=environment))
+    assert abs(seen - time.time()) > 86_400, "the clock does not jump"
+    settings = "--warmup-runs 1 --warmup-seconds .2 --runs 5 --seconds .2 --sample-ms 5 --threads 1 --timeout-seconds 1"
+    ended = run("--library", fake, "--list", path, settings=settings.split(), env=environment)
+    (line,) = ended.of("model")[:1]
+    assert 1e8 < line["warmup_ns"] < 2e9 and 1e8 < sum(line["samples_ns"]) < 2e9
+    assert ended.exit_code == 124 and time.monotonic() - began < 30
+
+
+def test_warm_up_and_samples_last_as_long_as_asked(run, fake: Path, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [b"ok"])
+    settings = "--warmup-runs 1 --warmup-seconds .2 --runs 1 --seconds .2 --sample-ms 5 --threads 1 --timeout-seconds 9"
+    (line,) = run("--library", fake, "--list", path, settings=settings.split()).of("model")
+    assert line["warmup_ns"] >= 2e8
+    assert len(line["samples_ns"]) > 1
+
+
+def test_lines_come_in_order_and_start_where_asked(run, fake: Path, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [b"ok", b"refuse", b"ok"])
+    ended = run("--library", fake, "--list", path)
+    assert [next(iter(line)) for line in ended.lines] == ["hello", *["begin", "model"] * 3, "end"]
+    hello = ended.lines[0]
+    assert (hello["runtime"], hello["version"], hello["clock"]) == ("tflite", "9.9-fake", "CLOCK_MONOTONIC_RAW")
+    later = run("--library", fake, "--list", path, "--first", "2")
+    assert [(line["model"], line["id"]) for line in later.of("model")] == [(2, "m2")]
+    assert later.lines[-1]["end"] == 3
+    assert [next(iter(line)) for line in run("--library", fake, "--list", path, "--first", "3").lines] == [
+        "hello",
+        "end",
+    ]
+
+
+def test_probe_says_hello_and_leaves(run, fake: Path) -> None:
+    ended = run("--library", fake, "--probe", settings=())
+    assert (ended.exit_code, len(ended.lines), ended.lines[0]["hello"]) == (0, 1, 1)
+
+
+# --- models that misbehave
+
+
+@pytest.mark.parametrize(("word", "signal_number"), [("crash", signal.SIGSEGV), ("abort", signal.SIGABRT)])
+def test_a_crash_leaves_whole_lines_and_names_its_model(word: str, signal_number: int, run, fake, tmp_path) -> None:
+    path = write_list(tmp_path, [b"ok", word.encode(), b"ok"])
+    ended = run("--library", fake, "--list", path)
+    assert ended.exit_code == -signal_number
+    assert ended.lines[-1] == {**ended.lines[-1], "begin": 1, "id": "m1"}
+    assert run("--library", fake, "--list", path, "--first", "2").exit_code == 0
+
+
+@pytest.mark.parametrize("before", ["ok", "deaf"])
+def test_a_hang_ends_at_the_time_limit(before: str, run, fake: Path, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [before.encode(), b"loop", b"ok"])
+    ended = run("--library", fake, "--list", path, "--profile", settings=[*QUICK[:-1], "0.3"])
+    assert ended.exit_code == 124
+    assert ended.lines[-1] == {**ended.lines[-1], "model": 1, "id": "m1", "timeout": 0.3}
+
+
+def test_what_a_runtime_prints_does_not_reach_the_answers(run, fake: Path, tmp_path: Path) -> None:
+    ended = run("--library", fake, "--list", write_list(tmp_path, [b"garbage"]))
+    assert [next(iter(line)) for line in ended.lines] == ["hello", "begin", "model", "end"]
+    assert '{"model":0} garbage' in ended.errors
+
+
+def test_a_refusal_is_one_clean_bounded_line(run, fake: Path, tmp_path: Path) -> None:
+    words = [b"refuse", b"hostile", b"no-memory", b"fail", b"int8"]
+    lines = run("--library", fake, "--list", write_list(tmp_path, words)).of("model")
+    refused, hostile, no_memory, failed, typed = (line["refused"] for line in lines)
+    assert refused == 'this is no TFLite model: model of 6 bytes is "bad"'
+    assert len(hostile.encode()) <= 500 and hostile.isprintable() and "\N{LATIN SMALL LETTER E WITH ACUTE}" in hostile
+    assert no_memory == "the tensors could not be allocated"
+    assert failed == "the inference failed"
+    assert typed == "input 'x' takes no float32 tensor; export the model with float32 inputs"
+
+
+def test_a_library_without_a_profiler_says_so(run, fake: Path, tmp_path: Path) -> None:
+    ended = run("--library", fake, "--list", write_list(tmp_path, [b"ok"]), "--profile")
+    (profile,) = ended.of("profile")
+    assert (ended.exit_code, profile["unavailable"]) == (0, "this TFLite library has no hook for a profiler")
+
+
+# --- exit codes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--nonsense"], "option '--nonsense' is unknown"),
+        (["--first"], "--first needs a value"),
+        (["--first", "1", "--first", "2"], "--first is given twice"),
+        (["--first", "1.5"], "--first must be a whole number, not '1.5'"),
+        (["--first", "-1"], "--first must be a number from 0"),
+        (["--first", "1x"], "not '1x'"),
+        (["--cool-seconds", "nan"], "not 'nan'"),
+        (["--watch", "name=path"], "--watch must be NAME=PATH=SCALE"),
+        (["--hot-file", "/x"], "--hot-file and --hot-limit go together"),
+        (["--sentinel-limit", "0.5"], "--sentinel-limit must be a number from 1"),
+        (["--affinity", "0xzz"], "--affinity must be a hexadecimal mask"),
+    ],
+)
+def test_wrong_usage(options: list[str], message: str, run, fake: Path, tmp_path: Path) -> None:
+    ended = run("--library", fake, "--list", write_list(tmp_path, [b"ok"]), *options)
+    assert (ended.exit_code, ended.lines) == (2, [])
+    assert message in ended.errors
+
+
+def test_settings_have_no_defaults(run, fake: Path, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [b"ok"])
+    for i in range(0, len(QUICK), 2):
+        ended = run("--library", fake, "--list", path, settings=[*QUICK[:i], *QUICK[i + 2 :]])
+        assert ended.exit_code == 2 and f"{QUICK[i]} is missing" in ended.errors
+
+
+def test_an_unknown_runtime_is_wrong_usage(run, fake: Path) -> None:
+    ended = run("--library", fake, "--probe", settings=(), runtime="caffe")
+    assert ended.exit_code == 2 and "'caffe'" in ended.errors
+
+
+def test_a_library_that_cannot_be_used(run, fake: Path, compile_library, tmp_path: Path) -> None:
+    def message(library: Path, runtime: str = "tflite", **popen: Any) -> str:
+        ended = run("--library", library, "--probe", settings=(), runtime=runtime, **popen)
+        assert (ended.exit_code, ended.lines) == (3, [])
+        return ended.errors
+
+    (tmp_path / "text.so").write_text("no library")
+    assert "cannot be loaded" in message(tmp_path / "absent.so")
+    assert "cannot be loaded" in message(tmp_path / "text.so")
+    assert "has no function OrtGetApiBase" in message(fake, "onnxruntime")
+    assert "XNNPACK delegate does not start" in message(fake, env={**os.environ, "FAKE_NO_XNNPACK": "1"})
+    ancient, old = (compile_library(FAKE_OLD_ONNXRUNTIME, f'-DVERSION="{v}"') for v in ("0.5.0", "1.2.0"))
+    assert "'0.5.0'" in message(ancient, "onnxruntime")
+    assert "ONNX Runtime 1.2.0 is too old" in message(old, "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("m\t0\t4\tpack", "line 1: has no line end"),
+        ("m\t0\t4\tpack\nbroken\n", "line 2: must be ID"),
+        ("\n", "line 1: must be ID"),
+        ("m\t0\t4\t\n", "line 1: must be ID"),
+        ("m m\t0\t4\tpack\n", "line 1: must be ID"),
+        (f"{'m' * 65}\t0\t4\tpack\n", "line 1: must be ID"),
+        ("m\t-64\t4\tpack\n", "line 1: must be ID"),
+        ("m\t0\t99999999999999999999\tpack\n", "line 1: must be ID"),
+        ("m\t32\t4\tpack\n", "OFFSET must be a multiple of 64"),
+        ("m\t128\t0\tpack\n", "line 1: OFFSET and SIZE lead beyond the end"),
+        ("m\t64\t65\tpack\n", "line 1: OFFSET and SIZE lead beyond the end"),
+        ("m\t64\t999999999999999999\tpack\n", "line 1: OFFSET and SIZE lead beyond the end"),
+        ("m\t0\t4\tabsent\n", "absent: cannot be read"),
+        ("m\t0\t4\t.\n", "is no file"),
+        ("m\t0\t0\tempty\n", "OFFSET and SIZE lead beyond the end"),
+    ],
+)
+def test_a_list_that_is_wrong(text: str, message: str, run, fake: Path, tmp_path: Path) -> None:
+    (tmp_path / "pack").write_bytes(b"ok".ljust(128))
+    (tmp_path / "empty").touch()
+    (tmp_path / "list").write_text(text)
+    ended = run("--library", fake, "--list", tmp_path / "list")
+    assert (ended.exit_code, ended.lines) == (4, [])
+    assert message in ended.errors and len(ended.errors.splitlines()) == 1
+
+
+def test_a_list_may_be_empty_and_a_size_open(run, fake: Path, tmp_path: Path) -> None:
+    (tmp_path / "pack").write_bytes(b"ok".ljust(64) + b"refuse and more")
+    (tmp_path / "list").write_text("a\t64\t0\tpack\n")
+    (line,) = run("--library", fake, "--list", "list", cwd=tmp_path).of("model")
+    assert "model of 15 bytes" in line["refused"]
+    (tmp_path / "list").write_text("")
+    assert run("--library", fake, "--list", tmp_path / "list").lines[-1]["end"] == 0
+    assert run("--library", fake, "--list", tmp_path / "absent").exit_code == 4
+
+
+def test_affinity(run, fake: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    ended = run("--library", fake, "--probe", "--affinity", f"{1 << core:x}", settings=())
+    assert ended.lines[0]["affinity"] == f"{1 << core:x}"
+    whole = sum(1 << core for core in os.sched_getaffinity(0))
+    assert run("--library", fake, "--probe", settings=()).lines[0]["affinity"] == f"{whole:x}"
+    absent = run("--library", fake, "--probe", "--affinity", f"8{'0' * 200}", settings=())
+    assert (absent.exit_code, absent.lines) == (5, [])
+    assert "cannot be set" in absent.errors
+
+
+def test_nobody_reads(runner: Path, fake: Path, tmp_path: Path) -> None:
+    command = [runner, "--runtime", "tflite", "--library", fake, "--list", write_list(tmp_path, [b"ok"] * 50), *QUICK]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE)
+    assert (closed.returncode, closed.stderr.count(b"\n")) == (6, 1)
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        assert subprocess.run(command, stdout=full, stderr=subprocess.DEVNULL).returncode == 6
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 6
+
+
+# --- conditions
+
+
+def test_watched_files_are_read_around_a_model(run, fake: Path, tmp_path: Path) -> None:
+    for name, text in {"temp": "51200\n", "word": "hot\n", "two": "1 2\n", "empty": ""}.items():
+        (tmp_path / name).write_text(text)
+    watches = [f"{name}={tmp_path}/{name}=0.001" for name in ("temp", "word", "two", "empty", "absent")]
+    options = [word for watch in watches for word in ("--watch", watch)]
+    (line,) = run("--library", fake, "--list", write_list(tmp_path, [b"ok"]), *options).of("model")
+    for values in (line["before"], line["after"]):
+        assert values.keys() == {"temp", "sentinel_ns"}
+        assert values["temp"] == pytest.approx(51.2)
+        assert values["sentinel_ns"] > 0
+
+
+def test_a_cool_or_unreadable_device_is_not_waited_for(run, fake: Path, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [b"ok"])
+    (tmp_path / "temp").write_text("44999")
+    for file in ("temp", "absent"):
+        options = ["--hot-file", f"{tmp_path}/{file}=0.001", "--hot-limit", "45", "--cool-seconds", "50"]
+        assert run("--library", fake, "--list", path, *options).of("cooling") == []
+
+
+def test_a_hot_device_is_timed_all_the_same_when_it_does_not_cool_down(run, fake: Path, tmp_path: Path) -> None:
+    (tmp_path / "temp").write_text("51200")
+    options = ["--hot-file", f"{tmp_path}/temp=0.001", "--hot-limit", "45", "--cool-seconds", "0"]
+    ended = run("--library", fake, "--list", write_list(tmp_path, [b"ok"]), *options)
+    (cooling,) = ended.of("cooling")
+    assert (cooling["cooling"], cooling["what"], cooling["value"]) == (0, "hot_file", pytest.approx(51.2))
+    assert len(ended.of("model")) == 1
+
+
+def test_a_model_waits_until_the_device_is_cool(runner: Path, fake: Path, tmp_path: Path) -> None:
+    (tmp_path / "temp").write_text("60")
+    options = ["--hot-file", tmp_path / "temp", "--hot-limit", "45", "--cool-seconds", "1000"]
+    command = [runner, "--runtime", "tflite", "--library", fake, "--list", write_list(tmp_path, [b"ok"]), *QUICK]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        seen = [json.loads(process.stdout.readline()) for _ in range(3)]
+        assert [next(iter(line)) for line in seen] == ["hello", "begin", "cooling"]
+        (tmp_path / "temp").write_text("30")
+        assert [next(iter(line)) for line in read_lines(process.stdout.read())] == ["model", "end"]
+
+
+def test_a_core_that_stays_slow_is_timed_twice_and_marked(run, fake: Path, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [b"ok", b"refuse"])
+    slow = ["--sentinel-limit", "1", "--sentinel-baseline", "1", "--print-output", "4"]
+    ended = run("--library", fake, "--list", path, *slow)
+    timed, refused = ended.of("model")
+    assert timed["after"]["throttled"] == 1 and "throttled" not in timed["before"]
+    assert timed["output"][3] == 2  # models opened
+    assert "refused" in refused
+    assert {line["what"] for line in ended.of("cooling")} == {"sentinel_ns"}
+
+
+@pytest.mark.parametrize("baseline", ["1e12", "0"])
+def test_a_core_at_its_speed_is_timed_once(baseline: str, run, fake: Path, tmp_path: Path) -> None:
+    options = ["--sentinel-limit", "1000", "--sentinel-baseline", baseline, "--print-output", "4"]
+    ended = run("--library", fake, "--list", write_list(tmp_path, [b"ok"]), *options)
+    (timed,) = ended.of("model")
+    assert timed["output"][3] == 1 and "throttled" not in timed["after"]
+    assert ended.of("cooling") == []
