@@ -1,36 +1,28 @@
-"""The loop that times every part of some backbones on one device: shuffled, resumable, a crash costs one model."""
+"""The loop that times every part of some backbones: shuffled, resumable, on one device or several alike; a crash costs
+one model, a lost device costs nothing.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import os
 import platform
 import random
-import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
-from itertools import starmap
-from multiprocessing import get_context, parent_process
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from bpnas.android_bench.device import MODEL_SUFFIX, Conditions, Device
-from bpnas.android_bench.errors import DeviceError
-from bpnas.android_bench.runner import Failure, RunRequest
+from bpnas.android_bench.device import Conditions, Device
+from bpnas.android_bench.errors import DeviceError, UsageError
+from bpnas.android_bench.runner import Failure, Measurement, Outcome
+from bpnas.profiler.crew import Crew
+from bpnas.profiler.model_files import ModelFiles, Task
 from bpnas.profiler.paths import Part, enumerate_parts, select_paths
-from bpnas.profiler.records import Plan, Records
+from bpnas.profiler.records import Plan, Records, Setup, differences
+from bpnas.profiler.work_queue import WorkQueue
 
-BATCH = 32
-"""Models that exist as files at a time: all of them together would be gigabytes."""
-
-MAX_FAILURES_IN_A_ROW = 25
-"""So many models failing one after the other is the device's fault, not theirs."""
+WORTH_PROCESSES = 32
+"""Fewer models than this are written before another process has loaded torch."""
 
 _TOOLS = ("bpnas", "torch", "onnx", "flatbuffers", "numpy")
 
@@ -43,7 +35,8 @@ class Progress:
         total, done: sessions in the plan; measured, in this call or before.
         measured, failures: in this call.
         elapsed_seconds: of this call.
-        conditions: the device's state.
+        conditions: the device's state after its last measurement; of several devices, each name after the serial.
+        lost: one sentence per device that was given up, while others go on.
     """
 
     total: int
@@ -52,6 +45,7 @@ class Progress:
     failures: int
     elapsed_seconds: float
     conditions: Conditions
+    lost: tuple[str, ...] = ()
 
     @property
     def per_second(self) -> float:
@@ -74,6 +68,7 @@ class CampaignResult:
         measured: in this call.
         failures: of this call.
         elapsed_seconds: of this call.
+        lost: one sentence per device that was given up, while others went on.
     """
 
     total: int
@@ -81,6 +76,7 @@ class CampaignResult:
     measured: int
     failures: tuple[Failure, ...]
     elapsed_seconds: float
+    lost: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -97,11 +93,30 @@ def plan_parts(plan: Plan) -> tuple[Part, ...]:
     return enumerate_parts(plan.backbones, None if plan.paths is None else select_paths(plan.paths))
 
 
+def refuse_unequal(devices: Mapping[str, Device], setup: Setup) -> None:
+    """Refuse devices whose latencies must not meet in one table.
+
+    Args:
+        devices: by the name that they have in messages.
+        setup: of the plan that they are to measure.
+
+    Raises:
+        UsageError: their fingerprints differ, or are not the plan's; the message lists where.
+    """
+    different = differences([setup, *(replace(setup, device=device.info) for device in devices.values())])
+    if different:
+        raise UsageError(
+            f"{' and '.join(devices)} cannot share this campaign, for their latencies must not meet in one table "
+            f"({'; '.join(different)}); measure each with records of its own"
+        )
+
+
 def run_campaign(
-    device: Device,
+    device: Device | Sequence[Device],
     records: Records,
     plan: Plan,
     *,
+    serials: Sequence[str] = (),
     seed: int = 0,
     budget_seconds: float | None = None,
     jobs: int = 1,
@@ -110,133 +125,93 @@ def run_campaign(
     """Measure what of the plan is not in the records yet.
 
     All parts are timed once in random order, then all once more in another order, and so on for every session of the
-    plan, so that a slow change of the device meets all parts alike. Each outcome is in the file before the next
-    begins. A part that failed is tried again by the next call.
+    plan, so that a slow change of the device meets all parts alike. Each outcome is in the file before anything else
+    happens with it. A part that failed is tried again by the next call.
+
+    Several devices share the work, each at its own pace. What a lost one took and did not answer is done by the
+    others. On Ctrl-C, and at the end of the budget, what they are at is still waited for and kept, for some seconds.
 
     Args:
-        device: open; its info must be that of `plan.setup`.
+        device: open, one or several; their info must be that of `plan.setup`.
         records: open for writing.
+        serials: names of the devices in messages; by default `device 1`, `device 2`, ...
         seed: of the order.
-        budget_seconds: stop before the next model once so much time has gone.
-        jobs: processes that write model files between the timings.
+        budget_seconds: begin no other model once so much time has gone.
+        jobs: processes that write model files while a device waits for the next ones.
         on_progress: called at the start and after every model.
 
     Raises:
-        DeviceError: the device was lost, or too many models in a row failed.
+        UsageError: the fingerprints of the devices differ.
+        DeviceError: no device is left: the last one was lost, or too many models in a row failed on it.
         SpaceError: the disk is full.
     """
-    setup, start = plan.setup, time.monotonic()
+    start = time.monotonic()
+    team = list(device) if isinstance(device, Sequence) else [device]
+    names = list(serials) or [f"device {n + 1}" for n in range(len(team))]
+    if not team or not len(team) == len(names) == len(set(names)):
+        raise UsageError(f"a campaign needs devices with one serial each, not {len(team)} with {', '.join(names)}")
+    devices = dict(zip(names, team, strict=True))
+    setup = plan.setup
+    refuse_unequal(devices, setup)
     parts = {part.key: part for part in plan_parts(plan)}
     records.add_plan(plan)
     finished = records.done(setup)
     order = list(_shuffled_tasks(list(parts), plan.sessions, seed))
     todo = [task for task in order if task not in finished]
     tools = _tool_versions()
-    done, measured, failures, in_a_row = len(order) - len(todo), 0, list[Failure](), 0
+    done, measured, failures = len(order) - len(todo), 0, list[Failure]()
+    states = {name: one.conditions() for name, one in devices.items()}
 
-    def elapsed() -> float:
-        return time.monotonic() - start
+    processes = jobs if len(todo) > WORTH_PROCESSES else 1
+    folder = records.path.with_name(f".{records.path.name}.models")
+    with ModelFiles(folder, parts, setup.device.runtime, processes) as models:
+        queue = WorkQueue(todo, models, len(devices))
+        with Crew(devices, queue, setup.settings) as crew:
 
-    def report() -> None:
-        on_progress(Progress(len(order), done, measured, len(failures), elapsed(), device.conditions()))
+            def report() -> None:
+                elapsed_seconds, lost = time.monotonic() - start, tuple(crew.lost)
+                on_progress(
+                    Progress(len(order), done, measured, len(failures), elapsed_seconds, _conditions(states), lost)
+                )
 
-    def result() -> CampaignResult:
-        return CampaignResult(len(order), done, measured, tuple(failures), elapsed())
-
-    report()
-    with ExitStack() as stack:
-        folder = records.path.with_name(f".{records.path.name}.models")
-        shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed
-        folder.mkdir()
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        export = partial(_export_to_file, folder=folder, runtime=setup.device.runtime)
-        mapper: Callable[..., Iterator[RunRequest]] = starmap
-        if jobs > 1 and len(todo) > BATCH:
-            pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start_exporter)
-            stack.callback(pool.shutdown, cancel_futures=True)
-            mapper = partial(_pool_starmap, pool)
-        for first in range(0, len(todo), BATCH):
-            batch = todo[first : first + BATCH]
-            requests = list(mapper(export, [(parts[key], session) for key, session in batch]))
-            for outcome in device.run(requests, setup.settings):
+            def take(name: str, outcome: Outcome) -> None:
+                nonlocal done, measured
                 records.add(setup, tools, outcome)
-                if isinstance(outcome, Failure):
-                    failures.append(outcome)
-                    in_a_row += 1
+                if isinstance(outcome, Measurement):
+                    done, measured = done + 1, measured + 1
+                    states[name] = {**states[name], **outcome.conditions.get("after", {})}
                 else:
-                    done, measured, in_a_row = done + 1, measured + 1, 0
+                    failures.append(outcome)
                 report()
-                if in_a_row == MAX_FAILURES_IN_A_ROW:
-                    last = failures[-1]
-                    raise DeviceError(
-                        f"{in_a_row} models in a row failed, the last one, {last.key}, with {last.kind}: "
-                        f"{last.message}; mend the device or its runtime and call the same command again"
-                    )
-                if budget_seconds is not None and elapsed() >= budget_seconds:
-                    return result()
-            for request in requests:
-                request.path.unlink(missing_ok=True)
-    return result()
+                if budget_seconds is not None and time.monotonic() - start >= budget_seconds:
+                    queue.stop()
+
+            report()
+            try:
+                for name, outcome in crew.outcomes():
+                    take(name, outcome)
+            except KeyboardInterrupt:
+                queue.stop()
+                with suppress(DeviceError):  # that devices end badly is no news after Ctrl-C
+                    for name, outcome in crew.outcomes():
+                        take(name, outcome)
+                raise
+    return CampaignResult(len(order), done, measured, tuple(failures), time.monotonic() - start, tuple(crew.lost))
 
 
-def _shuffled_tasks(keys: Sequence[str], sessions: int, seed: int) -> Iterator[tuple[str, int]]:
+def _conditions(states: Mapping[str, Conditions]) -> Conditions:
+    if len(states) == 1:
+        (only,) = states.values()
+        return only
+    return {f"{serial} {name}": value for serial, state in states.items() for name, value in state.items()}
+
+
+def _shuffled_tasks(keys: Sequence[str], sessions: int, seed: int) -> Iterator[Task]:
     for session in range(sessions):
         shuffled = list(keys)
         random.Random(f"{seed}/{session}").shuffle(shuffled)
         for key in shuffled:
             yield key, session
-
-
-def export_part(part: Part, runtime: str) -> bytes:
-    """The model file of a part, with weights that depend on nothing but its key."""
-    import torch
-
-    from bpnas.profiler.modules import build_module
-
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(int.from_bytes(hashlib.sha256(part.key.encode()).digest()[:8], "big") >> 1)
-        module = build_module(part).eval()
-    if runtime == "onnxruntime":
-        from bpnas.profiler.onnx_export import to_onnx
-
-        return to_onnx(module, part.input_shapes[0])
-    from bpnas.profiler.tflite_export import to_tflite
-
-    return to_tflite(module, part.input_shapes[0])
-
-
-def _export_to_file(part: Part, session: int, folder: Path, runtime: str) -> RunRequest:
-    content = export_part(part, runtime)
-    digest = hashlib.sha256(content).hexdigest()
-    path = folder / f"{digest}-{session}{MODEL_SUFFIX[runtime]}"
-    path.write_bytes(content)
-    return RunRequest(part.key, session, path, digest)
-
-
-def _pool_starmap(
-    pool: ProcessPoolExecutor, function: Callable[..., RunRequest], tasks: list[tuple[Part, int]]
-) -> Iterator[RunRequest]:
-    # Ctrl-C reaches every process on the terminal, but is the campaign's to handle: exporters start with it blocked.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return pool.map(function, *zip(*tasks, strict=True), chunksize=4)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_exporter() -> None:
-    threading.Thread(target=_end_with_campaign, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _end_with_campaign() -> None:
-    # An idle exporter would otherwise outlive a campaign that was killed, and wait for ever.
-    campaign = parent_process()
-    assert campaign is not None
-    campaign.join()
-    os._exit(1)
 
 
 def _tool_versions() -> dict[str, str]:

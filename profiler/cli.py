@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bpnas.android_bench.command import Command, fail, print_result
+from bpnas.android_bench.cli import bundle, devices, doctor, operators
+from bpnas.android_bench.command import Group, Option, fail, print_result
+from bpnas.android_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,85 +23,138 @@ if TYPE_CHECKING:
 
 _DEFAULT_SIZES = (32, 224)
 _PLAIN_LINE_SECONDS = 30.0
+_NOT_SHOWN = {"governor", "selinux", "charging", "battery_temperature_c"}  # in the records, but hardly ever another
 
 
-@click.command(cls=Command)
-@click.option("--serial", default="local", show_default=True, help="'local' (this machine) or 'mock:s9' (computed).")
+_what = partial(click.option, cls=Option, section="What to measure")
+_how = partial(click.option, cls=Option, section="How to measure it")
+_phone = partial(click.option, cls=Option, section="A phone")
+_folder = click.Path(exists=True, file_okay=False, path_type=Path)
+_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(cls=Group, invoke_without_command=True, subcommand_metavar="[COMMAND ...]")
+@click.option(
+    "--serial",
+    "serials",
+    multiple=True,
+    help="A phone's USB serial or HOST:PORT, 'local' (this machine) or 'mock:s9' (computed); phones that are alike "
+    "share the work if it is repeated.  [default: ANDROID_SERIAL, else the phone that is attached, else local]",
+)
 @click.option("--runtime", default="tflite", show_default=True, help="'tflite' or 'onnxruntime'.")
-@click.option("--backbone", default="mobilenetv2", show_default=True, help="A shipped backbone, or a .toml file.")
-@click.option(
-    "--input-size", "input_sizes", type=int, multiple=True, help="Image size; repeatable.  [default: 32, 224]"
-)
-@click.option("--classes", type=int, help="Outputs of the head.  [default: 10 up to size 64, else 1000]")
-@click.option("--paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.  [default: all 272]")
 @click.option("--records", type=click.Path(dir_okay=False), help="Records file.  [default: DEVICE.sqlite]")
-@click.option(
-    "--sessions", type=click.IntRange(1, 1000), default=1, show_default=True, help="Fresh sessions of each part."
-)
-@click.option("--warmup-runs", type=int, help="At least so many runs before anything counts.  [default: 10]")
-@click.option("--warmup-seconds", type=float, help="And at least so long.  [default: 0.5]")
-@click.option("--runs", type=int, help="At least so many samples.  [default: 50]")
-@click.option("--seconds", type=float, help="And for at least so long.  [default: 1.0]")
-@click.option("--threads", type=int, help="Of the runtime.  [default: 1]")
-@click.option("--timeout", "timeout_seconds", type=float, help="Seconds until a model is given up.  [default: 300]")
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), help="Stop after so many minutes.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that write models.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of measuring.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@_what("--backbone", default="mobilenetv2", show_default=True, help="A shipped backbone, or a .toml file.")
+@_what("--input-size", "input_sizes", type=int, multiple=True, help="Image size; repeatable.  [default: 32, 224]")
+@_what("--classes", type=int, help="Outputs of the head.  [default: 10 up to size 64, else 1000]")
+@_what("--paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.  [default: all 272]")
+@_what("--sessions", type=click.IntRange(1, 1000), default=1, show_default=True, help="Fresh sessions of each part.")
+@_how("--warmup-runs", type=int, help="At least so many runs before anything counts.  [default: 10]")
+@_how("--warmup-seconds", type=float, help="And at least so long.  [default: 0.5]")
+@_how("--runs", type=int, help="At least so many samples.  [default: 50]")
+@_how("--seconds", type=float, help="And for at least so long.  [default: 1.0]")
+@_how("--threads", type=int, help="Of the runtime.  [default: 1]")
+@_how("--timeout", "timeout_seconds", type=float, help="Seconds until a model is given up.  [default: 300]")
+@_phone("--bundle", type=_folder, help="Made by 'profile-device bundle'.  [default: the newest one that fits]")
+@_phone("--runner", type=_file, help="Your own build of the runner, or TensorFlow's benchmark_model.")
+@_phone("--runtime-library", type=_file, help="The runtime that --runner loads.  [default: it is linked in]")
+@_phone("--affinity", help="Cores, as a mask like 'f0', or 'none'.  [default: the big ones]")
+@_phone(
+    "--max-temperature",
+    "max_temperature_c",
+    type=float,
+    help="No model starts above so many degrees Celsius; 0: whatever it is.  [default: 45]",
+)
+@_phone(
+    "--sentinel-limit",
+    type=float,
+    help="A phone slower than so many times its own beginning is cooled down first; 0: never.  [default: 1.1]",
+)
+@_phone(
+    "--reconnect",
+    "reconnect_seconds",
+    type=float,
+    help="A lost phone is waited for so many seconds.  [default: 300]",
+)
+@_phone("--keep-governor", is_flag=True, help="Leave the frequency governor alone also where root could set it.")
+@_phone("--directory", help="Folder on the phone to work in.  [default: /data/local/tmp/bpnas]")
+@click.pass_context
 def main(
-    serial: str,
+    context: click.Context,
+    /,
+    serials: tuple[str, ...],
     runtime: str,
-    backbone: str,
-    input_sizes: tuple[int, ...],
-    classes: int | None,
-    paths: str | None,
     records: str | None,
-    sessions: int,
     budget: float | None,
     jobs: int,
     seed: int,
     as_json: bool,
+    backbone: str,
+    input_sizes: tuple[int, ...],
+    classes: int | None,
+    paths: str | None,
+    sessions: int,
     **settings: Any,
 ) -> None:
     """Time every path of a backbone on a device, and keep every sample.
 
-    A call goes on where the last one on the same records file ended; nothing is measured twice.
+    A call goes on where the last one on the same records file ended; nothing is measured twice. The commands at the
+    end are about phones.
     """
-    from bpnas.android_bench.device import open_device
+    if context.invoked_subcommand is not None:
+        return
+    from bpnas.android_bench.device import DeviceOptions, open_device
     from bpnas.android_bench.runner import RunSettings
     from bpnas.profiler.backbone import Backbone
-    from bpnas.profiler.campaign import plan_parts, run_campaign
+    from bpnas.profiler.campaign import plan_parts, refuse_unequal, run_campaign
     from bpnas.profiler.graph import EXPORT_VERSION
     from bpnas.profiler.records import Plan, Records, Setup
 
-    run_settings = RunSettings(**{name: value for name, value in settings.items() if value is not None})
+    given = {name: value for name, value in settings.items() if value is not None}
+    options = DeviceOptions(**{each.name: given.pop(each.name) for each in fields(DeviceOptions) if each.name in given})
+    run_settings = RunSettings(**given)
     sizes = dict.fromkeys(input_sizes or _DEFAULT_SIZES)
     backbones = tuple(Backbone.load(backbone, size, classes) for size in sizes)
-    with open_device(serial, runtime) as device:
-        plan = Plan(Setup(device.info, run_settings, EXPORT_VERSION), backbones, paths, sessions)
-        plan_parts(plan)  # a wrong filter is an error before any file is made
-        path = Path(records or f"{device.info.name}.sqlite")
-        with Records.write(path) as store, _display(device.info.label) as show:
-            store.refuse_other_setups(plan.setup)
-            budget_seconds = None if budget is None else budget * 60
-            result = run_campaign(
-                device, store, plan, seed=seed, budget_seconds=budget_seconds, jobs=jobs, on_progress=show
-            )
+    serials = _serials(serials)
+    with ExitStack() as stack:
+        devices = {serial: stack.enter_context(open_device(serial, runtime, options)) for serial in serials}
+        info = devices[serials[0]].info
+        plan = Plan(Setup(info, run_settings, EXPORT_VERSION), backbones, paths, sessions)
+        plan_parts(plan)  # a wrong filter or unequal devices are errors before any file is made
+        refuse_unequal(devices, plan.setup)
+        path = Path(records or f"{info.name}.sqlite")
+        label = info.label if len(devices) == 1 else f"{info.label}, {len(devices)} devices"
+        store, show = stack.enter_context(Records.write(path)), stack.enter_context(_display(label))
+        store.refuse_other_setups(plan.setup)
+        result = run_campaign(
+            list(devices.values()),
+            store,
+            plan,
+            serials=serials,
+            seed=seed,
+            budget_seconds=None if budget is None else budget * 60,
+            jobs=jobs,
+            on_progress=show,
+        )
     summary = {
         "records": str(path),
-        "device": device.info.name,
-        "mock": device.info.mock,
+        "device": info.name,
+        "mock": info.mock,
         "runtime": runtime,
-        "fingerprint": device.info.fingerprint,
+        "fingerprint": info.fingerprint,
         "total": result.total,
         "done": result.done,
         "measured": result.measured,
         "failures": [
             {"key": f.key, "session": f.session, "kind": f.kind, "message": f.message} for f in result.failures
         ],
+        "lost": list(result.lost),
         "seconds": round(result.elapsed_seconds, 3),
     }
-    print_result(summary, as_json, _summary(path, device.info.label, result))
+    print_result(summary, as_json, _summary(path, label, result))
     if result.failures:
         first = result.failures[0]
         fail(
@@ -107,12 +164,28 @@ def main(
         )
 
 
+for _command in (devices, doctor, bundle, operators):
+    main.add_command(_command)
+
+
+def _serials(serials: tuple[str, ...]) -> tuple[str, ...]:
+    if not serials:
+        from bpnas.android_bench.attached import choose_serial
+
+        return (choose_serial(),)
+    twice = [serial for serial in serials if serials.count(serial) > 1]
+    if twice:
+        raise UsageError(f"--serial {twice[0]} is given twice: name every device once")
+    return serials
+
+
 def _summary(path: Path, label: str, result: CampaignResult) -> str:
     lines = [f"{path}: {result.done} of {result.total} sessions measured on {label}, {result.measured} of them now"]
     if result.is_complete:
         lines.append(f"Next: build-table {path}")
     else:
         lines.append(f"{result.total - result.done} are left: call the same command again to go on")
+    lines.extend(f"Lost on the way: {sentence}" for sentence in result.lost)
     return "\n".join(lines)
 
 
@@ -125,29 +198,46 @@ def _display(label: str) -> Iterator[Callable[[Progress], None]]:
     if not console.is_terminal:
         yield _plain_display(label)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as ProgressBar
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.fields[state]}", markup=False),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(label, total=None, state="")
-        yield lambda now: bar.update(task, total=now.total, completed=now.done, state=_state(now))
+    with ProgressBar(*columns, console=console) as bar:
+        task, warned = bar.add_task(label, total=None, state=""), 0
+
+        def show(now: Progress) -> None:
+            nonlocal warned
+            for sentence in now.lost[warned:]:
+                bar.console.print(_warning(sentence), markup=False, highlight=False)
+            warned = len(now.lost)
+            bar.update(task, total=now.total, completed=now.done, state=_state(now))
+
+        yield show
 
 
 def _plain_display(label: str) -> Callable[[Progress], None]:
-    last = [-_PLAIN_LINE_SECONDS]
+    last, warned = -_PLAIN_LINE_SECONDS, 0
 
     def show(now: Progress) -> None:
-        if time.monotonic() - last[0] >= _PLAIN_LINE_SECONDS or now.done + now.failures == now.total:
-            last[0] = time.monotonic()
+        nonlocal last, warned
+        for sentence in now.lost[warned:]:
+            click.echo(_warning(sentence), err=True)
+        warned = len(now.lost)
+        if time.monotonic() - last >= _PLAIN_LINE_SECONDS or now.done + now.failures == now.total:
+            last = time.monotonic()
             click.echo(f"{label}: {now.done} of {now.total}, {_state(now)}", err=True)
 
     return show
+
+
+def _warning(sentence: str) -> str:
+    return f"Warning: a device is lost, its work goes to the others: {sentence}"
 
 
 def _state(now: Progress) -> str:
@@ -156,7 +246,7 @@ def _state(now: Progress) -> str:
         f"{now.per_second:.2g} models/s",
         "remaining time unknown" if left is None else f"{_duration(left)} left",
         f"{now.failures} failed",
-        *(f"{name} {value}" for name, value in now.conditions.items()),
+        *(f"{name} {value}" for name, value in now.conditions.items() if name.rpartition(" ")[2] not in _NOT_SHOWN),
     ]
     return ", ".join(parts)
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bpnas.android_bench.device import DeviceOptions
+from bpnas.android_bench.errors import DeviceLostError
+from bpnas.android_bench.mock import MockDevice
 from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler import Backbone, Records, RecordsError
 from tests.records_factory import make_plan, read_everything, write_records
@@ -45,7 +48,7 @@ def torch():
 @pytest.fixture
 def bad_models(monkeypatch):
     """Model files that no device takes, and that need no torch."""
-    monkeypatch.setattr("bpnas.profiler.campaign.export_part", lambda part, runtime: b"no model")
+    monkeypatch.setattr("bpnas.profiler.model_files.export_part", lambda part, runtime: b"no model")
 
 
 def files_here() -> set[str]:
@@ -189,7 +192,7 @@ def test_no_space_for_model_files(cli, monkeypatch):
     def full(part, runtime):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.tflite")
 
-    monkeypatch.setattr("bpnas.profiler.campaign.export_part", full)
+    monkeypatch.setattr("bpnas.profiler.model_files.export_part", full)
     done = cli("profile-device", *MOCK)
     assert done.exit_code == 1
     assert "model.tflite: no space left on the disk" in error_line(done.stderr)
@@ -237,6 +240,7 @@ def test_json_is_one_object_on_standard_output(cli, torch):
         "done": PARTS,
         "measured": PARTS,
         "failures": [],
+        "lost": [],
     }
     assert fingerprint == read_everything(Path("s9.sqlite"))[0][0].setup.device.fingerprint
     assert 0 < seconds < 300
@@ -374,3 +378,228 @@ def test_this_machine_from_export_to_table(cli, torch, runtime):
     assert done.exit_code == 0, done.stderr
     table = json.loads(done.stdout)
     assert (table["table"], table["entries"], table["mock"]) == ("local.parquet", PARTS, False)
+
+
+# Several devices
+
+
+@pytest.fixture
+def phones(monkeypatch):
+    """Serials A, B, ... are computed phones; what they are opened with, and each one's `run` can be replaced."""
+    opened = {}
+
+    def open_device(serial, runtime, options):
+        device = MockDevice("s9", runtime)
+        opened[serial] = (device, options)
+        return device
+
+    monkeypatch.setattr("bpnas.android_bench.device.open_device", open_device)
+    return opened
+
+
+def test_several_serials_share_the_work(cli, torch, phones):
+    done = cli("profile-device", "--serial", "A", "--serial", "B", *MOCK[2:], "--json")
+    assert done.exit_code == 0, done.stderr
+    assert list(phones) == ["A", "B"]
+    result = json.loads(done.stdout)
+    assert (result["device"], result["done"], result["lost"]) == ("s9", PARTS, [])
+    assert "2 devices: 0 of" in done.stderr
+    assert "A device mock, B device mock" in done.stderr
+
+
+def test_a_lost_device_is_a_warning_and_noted_in_the_result(cli, torch, phones, monkeypatch):
+    run = MockDevice.run
+
+    def lose_b(self, requests, settings):
+        if self is phones["B"][0]:
+            raise DeviceLostError("B: the cable was pulled")
+        for outcome in run(self, requests, settings):
+            time.sleep(0.02)
+            yield outcome
+
+    monkeypatch.setattr(MockDevice, "run", lose_b)
+    done = cli("profile-device", "--serial", "A", "--serial", "B", *MOCK[2:])
+    assert done.exit_code == 0, done.stderr
+    assert f"{PARTS} of {PARTS} sessions measured" in done.stdout
+    assert "Lost on the way: B: the cable was pulled\n" in done.stdout
+    (warning,) = (line for line in done.stderr.splitlines() if line.startswith("Warning:"))
+    assert warning.endswith("B: the cable was pulled")
+
+
+def test_devices_that_differ_are_refused_and_no_file_is_made(cli, phones, monkeypatch):
+    def open_device(serial, runtime, options):
+        return MockDevice("s9", runtime, seed=len(serial))
+
+    monkeypatch.setattr("bpnas.android_bench.device.open_device", open_device)
+    done = cli("profile-device", "--serial", "A", "--serial", "BB", *MOCK[2:])
+    assert done.exit_code == 2
+    assert "A and BB cannot share this campaign" in error_line(done.stderr)
+    assert "runtime_sha256: " in done.stderr
+    assert files_here() == set()
+
+
+def test_the_same_serial_twice_is_refused(cli, phones):
+    done = cli("profile-device", "--serial", "A", "--serial", "B", "--serial", "A", *MOCK[2:])
+    assert done.exit_code == 2
+    assert "--serial A is given twice" in error_line(done.stderr)
+    assert phones == {}
+
+
+def test_without_a_serial_it_is_the_one_that_adb_means(cli, torch, monkeypatch):
+    monkeypatch.setenv("ANDROID_SERIAL", "mock:s9")
+    done = cli("profile-device", *MOCK[2:], "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["device"] == "s9"
+
+
+# How a phone is used
+
+
+def test_options_reach_the_device(cli, torch, phones):
+    Path("bundle").mkdir()
+    for name in ("runner", "runtime.so"):
+        Path(name).touch()
+    options = """
+        --bundle bundle --runner runner --runtime-library runtime.so --affinity f0 --max-temperature 41.5
+        --sentinel-limit 1.2 --reconnect 7 --keep-governor
+        --directory /data/here
+    """.split()
+    assert cli("profile-device", "--serial", "A", *MOCK[2:], *options).exit_code == 0
+    assert phones["A"][1] == DeviceOptions(
+        Path("bundle"), Path("runner"), Path("runtime.so"), "f0", 41.5, 1.2, 7.0, True, "/data/here"
+    )
+
+
+def test_what_is_not_given_is_the_default_and_can_be_switched_off(cli, torch, phones):
+    assert cli("profile-device", "--serial", "A", *MOCK[2:]).exit_code == 0
+    assert phones["A"][1] == DeviceOptions()
+    off = ["--max-temperature", "0", "--sentinel-limit", "0", "--affinity", "none", "--reconnect", "0"]
+    assert cli("profile-device", "--serial", "B", *MOCK[2:], *off).exit_code == 0
+    assert phones["B"][1] == DeviceOptions(
+        affinity="none", max_temperature_c=0.0, sentinel_limit=0.0, reconnect_seconds=0.0
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--bundle", "nowhere"],
+        ["--bundle", "tiny.toml"],
+        ["--runner", "nowhere"],
+        ["--runtime-library", "."],
+        ["--max-temperature", "-1"],
+        ["--max-temperature", "nan"],
+        ["--sentinel-limit", "0.9"],
+        ["--sentinel-limit", "1"],
+        ["--sentinel-limit", "nan"],
+        ["--reconnect", "-1"],
+        ["--reconnect", "inf"],
+    ],
+    ids=" ".join,
+)
+def test_settings_of_a_phone_that_make_no_sense_are_named(cli, phones, options):
+    done = cli("profile-device", "--serial", "A", *MOCK[2:], *options)
+    assert done.exit_code == 2
+    assert options[0] in error_line(done.stderr)
+    assert phones == {}
+    assert files_here() == set()
+
+
+# The commands below
+
+
+def test_help_has_a_heading_for_each_kind_of_option_and_lists_the_commands(cli):
+    text = cli("profile-device", "--help").stdout
+    headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Options:", "What to measure:", "How to measure it:", "A phone:", "Commands:"]
+    commands = [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line]
+    assert commands == ["bundle", "devices", "doctor", "operators"]
+
+
+def test_help_tells_the_defaults_that_hold(cli):
+    text = " ".join(cli("profile-device", "--help").stdout.split())
+    for name, value in (
+        *((option, getattr(RunSettings(), option)) for option in ("warmup_runs", "warmup_seconds", "runs", "seconds")),
+        ("threads", RunSettings().threads),
+        ("timeout", RunSettings().timeout_seconds),
+        ("max_temperature", DeviceOptions().max_temperature_c),
+        ("sentinel_limit", DeviceOptions().sentinel_limit),
+        ("reconnect", DeviceOptions().reconnect_seconds),
+    ):
+        own = text.partition(f" --{name.replace('_', '-')} ")[2].partition(" --")[0]
+        default = own.partition("[default: ")[2].partition("]")[0]
+        assert float(default) == value, name
+
+
+@pytest.mark.parametrize("command", ["devices", "doctor", "bundle"])
+def test_the_commands_are_there_and_measure_nothing(cli, command):
+    done = cli("profile-device", command, "--help")
+    assert done.exit_code == 0
+    assert f" {command} " in done.stdout.splitlines()[0]
+    assert files_here() == set()
+
+
+def test_options_before_a_command_that_would_not_see_them_are_refused(cli):
+    done = cli("profile-device", "--serial", "mock:s9", "doctor")
+    assert done.exit_code == 2
+    assert "--serial: options of 'doctor' stand after its name" in error_line(done.stderr)
+
+
+def test_a_command_that_does_not_exist_is_named(cli):
+    done = cli("profile-device", "docter")
+    assert done.exit_code == 2
+    assert "docter" in error_line(done.stderr)
+
+
+# Ended by a signal
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_it_as_ctrl_c_does(torch, number):
+    process = start()
+    try:
+        wait_for_rows(5, process)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, output) == (128 + number, "")
+    assert "interrupted" in error_line(errors)
+    assert files_here() == {"s9.sqlite", "s9.sqlite.lock"}
+    assert len(read_everything(Path("s9.sqlite"))[1]) >= 5
+
+
+def test_a_second_signal_does_not_cut_the_clean_up_short(cli, monkeypatch):
+    closed = []
+
+    def interrupted(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    def close(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        closed.append(self)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("bpnas.profiler.campaign.run_campaign", interrupted)
+    monkeypatch.setattr(MockDevice, "close", close)
+    assert cli("profile-device", *MOCK).exit_code == 143
+    assert len(closed) == 1
+    assert signal.getsignal(signal.SIGTERM) == before == signal.SIG_DFL
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored(torch):
+    process = subprocess.Popen(
+        ["nohup", COMMAND, "--serial", "mock:s9", "--input-size", "32", "--paths", "K1E2G1"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for_rows(1, process)
+        process.send_signal(signal.SIGHUP)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors

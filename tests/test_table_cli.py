@@ -40,7 +40,7 @@ def test_the_records_of_this_directory_become_a_table_named_after_their_device(c
     assert files_here() == {"whatever.sqlite", "bench.parquet"}
     assert len(LatencyTable.load("bench.parquet")) == ENTRIES
     assert done.stderr == ""
-    assert f"bench.parquet: {ENTRIES} entries of Test Bench 1, tflite tflite 2" in done.stdout
+    assert f"bench.parquet: {ENTRIES} entries of Test Bench 1, tflite 2" in done.stdout
     assert "Backbone tiny at input size 16; 3 of 272 paths at every site" in done.stdout
     assert "run-search --table bench.parquet" in done.stdout
 
