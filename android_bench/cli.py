@@ -1,0 +1,132 @@
+"""The commands about phones: `profile-device devices`, `doctor`, `bundle` and `operators`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from bpnas.android_bench.command import Command, fail, print_result
+
+_LABELS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
+
+
+@click.command(cls=Command, short_help="List the phones that are attached.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def devices(as_json: bool) -> None:
+    """List the phones that are attached: serial, state, model, and how each is reached."""
+    from bpnas.android_bench.attached import attached_devices
+    from bpnas.android_bench.remote import printable
+
+    header = ("serial", "state", "model", "via")
+    rows = [tuple(printable(text) for text in (d.serial, d.state, d.model, d.via)) for d in attached_devices()]
+    if rows:
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows)]
+        if any(row[1] != "device" for row in rows):
+            lines.append("What keeps a phone in another state than 'device': profile-device doctor --serial SERIAL")
+    else:
+        lines = [
+            "No phone is attached. Switch on USB debugging (Settings > Developer options), plug the phone in, and",
+            "allow this computer on its screen; over Wi-Fi: 'adb connect HOST:PORT', or --serial HOST:PORT.",
+            "docs/phone.md has it step by step.",
+        ]
+    result = {"devices": [dict(zip(header, row, strict=True)) for row in rows]}
+    print_result(result, as_json, "\n".join(lines))
+
+
+@click.command(cls=Command, short_help="Examine a phone, and say what to mend.")
+@click.option("--serial", help="A USB serial, HOST:PORT, or 'local'.  [default: the one that is attached]")
+@click.option("--directory", help="Folder on the phone to work in.  [default: /data/local/tmp/bpnas]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def doctor(serial: str | None, directory: str | None, as_json: bool) -> None:
+    """Examine a phone before a campaign, and say line by line what is wrong and how to mend it.
+
+    Exit code 1 if something keeps a campaign from running; warnings alone give 0.
+    """
+    from bpnas.android_bench.attached import choose_serial
+    from bpnas.android_bench.doctor import diagnose
+    from bpnas.android_bench.remote import printable
+
+    serial = serial or choose_serial()
+    findings = diagnose(serial, directory)
+    errors = sum(finding.level == "error" for finding in findings)
+    lines = [f"{printable(serial)}:"]
+    for finding in findings:
+        lines.append(f"{_LABELS[finding.level]:8} {printable(finding.what, 500)}")
+        if finding.remedy:
+            lines.append(f"{'':8} -> {printable(finding.remedy, 500)}")
+    result = {"serial": serial, "errors": errors, "findings": [asdict(finding) for finding in findings]}
+    print_result(result, as_json, "\n".join(lines))
+    if errors:
+        fail(f"{printable(serial)}: {errors} thing{'s' * (errors > 1)} to mend before a campaign can run", 1)
+
+
+@click.command(cls=Command, short_help="Build the runner for a phone.")
+@click.option("--arch", default="arm64", show_default=True, help="'arm64' (phones), 'x86_64' or 'host'.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to put it in.  [default: cache]")
+@click.option(
+    "--wheels",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of runtime wheels that are there already: nothing is fetched.",
+)
+@click.option("--runtime", "runtimes", multiple=True, help="'tflite' or 'onnxruntime'; repeatable.  [default: both]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def bundle(arch: str, out: Path | None, wheels: Path | None, runtimes: tuple[str, ...], as_json: bool) -> None:
+    """Build the runner for a phone, and put it in one folder with its libraries and the runtimes."""
+    from bpnas.android_bench.bundle import build_bundle, bundles_folder
+    from bpnas.android_bench.device import RUNTIMES
+
+    built = build_bundle(arch, out or bundles_folder(), runtimes=runtimes or RUNTIMES, wheels=wheels)
+    size = sum(path.stat().st_size for path in built.directory.rglob("*") if path.is_file())
+    result = {
+        "directory": str(built.directory),
+        "arch": arch,
+        "sha256": built.sha256,
+        "files": len(built.files),
+        "bytes": size,
+    }
+    text = f"{built.directory}: {len(built.files)} files, {size / 1e6:.1f} MB, SHA-256 {built.sha256}"
+    print_result(result, as_json, text)
+
+
+@click.command(cls=Command, short_help="Time each operator of one model.")
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--serial", help="A USB serial, HOST:PORT, or 'local'.  [default: the one that is attached]")
+@click.option("--bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), help="[default: the newest]")
+@click.option("--affinity", help="Cores, as a mask like 'f0', or 'none'.  [default: the big ones]")
+@click.option("--directory", help="Folder on the device.  [default: /data/local/tmp/bpnas]")
+@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Of the runtime.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def operators(
+    model: Path,
+    serial: str | None,
+    bundle: Path | None,
+    affinity: str | None,
+    directory: str | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Time each operator of one model, a .tflite or .onnx file, by the runtime's own profiler.
+
+    It is a pass of its own: profiling costs time, so the sum is more than the model's latency.
+    """
+    from bpnas.android_bench.attached import choose_serial
+    from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
+    from bpnas.android_bench.errors import UsageError
+    from bpnas.android_bench.native_device import open_native_device
+    from bpnas.android_bench.runner import RunSettings
+
+    runtimes = [runtime for runtime, suffix in MODEL_SUFFIX.items() if suffix == model.suffix]
+    if not runtimes:
+        raise UsageError(f"{model}: neither a .tflite nor an .onnx file")
+    serial = serial or choose_serial()
+    options = DeviceOptions(bundle=bundle, affinity=affinity, directory=directory)
+    with open_native_device(serial, runtimes[0], options) as device:
+        times = device.operators(model, RunSettings(threads=threads))
+        label = device.info.label
+    lines = [f"{model} on {label}", *(f"{time.ns / 1e6:9.4f} ms  {time.type}  {time.name}" for time in times)]
+    lines.append(f"{sum(time.ns for time in times) / 1e6:9.4f} ms  together")
+    result = {"device": label, "serial": serial, "operators": [asdict(time) for time in times]}
+    print_result(result, as_json, "\n".join(lines))
