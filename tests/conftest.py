@@ -2,10 +2,13 @@
 
 import os
 import random
+import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,6 +20,16 @@ settings.register_profile("bpnas-ci", deadline=None, derandomize=True, print_blo
 settings.load_profile("bpnas-ci" if os.environ.get("CI") else "bpnas")
 
 
+# A run in the background of a script, or under nohup, inherits signals that are ignored; tests send them, and what
+# tests start must end by them.
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+pytest_plugins = ["tests.phone.fixtures"]
+
+
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     """The global generators, where something still draws from them; numpy's and torch's only if they are loaded."""
@@ -25,6 +38,24 @@ def seeds() -> None:
         numpy.random.seed(0)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def deaf_port() -> Iterator[int]:
+    """A port of the loopback interface that is taken, so that nobody can listen there, and where nobody does."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def no_real_phone(deaf_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test finds the phones that are attached to this machine, nor the keys that they trust."""
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(deaf_port))
+    monkeypatch.setenv("ANDROID_USER_HOME", str(tmp_path_factory.getbasetemp() / "android"))
+    for name in ("ADB_SERVER_SOCKET", "ADB_VENDOR_KEYS", "ANDROID_ADB_SERVER_ADDRESS", "ANDROID_SERIAL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("bpnas.android_bench.adb_usb._find", lambda: iter(()))
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +80,17 @@ def cli() -> Callable[..., Result]:
         return CliRunner().invoke(script.load(), [str(arg) for arg in args], catch_exceptions=False)
 
     return call
+
+
+@pytest.fixture
+def real_models() -> Any:
+    """Model files are written in earnest; gives torch, which that takes."""
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def fake_models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model files that need no torch, for devices that do not look into them; a test that asks for `real_models` gets
+    those."""
+    if "real_models" not in request.fixturenames:
+        monkeypatch.setattr("bpnas.profiler.model_files.export_part", lambda part, runtime: part.key.encode())

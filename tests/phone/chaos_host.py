@@ -1,0 +1,21 @@
+"""`profile-device` with models for the fake runner: python chaos_host.py JSON OPTION...
+
+The file JSON holds `contents`, of each part's model by key (null: real models), and `constants` of bpnas.android_bench.
+"""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from bpnas.profiler import cli, model_files
+
+given = json.loads(Path(sys.argv[1]).read_text())
+for name, value in given["constants"].items():
+    module, _, constant = name.rpartition(".")
+    place = import_module(f"bpnas.android_bench.{module}")
+    getattr(place, constant)  # one that has moved must not be missed in silence
+    setattr(place, constant, value)
+if given["contents"] is not None:
+    model_files.export_part = lambda part, runtime: given["contents"][part.key].encode()
+cli.main(sys.argv[2:], prog_name="profile-device")

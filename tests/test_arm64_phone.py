@@ -1,0 +1,169 @@
+"""The whole way on an ARM64 phone under emulation: the bundle with both runtimes, and the commands of the README."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bpnas.android_bench.attached import connect
+from bpnas.android_bench.bundle import Bundle, build_bundle
+from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions, open_device
+from bpnas.android_bench.errors import BpnasError
+from bpnas.android_bench.facts import read_facts
+from bpnas.android_bench.remote import FileToPush
+from bpnas.android_bench.runner import Measurement, RunSettings
+from bpnas.android_bench.runner_lines import parse_line
+from bpnas.android_bench.runner_program import choose_program
+from bpnas.android_bench.runtimes import open_session
+from bpnas.profiler.cli import main as profile_device
+from bpnas.tables import LatencyTable
+from tests.model_graphs import FORMATS, convolution, one_of_each, request_for, write_graph
+from tests.phone.daemon import Adbd, wait_until
+from tests.phone.parts import phone_parts
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    wheels = phone_parts("wheels") / "wheels"
+    try:
+        return build_bundle("arm64", tmp_path_factory.mktemp("bundle"), wheels=wheels)
+    except BpnasError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def phone(arm64_phone: Adbd) -> Iterator[Adbd]:
+    arm64_phone.reset()
+    yield arm64_phone
+    wait_until(lambda: not any("bpnas" in text for text in arm64_phone.children().values()))
+
+
+def lcg(size: int) -> np.ndarray:
+    """The inputs that the runner times with, see docs/native.md."""
+    values, x = [], 1
+    for _ in range(size):
+        x = (1664525 * x + 1013904223) % 2**32
+        values.append((x - 2**32 if x >= 2**31 else x) / 2**31)
+    return np.array(values, np.float32)
+
+
+@pytest.mark.parametrize("runtime", FORMATS)
+@pytest.mark.parametrize("graph", [convolution(), one_of_each()], ids=["convolution", "one_of_each"])
+def test_outputs_equal_those_on_this_machine(
+    graph: object, runtime: str, bundle: Bundle, phone: Adbd, tmp_path: Path
+) -> None:
+    content = write_graph(graph, runtime)  # type: ignore[arg-type]
+    path = tmp_path / f"model{MODEL_SUFFIX[runtime]}"
+    path.write_bytes(content)
+    session = open_session(runtime, path)
+    (shape,) = session.input_shapes()
+    session.set_inputs([lcg(int(np.prod(shape))).reshape(shape)])
+    session.invoke()
+    expected = session.output().ravel()
+
+    folder = f"{phone.directory}/by-hand"
+    remote = connect(phone.serial)
+    try:
+        program = choose_program(read_facts(remote, folder), runtime, DeviceOptions(bundle=bundle.directory))
+        pushed = [FileToPush(file.path, f"{folder}/{name}", file.mode) for name, file in program.files.items()]
+        remote.push([*pushed, FileToPush(content, f"{folder}/m"), FileToPush(b"m\t0\t0\tm\n", f"{folder}/list")])
+        settings = "--warmup-runs 1 --warmup-seconds 0 --runs 1 --seconds 0 --sample-ms 0 --threads 1"
+        command = f"{program.command(folder)} --list {folder}/list {settings} --timeout-seconds 60 --print-output 10000"
+        result = remote.shell(command, timeout_seconds=120)
+    finally:
+        remote.close()
+    assert result.exit_code == 0, result
+    (line,) = [each for each in result.output.splitlines() if each.startswith(b'{"model"')]
+    assert parse_line(line) is not None
+    output = np.array(json.loads(line)["output"])
+    assert output.shape == expected.shape
+    assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("runtime", FORMATS)
+def test_a_phone_is_what_it_says_and_times_models(runtime: str, bundle: Bundle, phone: Adbd, tmp_path: Path) -> None:
+    contents = [write_graph(convolution(seed=seed), runtime) for seed in range(3)]
+    requests = [request_for(content, tmp_path, runtime, f"part-{n}") for n, content in enumerate(contents)]
+    settings = RunSettings(warmup_runs=1, warmup_seconds=0, runs=3, seconds=0)
+    with open_device(phone.serial, runtime, DeviceOptions(bundle=bundle.directory, sentinel_limit=0)) as device:
+        info = device.info
+        outcomes = list(device.run(requests, settings))
+    assert (info.name, info.platform, info.abi, info.mock) == ("s9", "sdm845", "arm64-v8a", False)
+    assert info.runtime_sha256 == bundle.files[bundle.library(runtime)].sha256
+    assert int(info.affinity, 16) > 0
+    for outcome, request in zip(outcomes, requests, strict=True):
+        assert isinstance(outcome, Measurement), outcome
+        assert (outcome.key, outcome.sha256, len(outcome.samples_ns)) == (request.key, request.sha256, 3)
+        assert outcome.conditions["before"]["screen"] == "off"
+        assert outcome.conditions["before"]["battery_percent"] == 85.0
+        assert outcome.conditions["after"]["temperature_c"] == pytest.approx(37.4)
+        assert outcome.conditions["after"]["sentinel_ns"] > 0  # type: ignore[operator]
+    names = {path.name.partition("-")[0] for path in Path(f"{phone.root}{phone.directory}/bpnas").iterdir()}
+    assert names == {"bundle"}
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_word_for_word(phone: Adbd, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    section = README.read_text().partition("## With a phone")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    commands = [line.replace("SERIAL", phone.serial) for line in block.splitlines()]
+    assert [command.split()[0] for command in commands] == ["profile-device"] * 4 + ["build-table"]
+    wheels = phone_parts("wheels") / "wheels"
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        # The bundle's wheels are those that are here already.
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(wheels),
+    }
+    work = tmp_path / "work"
+    work.mkdir()
+    for command in commands:
+        done = subprocess.run(command, shell=True, cwd=work, env=environment, capture_output=True, text=True)  # noqa: S602
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    table = LatencyTable.load(work / "s9.parquet")
+    assert (table.meta.device.platform, table.meta.device.runtime) == ("sdm845", "onnxruntime")
+    entries = table.to_pandas()
+    assert set(entries.source) == {"measured"}
+    assert len(entries[entries.kind == "path"]) == 12
+    assert (entries.latency_ms > 0).all()
+
+
+@pytest.mark.parametrize("runtime", FORMATS)
+def test_operators_of_a_model_are_timed(runtime: str, bundle: Bundle, phone: Adbd, tmp_path: Path) -> None:
+    model = tmp_path / f"model{MODEL_SUFFIX[runtime]}"
+    model.write_bytes(write_graph(one_of_each(), runtime))
+    arguments = ["operators", str(model), "--serial", phone.serial, "--bundle", str(bundle.directory)]
+    done = CliRunner().invoke(profile_device, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert "SM-G960U" in result["device"]
+    types = " ".join(operator["type"] for operator in result["operators"])
+    assert "Conv" in types
+    assert all(operator["ns"] >= 0 for operator in result["operators"])
+    text = CliRunner().invoke(profile_device, arguments).stdout.splitlines()
+    assert len(text) == len(result["operators"]) + 2
+    assert text[-1].endswith("together")
+
+    model.write_bytes(b"no model")
+    done = CliRunner().invoke(profile_device, arguments)
+    assert done.exit_code == 1
+    assert "no times of operators" in done.stderr
+    other = tmp_path / "model.txt"
+    other.write_text("")
+    assert CliRunner().invoke(profile_device, ["operators", str(other), *arguments[2:]]).exit_code == 2
