@@ -128,6 +128,12 @@ def _identity(serial: str, facts: PhoneFacts) -> Iterator[Finding]:
             f"not Android but {facts.release or facts.kernel or 'something unknown'}, {facts.abi}",
             "go on if you mean this machine; for a phone, take the serial that `profile-device devices` lists",
         )
+    if facts.is_emulator:
+        yield Finding(
+            "warning",
+            "it is an emulator, not a phone: its times are those of this computer, and its sentinel is not heeded",
+            "use it to try the commands; measure on a phone",
+        )
     s9 = galaxy_s9(facts)
     if s9 and facts.platform.lower() != "sdm845":
         yield Finding(

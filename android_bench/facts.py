@@ -29,9 +29,12 @@ from bpnas.android_bench.hardware import (
 )
 from bpnas.android_bench.remote import Remote, printable, quote
 
+# Android's emulator sets the first of these since Android 12, the second before.
+_EMULATOR_PROPERTIES = ("ro.boot.qemu", "ro.kernel.qemu")
 _PROPERTIES = (
     "ro.product.manufacturer ro.product.model ro.board.platform ro.hardware.chipname ro.hardware "
-    "ro.build.version.release ro.build.version.sdk ro.build.fingerprint ro.product.cpu.abi"
+    "ro.build.version.release ro.build.version.sdk ro.build.fingerprint ro.product.cpu.abi "
+    + " ".join(_EMULATOR_PROPERTIES)
 )
 _TOOLS = "taskset sha256sum timeout setsid mkdir dumpsys getprop su"
 
@@ -97,6 +100,7 @@ class PhoneFacts:
 
     Attributes:
         is_android: it answers to `getprop` with a version of Android.
+        is_emulator: it is Android on an emulator; it shares its cores with other work, and its times are no phone's.
         manufacturer, model: as the maker calls them.
         platform: the system on chip, as `sdm845`, or the processor.
         release: version of Android, or of another system.
@@ -119,6 +123,7 @@ class PhoneFacts:
     """
 
     is_android: bool
+    is_emulator: bool
     manufacturer: str
     model: str
     platform: str
@@ -168,6 +173,7 @@ def read_facts(remote: Remote, base: str = DEVICE_FOLDER) -> PhoneFacts:
     )
     return PhoneFacts(
         is_android=is_android,
+        is_emulator=is_android and any(first(name) == "1" for name in _EMULATOR_PROPERTIES),
         manufacturer=first("ro.product.manufacturer"),
         model=first("ro.product.model") or first("board") or first("product") or platform,
         platform=platform,
@@ -234,7 +240,7 @@ def device_info(
     return DeviceInfo(
         name=short_name(facts),
         mock=False,
-        model=f"{maker}{facts.model}".strip() or "unknown",
+        model=f"{maker}{facts.model}{' (EMULATOR: no phone)' if facts.is_emulator else ''}".strip() or "unknown",
         platform=facts.platform or "unknown",
         os=system.strip(),
         abi=facts.abi,
@@ -255,14 +261,18 @@ def galaxy_s9(facts: PhoneFacts) -> str:
 
 def short_name(facts: PhoneFacts) -> str:
     """Fit for a file name, 1 to 40 characters of [a-z0-9-]: `s9` for the Galaxy S9 with the Snapdragon 845,
-    `s9-exynos9810` for the other one, else the model.
+    `s9-exynos9810` for the other one, else the model; an emulator's ends with `-emulator`.
     """
     name = galaxy_s9(facts) or facts.model
     if galaxy_s9(facts) and facts.platform.lower() != "sdm845":
         name = f"{name}-{facts.platform}"
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower())[:40].strip("-")
+    suffix = "-emulator" if facts.is_emulator else ""
+    most = 40 - len(suffix)
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower())[:most].strip("-")
     # Names that bpnas gives to other things: a phone must not pass for them.
-    return f"phone-{slug}"[:40].strip("-") if not slug or slug == "local" or slug.startswith("mock") else slug
+    if not slug or slug == "local" or slug.startswith("mock"):
+        slug = f"phone-{slug}"[:most].strip("-")
+    return slug + suffix
 
 
 def _platform(board: str, chip: str, hardware: str, processor: str) -> str:

@@ -393,8 +393,8 @@ class NativeDevice(Device):
     def _arguments(self, settings: RunSettings, profile: bool = False) -> str:
         options, facts = self._options, self._facts
         zone, limit = facts.cpu_zone, options.max_temperature_c
-        # A machine that is no phone shares its cores with other work: a slow moment there is no throttling.
-        guarded = facts.is_android and options.sentinel_limit > 0
+        # What is no phone shares its cores with other work: a slow moment there is no throttling.
+        guarded = facts.is_android and not facts.is_emulator and options.sentinel_limit > 0
         return runner_arguments(
             settings,
             affinity=self._affinity,

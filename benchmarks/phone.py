@@ -44,7 +44,7 @@ PUSH_BYTES = 200_000_000
 
 
 def campaign(given: argparse.Namespace) -> None:
-    with open_device(given.serial, given.runtime, options(given)) as device:
+    with open_device(given.serial, given.runtime, DeviceOptions(directory=directory(given))) as device:
         time_campaign(device, given.models, given.input_size)
 
 
@@ -53,7 +53,7 @@ def per_model(given: argparse.Namespace) -> None:
     batched, single = [], []
     with tempfile.TemporaryDirectory() as folder:
         requests = write_models(Path(folder), given)
-        with open_device(given.serial, given.runtime, options(given)) as device:
+        with open_device(given.serial, given.runtime, DeviceOptions(directory=directory(given))) as device:
             for _ in range(3):
                 start = time.monotonic()
                 outcomes = list(device.run(requests, settings))
@@ -69,7 +69,7 @@ def per_model(given: argparse.Namespace) -> None:
 def one_by_one(given: argparse.Namespace, requests: list[RunRequest], settings: RunSettings) -> float:
     """Seconds a model with stock adb-shell, for a runner that is on the device already."""
     with_remote = connect(given.serial)
-    program = choose_program(read_facts(with_remote, directory(given)), given.runtime, options(given))
+    program = choose_program(read_facts(with_remote, directory(given)), given.runtime, DeviceOptions())
     with_remote.close()
     place = f"{directory(given)}/{program.name}"
     model = f"{given.folder}/model{MODEL_SUFFIX[given.runtime]}"
@@ -132,11 +132,6 @@ def write_models(folder: Path, given: argparse.Namespace) -> list[RunRequest]:
         path.write_bytes(content)
         requests.append(RunRequest(part.key, 0, path, hashlib.sha256(content).hexdigest()))
     return requests
-
-
-def options(given: argparse.Namespace) -> DeviceOptions:
-    # A daemon on this machine shares its cores with other work: a slow moment is no throttling to wait for.
-    return DeviceOptions(directory=directory(given), sentinel_limit=0)
 
 
 def directory(given: argparse.Namespace) -> str:

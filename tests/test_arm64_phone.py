@@ -98,10 +98,10 @@ def test_a_phone_is_what_it_says_and_times_models(runtime: str, bundle: Bundle, 
     contents = [write_graph(convolution(seed=seed), runtime) for seed in range(3)]
     requests = [request_for(content, tmp_path, runtime, f"part-{n}") for n, content in enumerate(contents)]
     settings = RunSettings(warmup_runs=1, warmup_seconds=0, runs=3, seconds=0)
-    with open_device(phone.serial, runtime, DeviceOptions(bundle=bundle.directory, sentinel_limit=0)) as device:
+    with open_device(phone.serial, runtime, DeviceOptions(bundle=bundle.directory)) as device:
         info = device.info
         outcomes = list(device.run(requests, settings))
-    assert (info.name, info.platform, info.abi, info.mock) == ("s9", "sdm845", "arm64-v8a", False)
+    assert (info.name, info.platform, info.abi, info.mock) == ("s9-emulator", "sdm845", "arm64-v8a", False)
     assert info.runtime_sha256 == bundle.files[bundle.library(runtime)].sha256
     assert int(info.affinity, 16) > 0
     for outcome, request in zip(outcomes, requests, strict=True):
@@ -136,10 +136,12 @@ def test_the_commands_of_the_readme_word_for_word(phone: Adbd, tmp_path: Path) -
     for command in commands:
         done = subprocess.run(command, shell=True, cwd=work, env=environment, capture_output=True, text=True)  # noqa: S602
         assert done.returncode == 0, (command, done.stdout, done.stderr)
-    table = LatencyTable.load(work / "s9.parquet")
+    table = LatencyTable.load(work / "s9-emulator.parquet")
     assert (table.meta.device.platform, table.meta.device.runtime) == ("sdm845", "onnxruntime")
     entries = table.to_pandas()
     assert set(entries.source) == {"measured"}
+    assert set(entries.device) == {"s9-emulator"}
+    assert "EMULATOR" in table.meta.device.label
     assert len(entries[entries.kind == "path"]) == 12
     assert (entries.latency_ms > 0).all()
 

@@ -30,7 +30,7 @@ def info(facts: PhoneFacts) -> str:
 def test_a_galaxy_s9_in_one_shell(phone: FolderPhone) -> None:
     facts = facts_of(phone)
     assert len(phone.commands) == 1
-    assert facts.is_android
+    assert (facts.is_android, facts.is_emulator) == (True, False)
     assert (facts.manufacturer, facts.model, facts.platform) == ("samsung", "SM-G960U", "sdm845")
     assert (facts.release, facts.sdk, facts.abi) == ("10", 29, "arm64-v8a")
     assert facts.build.startswith("samsung/starqltesq/")
@@ -147,6 +147,11 @@ def test_hostile_numbers_of_cores_and_zones_are_left_out(phone: FolderPhone) -> 
         ({"ro.product.model": "mock-s9"}, "phone-mock-s9"),
         ({"ro.product.model": "-" * 50}, "phone"),
         ({"ro.product.model": "a" * 100}, "a" * 40),
+        ({"ro.boot.qemu": "0"}, "s9"),
+        ({"ro.boot.qemu": "1"}, "s9-emulator"),
+        ({"ro.kernel.qemu": "1", "ro.product.model": "sdk_gphone_x86"}, "sdk-gphone-x86-emulator"),
+        ({"ro.boot.qemu": "1", "ro.product.model": "-"}, "phone-emulator"),
+        ({"ro.boot.qemu": "1", "ro.product.model": "a" * 100}, f"{'a' * 31}-emulator"),
     ],
 )  # fmt: skip
 def test_names_are_fit_for_files(phone: FolderPhone, properties: dict[str, str], name: str) -> None:
@@ -175,6 +180,16 @@ def test_a_fingerprint_names_the_system(phone: FolderPhone) -> None:
     assert found.os.startswith("Android 10 (samsung/starqltesq/")
     assert (found.name, found.model, found.platform) == ("s9", "samsung SM-G960U", "sdm845")
     assert (found.mock, found.affinity, found.runtime_version) == (False, "f0", "1.32.0")
+
+
+def test_an_emulator_does_not_pass_for_the_phone_that_it_imitates(phone: FolderPhone) -> None:
+    assert not facts_of(phone).is_emulator
+    of_the_phone = info(facts_of(phone))
+    phone.identity.set_property("ro.boot.qemu", "1")
+    facts = facts_of(phone)
+    assert facts.is_emulator
+    assert info(facts) != of_the_phone
+    assert "SM-G960U (EMULATOR: no phone)" in info(facts)
 
 
 # --- which cores, which sensor

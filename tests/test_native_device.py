@@ -18,6 +18,7 @@ from bpnas.android_bench.errors import DeviceError, RuntimeUnavailableError, Usa
 from bpnas.android_bench.native_device import NativeDevice
 from bpnas.android_bench.runner import Failure, Measurement, Outcome, RunSettings
 from tests.phone.chaos import write_fake_runner, write_requests
+from tests.phone.daemon import Adbd
 
 SETTINGS = RunSettings(warmup_runs=0, warmup_seconds=0, runs=1, seconds=0, timeout_seconds=2)
 
@@ -138,6 +139,19 @@ def test_a_core_that_does_not_get_back_to_its_speed_ends_it(open_native: Serve, 
     outcomes = list(device.run(write_requests(tmp_path, ["throttled", "throttled", "ok:a"] * 2), SETTINGS))
     assert kinds(outcomes) == ["invalid", "invalid", "ok"] * 2
     assert "1.5 times slower" in outcomes[0].message  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("qemu", "limit"), [(None, 1.1), ("1", 0.0)], ids=["phone", "emulator"])
+def test_the_sentinel_is_heeded_on_phones_and_not_on_emulators(
+    start_adbd: Callable[..., Adbd], fake_runner: Path, tmp_path: Path, qemu: str | None, limit: float
+) -> None:
+    adbd = start_adbd(uid=os.getuid())
+    adbd.identity.set_property("ro.boot.qemu", qemu)
+    options = DeviceOptions(runner=fake_runner, directory=f"{adbd.directory}/bpnas", affinity="none")
+    with NativeDevice(connect(adbd.serial, adbd.directory), "tflite", options) as device:
+        (outcome,) = device.run(write_requests(tmp_path, ["ok"]), SETTINGS)
+    assert isinstance(outcome, Measurement)
+    assert outcome.conditions["before"]["sentinel_limit"] == limit
 
 
 def test_noise_around_an_answer_is_ignored(open_native: Serve, tmp_path: Path) -> None:

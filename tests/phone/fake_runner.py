@@ -33,6 +33,16 @@ import zlib
 from pathlib import Path
 
 
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--list")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--probe", action="store_true")
+    parser.add_argument("--affinity", default="3")
+    parser.add_argument("--sentinel-limit", type=float, default=0.0)
+    return parser.parse_known_args()[0]
+
+
 def line(**values: object) -> str:
     body = json.dumps(values, separators=(",", ":"))[:-1]
     return f'{body},"crc32":"{zlib.crc32(body.encode()):08x}"}}\n'
@@ -53,7 +63,7 @@ def answer(index: int, name: str, size: int, **after: float) -> str:
         warmup_runs=1,
         warmup_ns=10,
         load_ns=5,
-        before={"sentinel_ns": 100.0},
+        before={"sentinel_ns": 100.0, "sentinel_limit": arguments().sentinel_limit},
         after={"sentinel_ns": 101.0, **after},
     )
 
@@ -121,12 +131,7 @@ def do(index: int, name: str, path: Path, following: str) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--list")
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--probe", action="store_true")
-    parser.add_argument("--affinity", default="3")
-    given, _ = parser.parse_known_args()
+    given = arguments()
     say(
         line(
             hello=1,

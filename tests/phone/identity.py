@@ -1,6 +1,7 @@
 """What makes a daemon look like a phone: properties, services and sysfs of a Galaxy S9, as plain files to change.
 
-Nothing here is real but the format: the processor is this machine's, or qemu's.
+Nothing here is real but the format: the processor is this machine's, or qemu's. So it says of itself what Android's
+emulator says, `ro.boot.qemu`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ BIG_KHZ = 2_803_200
 
 PROPERTIES = {
     "ro.board.platform": "sdm845",
+    "ro.boot.qemu": "1",
     "ro.boot.hardware": "qcom",
     "ro.build.fingerprint": "samsung/starqltesq/starqltesq:10/QP1A.190711.020/G960USQU9FVB2:user/release-keys",
     "ro.build.id": "QP1A.190711.020",
