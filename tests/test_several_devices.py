@@ -426,7 +426,7 @@ def test_a_bug_in_one_device_stops_the_others_and_is_raised(file):
 
 def test_a_device_that_never_answers_does_not_keep_the_campaign_from_ending(file, monkeypatch):
     monkeypatch.setattr("bpnas.profiler.crew._PATIENCE_SECONDS", 0.2)
-    held = threading.Event()
+    held, others = threading.Event(), set(threading.enumerate())
 
     def hangs(request, number):
         held.wait(60)
@@ -437,9 +437,8 @@ def test_a_device_that_never_answers_does_not_keep_the_campaign_from_ending(file
         assert 0 < result.measured < result.total
     finally:
         held.set()
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread():
-            thread.join(10)
+    for thread in set(threading.enumerate()) - others:
+        thread.join(10)
     assert campaign(file, [Phone()]).is_complete
     assert_complete(file)
 
