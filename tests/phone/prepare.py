@@ -30,7 +30,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 RELEASE = "trixie"  # the first with an adbd
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 DAEMON = """adbd android-libbase android-libboringssl android-libcutils android-liblog libbrotli1 libbsd0 libc6 libcap2
     libgcc-s1 liblz4-1 libmd0 libprotobuf32t64 libstdc++6 libsystemd0 libxxhash0 libzstd1 zlib1g""".split()
@@ -133,14 +132,16 @@ def update_once(*command: str) -> None:
 
 
 def mirror() -> str:
-    """Where this machine gets Debian from, which may be a mirror nearby."""
+    """Where Debian comes from: BPNAS_DEBIAN_MIRROR, else where this machine gets its own."""
+    if chosen := os.environ.get("BPNAS_DEBIAN_MIRROR"):
+        return chosen
     places = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
     for place in places:
         if place.suffix in (".list", ".sources") and place.is_file():
             for line in place.read_text(errors="replace").splitlines():
                 if found := re.match(r"\s*(?:deb\s|URIs:).*?(https?://\S+/debian)/?(?:\s|$)", line):
                     return found[1]
-    return DEFAULT_MIRROR
+    raise CannotPrepareError("this machine's apt knows no Debian mirror: set BPNAS_DEBIAN_MIRROR to the URL of one")
 
 
 def compile_shim(target: Path, arch: str) -> None:
