@@ -61,7 +61,7 @@ class _BpnasCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):  # arguments stand in the usage line
                 section = parameter.section if isinstance(parameter, Option) else "Options"
                 sections.setdefault(section, []).append(record)
         for title, records in sections.items():
@@ -94,6 +94,32 @@ class Group(_BpnasCommand, click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
+
+
+class DefaultGroup(Group):
+    """A group that means one of its commands, the hidden one, where no other one is named; its help is that one's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = [self._default, *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return ("" if name == self._default else name), command, rest
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        command = self.commands[self._default]
+        with click.Context(command, info_name=ctx.info_name, parent=ctx.parent) as alone:
+            command.format_help(alone, formatter)
+        self.format_commands(ctx, formatter)
+
+    @property
+    def _default(self) -> str:
+        (name,) = (name for name, command in self.commands.items() if command.hidden)
+        return name
 
 
 @contextmanager

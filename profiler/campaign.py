@@ -17,7 +17,8 @@ from bpnas.android_bench.errors import DeviceError, UsageError
 from bpnas.android_bench.runner import Failure, Measurement, Outcome
 from bpnas.profiler.crew import Crew
 from bpnas.profiler.model_files import ModelFiles, Task
-from bpnas.profiler.paths import Part, enumerate_parts, select_paths
+from bpnas.profiler.networks import random_networks
+from bpnas.profiler.paths import Part, all_paths, enumerate_parts, select_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.work_queue import WorkQueue
 
@@ -90,7 +91,13 @@ def plan_parts(plan: Plan) -> tuple[Part, ...]:
     Raises:
         UsageError: its path filter matches nothing.
     """
-    return enumerate_parts(plan.backbones, None if plan.paths is None else select_paths(plan.paths))
+    paths = all_paths() if plan.paths is None else select_paths(plan.paths)
+    networks = [
+        network
+        for backbone in plan.backbones
+        for network in random_networks(backbone, paths, plan.networks, fold="fit")
+    ]
+    return (*enumerate_parts(plan.backbones, paths), *networks)
 
 
 def refuse_unequal(devices: Mapping[str, Device], setup: Setup) -> None:

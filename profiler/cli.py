@@ -52,6 +52,13 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @_what("--classes", type=int, help="Outputs of the head.  [default: 10 up to size 64, else 1000]")
 @_what("--paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.  [default: all 272]")
 @_what("--sessions", type=click.IntRange(1, 1000), default=1, show_default=True, help="Fresh sessions of each part.")
+@_what(
+    "--networks",
+    type=click.IntRange(0, 10_000),
+    default=0,
+    show_default=True,
+    help="Random whole networks of each size, too.",
+)
 @_how("--warmup-runs", type=int, help="At least so many runs before anything counts.  [default: 10]")
 @_how("--warmup-seconds", type=float, help="And at least so long.  [default: 0.5]")
 @_how("--runs", type=int, help="At least so many samples.  [default: 50]")
@@ -97,6 +104,7 @@ def main(
     classes: int | None,
     paths: str | None,
     sessions: int,
+    networks: int,
     **settings: Any,
 ) -> None:
     """Time every path of a backbone on a device, and keep every sample.
@@ -122,7 +130,7 @@ def main(
     with ExitStack() as stack:
         devices = {serial: stack.enter_context(open_device(serial, runtime, options)) for serial in serials}
         info = devices[serials[0]].info
-        plan = Plan(Setup(info, run_settings, EXPORT_VERSION), backbones, paths, sessions)
+        plan = Plan(Setup(info, run_settings, EXPORT_VERSION), backbones, paths, sessions, networks)
         plan_parts(plan)  # a wrong filter or unequal devices are errors before any file is made
         refuse_unequal(devices, plan.setup)
         path = Path(records or f"{info.name}.sqlite")

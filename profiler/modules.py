@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, BackboneError, Site
 from bpnas.profiler.block import Block, BlockPath, ComplexPath, SimplePath
 from bpnas.profiler.graph import EXPORT_VERSION, Array, Graph, Shape
-from bpnas.profiler.paths import HeadPart, JoinPart, Part, PathPart, StemPart, head_part, stem_part
+from bpnas.profiler.paths import (
+    HeadPart,
+    JoinPart,
+    NetworkPart,
+    Part,
+    PathPart,
+    StemPart,
+    head_part,
+    network_name,
+    stem_part,
+)
 
 
 class Emitter(Protocol):
@@ -153,7 +163,7 @@ class Network(nn.Module):
         for number, (block, site) in enumerate(zip(blocks, sites, strict=True)):
             if block is None and not site.is_residual:
                 raise BackboneError(f"site {number} of {backbone.name} changes the shape, so it cannot be Skip")
-        self.key = f"{','.join('skip' if b is None else str(b) for b in blocks)}@{backbone.name}x{backbone.input_size}"
+        self.key = network_name(blocks, backbone)
         self.stem = _part(stem_part(backbone))
         self.blocks = nn.ModuleList(
             Skip() if block is None else BlockModule(block, site, backbone.channel_shuffle)
@@ -196,7 +206,7 @@ def build_module(what: Any, where: Site | Backbone | None = None, channel_shuffl
         BackboneError: the blocks do not fit the backbone.
         TypeError: there is no module for `what`.
     """
-    if isinstance(what, PathPart | StemPart | HeadPart | JoinPart):
+    if isinstance(what, Part):
         return _part(what)
     if isinstance(what, SimplePath | ComplexPath) and isinstance(where, Site):
         return _part(PathPart(what, where, channel_shuffle))
@@ -218,6 +228,8 @@ def _part(part: Part) -> nn.Module:
             module = Head(part.c_in, part.channels, part.classes)
         case JoinPart():
             module = Join()
+        case NetworkPart():
+            module = Network(part.blocks, part.backbone)
     module.key = part.key  # type: ignore[assignment]
     return module
 

@@ -1,4 +1,5 @@
-"""What is timed alone: every path at every distinct site, the stem, the head and the additions that join paths.
+"""What is timed: every path at every distinct site, the stem, the head, the additions that join paths; and some whole
+networks, to see how much the sum of their parts is off.
 
 The key of a part is the one name that models, records and tables share. It holds the whole geometry, so that equal
 geometry is timed once, whatever the backbone or the resolution it came from.
@@ -6,6 +7,8 @@ geometry is timed once, whatever the backbone or the resolution it came from.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,9 +16,9 @@ from typing import Literal
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, Site
-from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, BlockPath, ComplexPath, SimplePath
+from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, Block, BlockPath, ComplexPath, SimplePath
 
-PartKind = Literal["path", "stem", "head", "join"]
+PartKind = Literal["path", "stem", "head", "join", "network"]
 Shape = tuple[int, int, int, int]
 
 
@@ -99,7 +102,32 @@ class JoinPart:
         return (shape, shape)
 
 
-Part = PathPart | StemPart | HeadPart | JoinPart
+@dataclass(frozen=True, slots=True)
+class NetworkPart:
+    """A whole network: stem, one block or Skip (None) per site, head."""
+
+    backbone: Backbone
+    blocks: tuple[Block | None, ...]
+
+    kind = "network"
+
+    @property
+    def key(self) -> str:
+        # A backbone's name does not say what it is: two of one name must not share an entry.
+        geometry = json.dumps(self.backbone.to_dict(), sort_keys=True)
+        return f"{network_name(self.blocks, self.backbone)}/{hashlib.sha256(geometry.encode()).hexdigest()[:8]}"
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((1, IMAGE_CHANNELS, self.backbone.input_size, self.backbone.input_size),)
+
+
+Part = PathPart | StemPart | HeadPart | JoinPart | NetworkPart
+
+
+def network_name(blocks: Sequence[Block | None], backbone: Backbone) -> str:
+    """A network as text: `K3G1,skip,K3E6G1@mobilenetv2x224`."""
+    return f"{','.join('skip' if b is None else str(b) for b in blocks)}@{backbone.name}x{backbone.input_size}"
 
 
 def all_paths() -> tuple[BlockPath, ...]:

@@ -82,12 +82,14 @@ class Plan:
         backbones: one per input size.
         paths: the path filter, or None for all 272.
         sessions: fresh sessions of every part.
+        networks: random whole networks per backbone, beside its parts.
     """
 
     setup: Setup
     backbones: tuple[Backbone, ...]
     paths: str | None
     sessions: int
+    networks: int = 0
 
 
 def differences(setups: Sequence[Setup]) -> list[str]:
@@ -177,7 +179,7 @@ class Records:
 
     def add_plan(self, plan: Plan) -> None:
         """Note what a campaign sets out to measure; the same plan twice is one."""
-        value = {
+        value: dict[str, Any] = {
             "fingerprint": plan.setup.device.fingerprint,
             "settings": plan.setup.settings.digest,
             "export_version": plan.setup.export_version,
@@ -185,6 +187,8 @@ class Records:
             "paths": plan.paths,
             "sessions": plan.sessions,
         }
+        if plan.networks:  # so that a plan without them is the text that it always was
+            value["networks"] = plan.networks
         with _faults(self.path), self._transaction():
             self._put_setup(plan.setup)
             self._put("plan", json.dumps(value, sort_keys=True))
@@ -245,7 +249,7 @@ class Records:
                 fields = json.loads(value)
                 setup = self._setup(fields["fingerprint"], fields["settings"], fields["export_version"])
                 backbones = tuple(Backbone.from_dict(backbone) for backbone in fields["backbones"])
-                plans.append(Plan(setup, backbones, fields["paths"], fields["sessions"]))
+                plans.append(Plan(setup, backbones, fields["paths"], fields["sessions"], fields.get("networks", 0)))
             return tuple(plans)
 
     def refuse_other_setups(self, setup: Setup) -> None:

@@ -16,9 +16,9 @@ import numpy as np
 
 from bpnas.android_bench.runner import Measurement
 from bpnas.profiler.backbone import IMAGE_CHANNELS
-from bpnas.profiler.block import ComplexPath
+from bpnas.profiler.block import BlockPath, ComplexPath
 from bpnas.profiler.campaign import plan_parts
-from bpnas.profiler.paths import HeadPart, JoinPart, Part, PathPart, StemPart, all_paths, select_paths
+from bpnas.profiler.paths import HeadPart, JoinPart, NetworkPart, Part, PathPart, StemPart, all_paths, select_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.tables.errors import BuildError
 from bpnas.tables.schema import COLUMNS, TableMeta
@@ -75,7 +75,7 @@ def build_table(
     planned_sessions: dict[str, int] = {}
     for plan in plans:
         for part in plan_parts(plan):
-            if keep is None or not isinstance(part, PathPart) or part.path in keep:
+            if keep is None or keep.issuperset(_paths_of(part)):
                 parts[part.key] = part
                 planned_sessions[part.key] = max(plan.sessions, planned_sessions.get(part.key, 0))
     if not any(isinstance(part, PathPart) for part in parts.values()):
@@ -91,6 +91,16 @@ def build_table(
     if not rows:
         raise BuildError(f"{names}: nothing is measured yet")
     return BuiltTable(_arrow_table(rows), _meta(setup, plans, parts.values(), missing, {row["key"] for row in rows}))
+
+
+def _paths_of(part: Part) -> set[BlockPath]:
+    match part:
+        case PathPart():
+            return {part.path}
+        case NetworkPart():
+            return {path for block in part.blocks if block is not None for path in block.paths}
+        case _:
+            return set()
 
 
 def _read(files: Sequence[str | Path]) -> tuple[list[Plan], dict[tuple[Setup, str], list[Measurement]]]:
@@ -193,6 +203,8 @@ def _geometry(part: Part) -> dict[str, Any]:
             return {"c_in": part.c_in, "c_out": part.channels, "input_size": part.input_size}
         case JoinPart():
             return {"c_in": part.channels, "c_out": part.channels, "input_size": part.input_size}
+        case NetworkPart():
+            return {"c_in": IMAGE_CHANNELS, "c_out": part.backbone.classes, "input_size": part.backbone.input_size}
 
 
 def _arrow_table(rows: Sequence[dict[str, Any]]) -> pa.Table:

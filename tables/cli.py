@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bpnas.android_bench.command import Command, print_result
+from bpnas.android_bench.command import Command, DefaultGroup, print_result
 from bpnas.android_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from bpnas.tables.build import BuiltTable
 
 
-@click.command(cls=Command)
+@click.group(cls=DefaultGroup)
+def main() -> None:
+    """Latency tables: make one (see `build`)."""
+
+
+@main.command(cls=Command, hidden=True)
 @click.argument("records", nargs=-1, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The table.  [default: DEVICE.parquet]")
 @click.option(
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.  [default: all]")
 @click.option("--allow-missing", is_flag=True, help="Make a table although parts are not measured; it names them.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def main(
+def build(
     records: tuple[Path, ...],
     out: Path | None,
     format_: str | None,

@@ -46,10 +46,11 @@ def make_plan(
     sessions: int = 1,
     settings: RunSettings = QUICK,
     export_version: int = 1,
+    networks: int = 0,
     **device: Any,
 ) -> Plan:
     setup = Setup(device_info(**device), settings, export_version)
-    return Plan(setup, backbones or (backbone(),), paths, sessions)
+    return Plan(setup, backbones or (backbone(),), paths, sessions, networks)
 
 
 def measurement(key: str, session: int = 0, **changes: Any) -> Measurement:
