@@ -23,7 +23,7 @@ from bpnas.tables.errors import TableError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 COLUMNS = {
     "key": "string",
@@ -37,11 +37,15 @@ COLUMNS = {
     "stride": "int32",
     "input_size": "int32",
     "latency_ms": "float64",
+    "low_ms": "float64",
+    "high_ms": "float64",
     "mad_ms": "float64",
     "p10_ms": "float64",
     "p90_ms": "float64",
     "sessions": "int32",
     "samples": "int32",
+    "quarantined": "int32",
+    "flags": "string",
     "device": "string",
     "runtime": "string",
     "source": "string",

@@ -75,11 +75,15 @@ def test_a_row_holds_the_medians_by_hand(file):
         "stride": 2,
         "input_size": 16,
         "latency_ms": 1.75,  # of 1, 1.5, 2, 4.5
+        "low_ms": None,
+        "high_ms": None,
         "mad_ms": pytest.approx(0.5),  # of 0.75, 0.25, 0.25, 2.75
         "p10_ms": pytest.approx(1.15),
         "p90_ms": pytest.approx(3.75),
         "sessions": 1,
         "samples": 4,
+        "quarantined": 0,
+        "flags": "",
         "device": "bench",
         "runtime": "tflite",
         "source": "measured",
@@ -507,7 +511,9 @@ def test_the_data_frame_keeps_whole_numbers_whole(table):
     assert {name: kind for name, kind in kinds.items() if kind != "Int32"}.keys() == {
         name for name, kind in COLUMNS.items() if kind != "int32"
     }
-    assert {name for name, kind in kinds.items() if kind == "float64"} == {"latency_ms", "mad_ms", "p10_ms", "p90_ms"}
+    assert {name for name, kind in kinds.items() if kind == "float64"} == {
+        name for name in COLUMNS if name.endswith("_ms")
+    }
     frame = frame.set_index("key")
     assert frame["latency_ms"].to_dict() == POWERS
     assert frame.loc["stem@3-8s1x16", "kernel"] is pd.NA
