@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -16,10 +15,13 @@ from bpnas.android_bench.device import Conditions, Device
 from bpnas.android_bench.errors import DeviceError, UsageError
 from bpnas.android_bench.runner import Failure, Measurement, Outcome
 from bpnas.profiler.crew import Crew
-from bpnas.profiler.model_files import ModelFiles, Task
+from bpnas.profiler.model_files import ModelFiles
 from bpnas.profiler.networks import random_networks
 from bpnas.profiler.paths import Part, all_paths, enumerate_parts, select_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
+from bpnas.profiler.rounds import MAX_SESSIONS, Assessment, Rounds
+from bpnas.profiler.sentinel import SentinelTasks, is_sentinel, sentinel_model
+from bpnas.profiler.session import summarize
 from bpnas.profiler.work_queue import WorkQueue
 
 WORTH_PROCESSES = 32
@@ -33,7 +35,8 @@ class Progress:
     """The state of a campaign after one more model.
 
     Attributes:
-        total, done: sessions in the plan; measured, in this call or before.
+        total, done: sessions of the plan's parts, of which more are added where a round follows; measured, in this call
+            or before. The sentinel counts in none of these.
         measured, failures: in this call.
         elapsed_seconds: of this call.
         conditions: the device's state after its last measurement; of several devices, each name after the serial.
@@ -64,11 +67,12 @@ class CampaignResult:
     """How a call of `run_campaign` ended.
 
     Attributes:
-        total: sessions in the plan.
+        total: sessions of the plan's parts, those of further rounds included.
         done: measured by now, in this call or before.
         measured: in this call.
-        failures: of this call.
+        failures: of this call, the sentinel's among them.
         elapsed_seconds: of this call.
+        assessment: how well the parts are known by now.
         lost: one sentence per device that was given up, while others went on.
     """
 
@@ -77,11 +81,12 @@ class CampaignResult:
     measured: int
     failures: tuple[Failure, ...]
     elapsed_seconds: float
+    assessment: Assessment
     lost: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of the plan is measured."""
+        """Whether all that was to be measured is, well or not."""
         return self.done == self.total
 
 
@@ -125,6 +130,7 @@ def run_campaign(
     *,
     serials: Sequence[str] = (),
     seed: int = 0,
+    max_sessions: int = MAX_SESSIONS,
     budget_seconds: float | None = None,
     jobs: int = 1,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -133,7 +139,12 @@ def run_campaign(
 
     All parts are timed once in random order, then all once more in another order, and so on for every session of the
     plan, so that a slow change of the device meets all parts alike. Each outcome is in the file before anything else
-    happens with it. A part that failed is tried again by the next call.
+    happens with it. A part that failed is tried again by the next call. The sentinel is timed between the parts.
+
+    Then what was noisy, or lies where a device was throttled, is measured once more. If the plan asks for a precision,
+    parts that are not known as well get another session, and another, until all are or have `max_sessions`. If it does
+    not, a call that finds everything measured gives those parts one more session that are not known within
+    `estimate.PRECISION`.
 
     Several devices share the work, each at its own pace. What a lost one took and did not answer is done by the
     others. On Ctrl-C, and at the end of the budget, what they are at is still waited for and kept, for some seconds.
@@ -143,6 +154,7 @@ def run_campaign(
         records: open for writing.
         serials: names of the devices in messages; by default `device 1`, `device 2`, ...
         seed: of the order.
+        max_sessions: of one part, if the plan itself has not more.
         budget_seconds: begin no other model once so much time has gone.
         jobs: processes that write model files while a device waits for the next ones.
         on_progress: called at the start and after every model.
@@ -162,48 +174,74 @@ def run_campaign(
     refuse_unequal(devices, setup)
     parts = {part.key: part for part in plan_parts(plan)}
     records.add_plan(plan)
-    finished = records.done(setup)
-    order = list(_shuffled_tasks(list(parts), plan.sessions, seed))
-    todo = [task for task in order if task not in finished]
+    rounds = Rounds(list(parts), plan.sessions, seed, plan.precision, max_sessions)
+    for one in records.measurements_of(setup):
+        rounds.add(summarize(one))
+    tasks = rounds.next()
+    wanted = rounds.planned_tasks | rounds.measured_tasks | set(tasks)
     tools = _tool_versions()
-    done, measured, failures = len(order) - len(todo), 0, list[Failure]()
+    measured, failures, lost, is_over = 0, list[Failure](), dict[str, str](), False
     states = {name: one.conditions() for name, one in devices.items()}
+    sentinel, model = sentinel_model(plan.backbones[0])
+    sentinels = SentinelTasks(sentinel, records.done(setup))
 
-    processes = jobs if len(todo) > WORTH_PROCESSES else 1
+    def report() -> None:
+        on_progress(
+            Progress(
+                total=len(wanted),
+                done=len(rounds.measured_tasks),
+                measured=measured,
+                failures=sum(not is_sentinel(failure.key) for failure in failures),
+                elapsed_seconds=time.monotonic() - start,
+                conditions=_conditions(states),
+                lost=tuple(lost.values()),
+            )
+        )
+
+    def take(name: str, outcome: Outcome, queue: WorkQueue) -> None:
+        nonlocal measured, is_over
+        records.add(setup, tools, outcome)
+        if isinstance(outcome, Measurement):
+            rounds.add(summarize(outcome))
+            measured += not is_sentinel(outcome.key)
+            states[name] = {**states[name], **outcome.conditions.get("after", {})}
+        else:
+            failures.append(outcome)
+        if is_sentinel(outcome.key):
+            return
+        report()
+        if budget_seconds is not None and time.monotonic() - start >= budget_seconds:
+            is_over = True
+            queue.stop()
+
+    processes = jobs if len(tasks) > WORTH_PROCESSES else 1
     folder = records.path.with_name(f".{records.path.name}.models")
-    with ModelFiles(folder, parts, setup.device.runtime, processes) as models:
-        queue = WorkQueue(todo, models, len(devices))
-        with Crew(devices, queue, setup.settings) as crew:
-
-            def report() -> None:
-                elapsed_seconds, lost = time.monotonic() - start, tuple(crew.lost)
-                on_progress(
-                    Progress(len(order), done, measured, len(failures), elapsed_seconds, _conditions(states), lost)
-                )
-
-            def take(name: str, outcome: Outcome) -> None:
-                nonlocal done, measured
-                records.add(setup, tools, outcome)
-                if isinstance(outcome, Measurement):
-                    done, measured = done + 1, measured + 1
-                    states[name] = {**states[name], **outcome.conditions.get("after", {})}
-                else:
-                    failures.append(outcome)
-                report()
-                if budget_seconds is not None and time.monotonic() - start >= budget_seconds:
-                    queue.stop()
-
-            report()
-            try:
-                for name, outcome in crew.outcomes():
-                    take(name, outcome)
-            except KeyboardInterrupt:
-                queue.stop()
-                with suppress(DeviceError):  # that devices end badly is no news after Ctrl-C
+    report()
+    with ModelFiles(folder, {**parts, sentinel: model}, setup.device.runtime, processes) as models:
+        while tasks:
+            there = {name: one for name, one in devices.items() if name not in lost}
+            queue = WorkQueue(tasks, models, len(there), sentinels)
+            with Crew(there, queue, setup.settings, lost) as crew:
+                try:
                     for name, outcome in crew.outcomes():
-                        take(name, outcome)
-                raise
-    return CampaignResult(len(order), done, measured, tuple(failures), time.monotonic() - start, tuple(crew.lost))
+                        take(name, outcome, queue)
+                except KeyboardInterrupt:
+                    queue.stop()
+                    with suppress(DeviceError):  # that devices end badly is no news after Ctrl-C
+                        for name, outcome in crew.outcomes():
+                            take(name, outcome, queue)
+                    raise
+            tasks = [] if is_over else rounds.next()
+            wanted.update(tasks)
+    return CampaignResult(
+        total=len(wanted),
+        done=len(rounds.measured_tasks),
+        measured=measured,
+        failures=tuple(failures),
+        elapsed_seconds=time.monotonic() - start,
+        assessment=rounds.assess(),
+        lost=tuple(lost.values()),
+    )
 
 
 def _conditions(states: Mapping[str, Conditions]) -> Conditions:
@@ -211,14 +249,6 @@ def _conditions(states: Mapping[str, Conditions]) -> Conditions:
         (only,) = states.values()
         return only
     return {f"{serial} {name}": value for serial, state in states.items() for name, value in state.items()}
-
-
-def _shuffled_tasks(keys: Sequence[str], sessions: int, seed: int) -> Iterator[Task]:
-    for session in range(sessions):
-        shuffled = list(keys)
-        random.Random(f"{seed}/{session}").shuffle(shuffled)
-        for key in shuffled:
-            yield key, session
 
 
 def _tool_versions() -> dict[str, str]:

@@ -20,10 +20,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bpnas.profiler.campaign import CampaignResult, Progress
+    from bpnas.profiler.estimate import Estimate
 
 _DEFAULT_SIZES = (32, 224)
 _PLAIN_LINE_SECONDS = 30.0
+_LEAST, _MOST = 0.001, 0.5  # precision that can be asked for
+_WORST = 5  # so many of the parts that are not known well enough are named
 _NOT_SHOWN = {"governor", "selinux", "charging", "battery_temperature_c"}  # in the records, but hardly ever another
+
+
+def _share(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """A share as people write it: `2%` or `0.02`."""
+    if text is None:
+        return None
+    try:
+        share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = float("nan")
+    if not _LEAST <= share <= _MOST:
+        problem = f"{text!r} is no precision from {_LEAST:.1%} to {_MOST:.0%}; write for example 2% or 0.02"
+        raise click.BadParameter(problem, context, parameter)
+    return share
 
 
 _what = partial(click.option, cls=Option, section="What to measure")
@@ -51,7 +68,7 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @_what("--input-size", "input_sizes", type=int, multiple=True, help="Image size; repeatable.  [default: 32, 224]")
 @_what("--classes", type=int, help="Outputs of the head.  [default: 10 up to size 64, else 1000]")
 @_what("--paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.  [default: all 272]")
-@_what("--sessions", type=click.IntRange(1, 1000), default=1, show_default=True, help="Fresh sessions of each part.")
+@_what("--sessions", type=click.IntRange(1, 1000), default=3, show_default=True, help="Fresh sessions of each part.")
 @_what(
     "--networks",
     type=click.IntRange(0, 10_000),
@@ -59,10 +76,19 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="Random whole networks of each size, too.",
 )
+@_how(
+    "--precision",
+    metavar="SHARE",
+    callback=_share,
+    help="Add sessions of each part until it is known to within this, as 2% or 0.02.  [default: only say what is not "
+    "known within 5%]",
+)
+@_how("--max-sessions", type=click.IntRange(1, 1000), help="Of one part.  [default: 10, or --sessions if that is more]")
 @_how("--warmup-runs", type=int, help="At least so many runs before anything counts.  [default: 10]")
 @_how("--warmup-seconds", type=float, help="And at least so long.  [default: 0.5]")
 @_how("--runs", type=int, help="At least so many samples.  [default: 50]")
 @_how("--seconds", type=float, help="And for at least so long.  [default: 1.0]")
+@_how("--sample-ms", type=float, help="A faster model is run several times within a sample.  [default: 1.0]")
 @_how("--threads", type=int, help="Of the runtime.  [default: 1]")
 @_how("--timeout", "timeout_seconds", type=float, help="Seconds until a model is given up.  [default: 300]")
 @_phone("--bundle", type=_folder, help="Made by 'profile-device bundle'.  [default: the newest one that fits]")
@@ -105,21 +131,26 @@ def main(
     paths: str | None,
     sessions: int,
     networks: int,
+    precision: float | None,
+    max_sessions: int | None,
     **settings: Any,
 ) -> None:
     """Time every path of a backbone on a device, and keep every sample.
 
-    A call goes on where the last one on the same records file ended; nothing is measured twice. The commands at the
-    end are about phones.
+    A call goes on where the last one on the same records file ended. Once all is measured, it measures what is not
+    known well enough once more. The commands at the end are about phones.
     """
     if context.invoked_subcommand is not None:
         return
+    if max_sessions is not None and max_sessions < sessions:
+        raise UsageError(f"--max-sessions {max_sessions} is less than --sessions {sessions}: leave it out, or raise it")
     from bpnas.android_bench.device import DeviceOptions, open_device
     from bpnas.android_bench.runner import RunSettings
     from bpnas.profiler.backbone import Backbone
     from bpnas.profiler.campaign import plan_parts, refuse_unequal, run_campaign
     from bpnas.profiler.graph import EXPORT_VERSION
     from bpnas.profiler.records import Plan, Records, Setup
+    from bpnas.profiler.rounds import MAX_SESSIONS
 
     given = {name: value for name, value in settings.items() if value is not None}
     options = DeviceOptions(**{each.name: given.pop(each.name) for each in fields(DeviceOptions) if each.name in given})
@@ -130,7 +161,7 @@ def main(
     with ExitStack() as stack:
         devices = {serial: stack.enter_context(open_device(serial, runtime, options)) for serial in serials}
         info = devices[serials[0]].info
-        plan = Plan(Setup(info, run_settings, EXPORT_VERSION), backbones, paths, sessions, networks)
+        plan = Plan(Setup(info, run_settings, EXPORT_VERSION), backbones, paths, sessions, networks, precision)
         plan_parts(plan)  # a wrong filter or unequal devices are errors before any file is made
         refuse_unequal(devices, plan.setup)
         path = Path(records or f"{info.name}.sqlite")
@@ -143,6 +174,7 @@ def main(
             plan,
             serials=serials,
             seed=seed,
+            max_sessions=MAX_SESSIONS if max_sessions is None else max_sessions,
             budget_seconds=None if budget is None else budget * 60,
             jobs=jobs,
             on_progress=show,
@@ -160,6 +192,11 @@ def main(
             {"key": f.key, "session": f.session, "kind": f.kind, "message": f.message} for f in result.failures
         ],
         "lost": list(result.lost),
+        "precision": result.assessment.precision,
+        "short": len(result.assessment.short),
+        "worst": [_not_known(each, result.assessment.precision) for each in result.assessment.short[:_WORST]],
+        "flags": dict(result.assessment.doubts),
+        "largest_drift_correction": round(result.assessment.largest_correction, 4),
         "seconds": round(result.elapsed_seconds, 3),
     }
     print_result(summary, as_json, _summary(path, label, result))
@@ -189,12 +226,44 @@ def _serials(serials: tuple[str, ...]) -> tuple[str, ...]:
 
 def _summary(path: Path, label: str, result: CampaignResult) -> str:
     lines = [f"{path}: {result.done} of {result.total} sessions measured on {label}, {result.measured} of them now"]
+    lines.extend(_quality(result))
     if result.is_complete:
         lines.append(f"Next: build-table {path}")
     else:
         lines.append(f"{result.total - result.done} are left: call the same command again to go on")
     lines.extend(f"Lost on the way: {sentence}" for sentence in result.lost)
     return "\n".join(lines)
+
+
+def _quality(result: CampaignResult) -> Iterator[str]:
+    """What there is to say of how well the parts are known."""
+    found = result.assessment
+    if found.short:
+        worst = [_not_known(one, found.precision) for one in found.short[:_WORST]]
+        names = ", ".join(
+            " ".join([one["key"], "+-?" if one["half_width"] is None else f"+-{one['half_width']:.1%}", *one["flags"]])
+            for one in worst
+        )
+        more = ", ..." if len(found.short) > len(worst) else ""
+        yield (
+            f"{len(found.short)} parts are not known to within {found.precision:.1%}: {names}{more}; the same command "
+            "measures these once more"
+        )
+    if found.doubts:
+        yield "Flags: " + ", ".join(f"{flag} {count}" for flag, count in found.doubts.items())
+    if "clock" in found.doubts:
+        yield "The clock is too coarse for the fastest parts: take longer samples, with --sample-ms and other --records"
+    if found.largest_correction:
+        yield f"Drift of the device was corrected, by {found.largest_correction:.1%} at most"
+
+
+def _not_known(one: Estimate, precision: float) -> dict[str, Any]:
+    return {
+        "key": one.key,
+        "half_width": None if one.half_width is None else round(one.half_width, 4),
+        "sessions": one.measured,
+        "flags": list(one.doubts(precision)),
+    }
 
 
 @contextmanager

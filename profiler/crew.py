@@ -14,6 +14,7 @@ from typing import Self
 from bpnas.android_bench.device import Device
 from bpnas.android_bench.errors import DeviceError
 from bpnas.android_bench.runner import Failure, Outcome, RunSettings
+from bpnas.profiler.sentinel import is_sentinel
 from bpnas.profiler.work_queue import WorkQueue
 
 MAX_FAILURES_IN_A_ROW = 25
@@ -38,15 +39,15 @@ class Crew:
         devices: open, by the name that they have in messages.
         queue: what to do.
         settings: how.
-
-    Attributes:
-        lost: one sentence per device that is out while others go on.
+        lost: takes one sentence for each device that is out while others go on, by its name.
     """
 
-    def __init__(self, devices: Mapping[str, Device], queue: WorkQueue, settings: RunSettings) -> None:
-        self.lost: list[str] = []
+    def __init__(
+        self, devices: Mapping[str, Device], queue: WorkQueue, settings: RunSettings, lost: dict[str, str]
+    ) -> None:
+        self._lost = lost
         self._queue = queue
-        self._work = {name: _serve(device, queue, settings) for name, device in devices.items()}
+        self._work = {name: _serve(name, device, queue, settings) for name, device in devices.items()}
         self._events: SimpleQueue[tuple[str, Outcome] | _End] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._working = len(devices)
@@ -80,7 +81,7 @@ class Crew:
                 self._errors.append(event.error)
                 if isinstance(event.error, DeviceError):
                     text = str(event.error)
-                    self.lost.append(text if event.name in text else f"{event.name}: {text}")
+                    self._lost[event.name] = text if event.name in text else f"{event.name}: {text}"
                 else:
                     self._queue.stop()
         for error in self._errors:
@@ -126,7 +127,7 @@ class Crew:
             thread.join(self._patience())
 
 
-def _serve(device: Device, queue: WorkQueue, settings: RunSettings) -> Generator[Outcome, None, None]:
+def _serve(name: str, device: Device, queue: WorkQueue, settings: RunSettings) -> Generator[Outcome, None, None]:
     """What one device answers until no work is left, nor can come back from others, or until the queue is stopped.
 
     Raises:
@@ -134,11 +135,14 @@ def _serve(device: Device, queue: WorkQueue, settings: RunSettings) -> Generator
     """
     in_a_row = 0
     try:
-        while queue.wait():
-            with queue.share() as share, closing(_delegate(device.run(share, settings))) as outcomes:
+        while queue.wait(name):
+            with queue.share(name) as share, closing(_delegate(device.run(share, settings))) as outcomes:
                 for outcome in outcomes:
                     share.answered(outcome)
-                    in_a_row = in_a_row + 1 if isinstance(outcome, Failure) else 0
+                    if isinstance(outcome, Failure):
+                        in_a_row += 1
+                    elif not is_sentinel(outcome.key):  # that one says nothing of the others
+                        in_a_row = 0
                     yield outcome
                     if queue.stopped:
                         return

@@ -24,6 +24,8 @@ from bpnas.profiler.paths import Part
 Task = tuple[str, int]
 """Key of a part and number of the session in which it is timed."""
 
+_Order = tuple[Task, Part, Path, str]
+
 _AHEAD_OF_NEED = 8  # models per process at a time: enough to keep it busy, few enough to lie about as files
 _torch_generator = threading.Lock()
 
@@ -33,7 +35,7 @@ class ModelFiles:
 
     Args:
         folder: made, and removed with all that is in it.
-        parts: by key.
+        parts: by key; one part may have several, as the sentinel and the path that it is.
         runtime: one of `RUNTIMES`.
         processes: that write; 1 means the caller's thread. They work only while a device waits for a model, so that
             they take no processor from models that are timed on this machine.
@@ -70,9 +72,8 @@ class ModelFiles:
                 self._ready.update(((each.key, each.session), each) for each in requests)
             return self._ready.pop(task)
 
-    def _order(self, task: Task) -> tuple[Part, int, Path, str]:
-        key, session = task
-        return self._parts[key], session, self._folder / f"{next(self._numbers)}", self._runtime
+    def _order(self, task: Task) -> _Order:
+        return task, self._parts[task[0]], self._folder / f"{next(self._numbers)}", self._runtime
 
     def __enter__(self) -> Self:
         shutil.rmtree(self._folder, ignore_errors=True)  # of a call that was killed
@@ -112,14 +113,14 @@ def export_part(part: Part, runtime: str) -> bytes:
     return to_tflite(module, part.input_shapes[0])
 
 
-def _write(part: Part, session: int, stem: Path, runtime: str) -> RunRequest:
+def _write(task: Task, part: Part, stem: Path, runtime: str) -> RunRequest:
     content = export_part(part, runtime)
     path = stem.with_suffix(MODEL_SUFFIX[runtime])
     path.write_bytes(content)
-    return RunRequest(part.key, session, path, hashlib.sha256(content).hexdigest())
+    return RunRequest(*task, path, hashlib.sha256(content).hexdigest())
 
 
-def _map(pool: ProcessPoolExecutor, orders: Iterable[tuple[Part, int, Path, str]]) -> list[RunRequest]:
+def _map(pool: ProcessPoolExecutor, orders: Iterable[_Order]) -> list[RunRequest]:
     # Ctrl-C reaches every process on the terminal, but is the campaign's to handle: exporters start with it blocked.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -12,7 +12,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,6 +37,8 @@ _COMMON = """
     sha256 TEXT NOT NULL,
     started_at REAL NOT NULL,
 """
+# Beside the plan, for the same plan with another precision is no other plan; files of before do not have it.
+_PRECISION = "CREATE TABLE IF NOT EXISTS precision (plan TEXT PRIMARY KEY REFERENCES plan, value REAL NOT NULL)"
 _SCHEMA = f"""
 CREATE TABLE device (digest TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE settings (digest TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -83,6 +85,8 @@ class Plan:
         paths: the path filter, or None for all 272.
         sessions: fresh sessions of every part.
         networks: random whole networks per backbone, beside its parts.
+        precision: half the confidence interval over the estimate that was asked for last, or None. Plans that differ
+            in nothing else are equal.
     """
 
     setup: Setup
@@ -90,6 +94,7 @@ class Plan:
     paths: str | None
     sessions: int
     networks: int = 0
+    precision: float | None = field(default=None, compare=False)
 
 
 def differences(setups: Sequence[Setup]) -> list[str]:
@@ -191,7 +196,10 @@ class Records:
             value["networks"] = plan.networks
         with _faults(self.path), self._transaction():
             self._put_setup(plan.setup)
-            self._put("plan", json.dumps(value, sort_keys=True))
+            digest = self._put("plan", json.dumps(value, sort_keys=True))
+            if plan.precision is not None:
+                self._connection.execute(_PRECISION)
+                self._connection.execute("INSERT OR REPLACE INTO precision VALUES (?, ?)", (digest, plan.precision))
 
     def add(self, setup: Setup, tools: dict[str, str], outcome: Measurement | Failure) -> None:
         """Append one outcome; it is in the file when this returns.
@@ -244,12 +252,21 @@ class Records:
             RecordsError: the file is damaged.
         """
         with _faults(self.path):
-            plans = []
-            for value in self._values("plan").values():
+            plans, precisions = [], self._precisions()
+            for digest, value in self._values("plan").items():
                 fields = json.loads(value)
                 setup = self._setup(fields["fingerprint"], fields["settings"], fields["export_version"])
                 backbones = tuple(Backbone.from_dict(backbone) for backbone in fields["backbones"])
-                plans.append(Plan(setup, backbones, fields["paths"], fields["sessions"], fields.get("networks", 0)))
+                plans.append(
+                    Plan(
+                        setup,
+                        backbones,
+                        fields["paths"],
+                        fields["sessions"],
+                        fields.get("networks", 0),
+                        precisions.get(digest),
+                    )
+                )
             return tuple(plans)
 
     def refuse_other_setups(self, setup: Setup) -> None:
@@ -287,6 +304,10 @@ class Records:
                 row["conditions"] = json.loads(row["conditions"])
             yield setup, Measurement(**row)
 
+    def measurements_of(self, setup: Setup) -> Iterator[Measurement]:
+        """Everything measured with this setup, ordered by key and session. Raises RecordsError."""
+        return (measurement for other, measurement in self.measurements() if other == setup)
+
     def failures(self) -> Iterator[tuple[Setup, Failure]]:
         """Every failure, ordered by key and session; a part that was measured later appears in both lists."""
         for setup, row in self._rows("failure"):
@@ -315,6 +336,14 @@ class Records:
             raise RecordsError(_damaged(self.path, "a row's device or settings are missing"))
         device = DeviceInfo.from_json(devices[fingerprint])
         return Setup(device, RunSettings.from_json(all_settings[settings]), export_version)
+
+    def _precisions(self) -> dict[str, float]:
+        if not self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'precision'").fetchall():
+            return {}
+        values = dict(self._connection.execute("SELECT plan, value FROM precision"))
+        if not all(isinstance(value, float) and 0.0 < value < 1.0 for value in values.values()):
+            raise RecordsError(_damaged(self.path, "a precision row has changed"))
+        return values
 
     def _values(self, table: str) -> dict[str, str]:
         values = dict(self._connection.execute(f"SELECT digest, value FROM {table} ORDER BY digest"))

@@ -12,6 +12,7 @@ from typing import Self
 from bpnas.android_bench.errors import DeviceError
 from bpnas.android_bench.runner import Outcome, RunRequest
 from bpnas.profiler.model_files import ModelFiles, Task
+from bpnas.profiler.sentinel import SentinelTasks, is_sentinel
 
 
 class WorkQueue:
@@ -21,28 +22,33 @@ class WorkQueue:
         tasks: to do.
         models: where their files come from.
         sharers: devices that will take from it, until each of them calls `leave`.
+        sentinels: who is to time the sentinel when, beside the tasks; None for nobody.
     """
 
-    def __init__(self, tasks: Iterable[Task], models: ModelFiles, sharers: int = 1) -> None:
+    def __init__(
+        self, tasks: Iterable[Task], models: ModelFiles, sharers: int = 1, sentinels: SentinelTasks | None = None
+    ) -> None:
         self._left = deque(tasks)
         self._sharers = sharers
+        self._sentinels = sentinels
         self._unanswered = 0
         self._stopped = False
         self._changed = threading.Condition()
         self._models = models
 
-    def share(self) -> Share:
+    def share(self, device: str = "") -> Share:
         """A device's way to take work, for one call of its `run`."""
-        return Share(self, self._models)
+        return Share(self, self._models, device)
 
-    def wait(self) -> bool:
+    def wait(self, device: str = "") -> bool:
         """Block until there is work to take; False if there never will be, for all is answered or the queue stopped.
 
         What others have taken may come back, so that an empty queue alone is not the end.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._left or not self._unanswered or self._stopped)
-            return bool(self._left) and not self._stopped
+            lacks_last = self._sentinels is not None and self._sentinels.lacks_last(device)
+            return (bool(self._left) or lacks_last) and not self._stopped
 
     def stop(self) -> None:
         """Give out no more work."""
@@ -60,17 +66,22 @@ class WorkQueue:
         with self._changed:
             self._sharers -= 1
 
-    def take(self, held: int) -> Task | None:
+    def take(self, held: int, device: str = "") -> Task | None:
         """The next task for a device that has `held` unanswered ones; None if there is none for it right now.
 
         Who takes far ahead would leave the others idle towards the end, so nobody may hold more than an equal part.
         """
         with self._changed:
             equal_part = (len(self._left) + self._unanswered) / max(1, self._sharers)
-            if self._stopped or not self._left or held >= equal_part:
+            if self._stopped or (self._left and held >= equal_part):
                 return None
-            self._unanswered += 1
-            return self._left.popleft()
+            task = self._sentinels.due(device, last=not self._left) if self._sentinels else None
+            if task is None and self._left:
+                task = self._left.popleft()
+                if self._sentinels:
+                    self._sentinels.note(device)
+            self._unanswered += task is not None
+            return task
 
     def upcoming(self, most: int) -> list[Task]:
         """What will be taken next."""
@@ -84,10 +95,10 @@ class WorkQueue:
             self._changed.notify_all()
 
     def give_back(self, tasks: list[Task]) -> None:
-        """Put taken tasks back to the front, where they were."""
+        """Put taken tasks back to the front, where they were; a sentinel was meant for that device alone."""
         with self._changed:
             self._unanswered -= len(tasks)
-            self._left.extendleft(reversed(tasks))
+            self._left.extendleft(task for task in reversed(tasks) if not is_sentinel(task[0]))
             self._changed.notify_all()
 
 
@@ -100,8 +111,8 @@ class Share(Iterator[RunRequest]):
     answers what it has.
     """
 
-    def __init__(self, queue: WorkQueue, models: ModelFiles) -> None:
-        self._queue, self._models = queue, models
+    def __init__(self, queue: WorkQueue, models: ModelFiles, device: str) -> None:
+        self._queue, self._models, self._device = queue, models, device
         self._taken: dict[Task, RunRequest | None] = {}  # None: its file is still being written
         self._open, self._ended = True, False
         self._error: Exception | None = None
@@ -109,7 +120,7 @@ class Share(Iterator[RunRequest]):
 
     def __next__(self) -> RunRequest:
         with self._lock:
-            task = None if self._ended else self._queue.take(len(self._taken))
+            task = None if self._ended else self._queue.take(len(self._taken), self._device)
             if task is None:
                 self._ended = True  # for good: an iterator must not begin anew
                 raise StopIteration

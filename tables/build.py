@@ -1,25 +1,27 @@
 """Records -> table. It aggregates samples, and refuses whatever does not belong together; it never fills in.
 
-The estimate of a part is the median of its sessions' medians; its spread is the median absolute deviation and the 10th
-and 90th percentile over all samples of all sessions.
+The estimate of a part is that of `bpnas.profiler.estimate`; its spread is the median absolute deviation and the 10th
+and 90th percentile over all samples of the sessions that are used, as they were measured.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from bpnas.android_bench.runner import Measurement
 from bpnas.profiler.backbone import IMAGE_CHANNELS
 from bpnas.profiler.block import BlockPath, ComplexPath
 from bpnas.profiler.campaign import plan_parts
+from bpnas.profiler.estimate import PRECISION, Estimate, estimate
 from bpnas.profiler.paths import HeadPart, JoinPart, NetworkPart, Part, PathPart, StemPart, all_paths, select_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
+from bpnas.profiler.session import Session, summarize
 from bpnas.tables.errors import BuildError
 from bpnas.tables.schema import COLUMNS, TableMeta
 
@@ -28,13 +30,21 @@ if TYPE_CHECKING:
 
 _NAMED = 5  # that many examples in a message
 
+Samples = Mapping[Session, npt.NDArray[np.float64]]
+"""Of each session, in ms per inference."""
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltTable:
-    """A table in memory, with its metadata."""
+    """A table in memory, with its metadata.
+
+    Attributes:
+        largest_correction: of any session for drift of the device, relative; 0 where nothing was corrected.
+    """
 
     table: pa.Table
     meta: TableMeta
+    largest_correction: float = 0.0
 
 
 def build_table(
@@ -73,24 +83,36 @@ def build_table(
     keep = None if paths is None else set(select_paths(paths))
     parts: dict[str, Part] = {}
     planned_sessions: dict[str, int] = {}
+    precision: dict[str, float] = {}
     for plan in plans:
         for part in plan_parts(plan):
             if keep is None or keep.issuperset(_paths_of(part)):
                 parts[part.key] = part
                 planned_sessions[part.key] = max(plan.sessions, planned_sessions.get(part.key, 0))
+                asked = PRECISION if plan.precision is None else plan.precision
+                precision[part.key] = min(asked, precision.get(part.key, asked))
     if not any(isinstance(part, PathPart) for part in parts.values()):
         raise BuildError(f"{names}: no path that matches {paths!r} was planned to be measured")
-    measured = {key: sessions.get((setup, key), ()) for key in parts}
-    missing = tuple(sorted(key for key in parts if len(measured[key]) < planned_sessions[key]))
+    samples = sessions.get(setup, {})
+    estimates = estimate(samples, planned_sessions).parts
+    unusable = sorted(key for key in parts if key in estimates and not estimates[key].used)
+    unmeasured = (k for k in parts if k not in estimates or estimates[k].measured < planned_sessions[k])
+    missing = tuple(sorted({*unusable, *unmeasured}))
     if missing and not allow_missing:
+        why = f" (the device was throttled whenever it measured {name_some(unusable)})" if unusable else ""
         raise BuildError(
-            f"{names}: {len(missing):,} of {len(parts)} entries missing: {name_some(missing)}; finish the campaign "
-            "with the same profile-device command, or accept a table with holes with --allow-missing"
+            f"{names}: {len(missing):,} of {len(parts)} entries missing: {name_some(missing)}{why}; finish the "
+            "campaign with the same profile-device command, or accept a table with holes with --allow-missing"
         )
-    rows = [_row(parts[key], setup, measured[key]) for key in sorted(parts) if measured[key]]
+    known = [estimates[key] for key in sorted(parts) if key in estimates and estimates[key].used]
+    rows = [_row(parts[one.key], setup, one, precision[one.key], samples) for one in known]
     if not rows:
         raise BuildError(f"{names}: nothing is measured yet")
-    return BuiltTable(_arrow_table(rows), _meta(setup, plans, parts.values(), missing, {row["key"] for row in rows}))
+    return BuiltTable(
+        _arrow_table(rows),
+        _meta(setup, plans, parts.values(), missing, {row["key"] for row in rows}),
+        max(one.largest_correction for one in known),
+    )
 
 
 def _paths_of(part: Part) -> set[BlockPath]:
@@ -103,20 +125,19 @@ def _paths_of(part: Part) -> set[BlockPath]:
             return set()
 
 
-def _read(files: Sequence[str | Path]) -> tuple[list[Plan], dict[tuple[Setup, str], list[Measurement]]]:
-    plans: dict[Plan, None] = {}
-    sessions: dict[tuple[Setup, str], list[Measurement]] = {}
-    seen: set[tuple[Setup, str, int, float, tuple[int, ...]]] = set()
+def _read(
+    files: Sequence[str | Path],
+) -> tuple[list[Plan], dict[Setup, dict[Session, npt.NDArray[np.float64]]]]:
+    """Plans, and the samples of every session by setup. A row that comes again, from a copied file, is one."""
+    plans: list[Plan] = []
+    sessions: dict[Setup, dict[Session, npt.NDArray[np.float64]]] = {}
     for file in files:
         with Records.read(file) as records:
-            plans.update(dict.fromkeys(records.plans()))
+            plans.extend(records.plans())
             for setup, measurement in records.measurements():
-                m = measurement
-                identity = (setup, m.key, m.session, m.started_at, m.samples_ns)
-                if identity not in seen:  # the same row again comes from a copied file
-                    seen.add(identity)
-                    sessions.setdefault((setup, m.key), []).append(m)
-    return list(plans), sessions
+                samples_ms = np.asarray(measurement.samples_ns, np.float64) / measurement.repeats / 1e6
+                sessions.setdefault(setup, {})[summarize(measurement)] = samples_ms
+    return plans, sessions
 
 
 def _only_setup(names: str, plans: Iterable[Plan]) -> Setup:
@@ -162,22 +183,23 @@ def _meta(
     )
 
 
-def _row(part: Part, setup: Setup, sessions: Sequence[Measurement]) -> dict[str, Any]:
-    medians = [float(np.median(m.samples_ns)) / m.repeats for m in sessions]
-    samples_ms = np.concatenate([np.asarray(m.samples_ns, np.float64) / m.repeats for m in sessions]) / 1e6
+def _row(part: Part, setup: Setup, found: Estimate, precision: float, samples: Samples) -> dict[str, Any]:
+    samples_ms = np.concatenate([samples[session] for session in found.used])
     p10, median, p90 = np.percentile(samples_ms, (10, 50, 90))
     return {
         "key": part.key,
         "kind": part.kind,
         **_geometry(part),
-        "latency_ms": float(np.median(medians)) / 1e6,
+        "latency_ms": found.latency_ms,
+        "low_ms": found.low_ms,
+        "high_ms": found.high_ms,
         "mad_ms": float(np.median(np.abs(samples_ms - median))),
         "p10_ms": float(p10),
         "p90_ms": float(p90),
-        "sessions": len(sessions),
+        "sessions": len(found.used),
         "samples": len(samples_ms),
-        "quarantined": 0,
-        "flags": "",
+        "quarantined": len(found.quarantined),
+        "flags": " ".join(found.doubts(precision)),
         "device": setup.device.name,
         "runtime": setup.device.runtime,
         "source": "mock" if setup.device.mock else "measured",

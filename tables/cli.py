@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,8 @@ def build(
     else:
         write_table(path, built.table, built.meta)
     meta = built.meta
+    flags = Counter(flag for entry in built.table["flags"].to_pylist() for flag in entry.split())
+    doubtful = sum(map(bool, built.table["flags"].to_pylist()))
     result = {
         "table": str(path),
         "entries": built.table.num_rows,
@@ -67,6 +70,9 @@ def build(
         "runtime": meta.runtime,
         "input_sizes": sorted({b.input_size for b in meta.backbones}),
         "paths": len(meta.paths),
+        "doubtful": doubtful,
+        "flags": dict(sorted(flags.items())),
+        "largest_drift_correction": round(built.largest_correction, 4),
     }
     sizes = ", ".join(map(str, sorted({b.input_size for b in meta.backbones})))
     text = [
@@ -75,6 +81,10 @@ def build(
     ]
     if meta.missing:
         text.append(f"{len(meta.missing)} planned entries are missing: {name_some(meta.missing)}")
+    if doubtful:
+        text.append(f"{doubtful} entries are doubtful: {', '.join(f'{flag} {flags[flag]}' for flag in sorted(flags))}")
+    if built.largest_correction:
+        text.append(f"Drift of the device was corrected, by {built.largest_correction:.1%} at most")
     if not as_csv:
         text.append(f"Next: run-search --table {path}")
     print_result(result, as_json, "\n".join(text))

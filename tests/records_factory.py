@@ -14,6 +14,7 @@ from bpnas.profiler import Backbone, Records
 from bpnas.profiler.backbone import Stage
 from bpnas.profiler.campaign import plan_parts
 from bpnas.profiler.records import Plan, Setup
+from bpnas.profiler.sentinel import is_sentinel
 
 PATHS = "K1G1,K3E2G1,K3E2G2"
 TOOLS = {"bpnas": "0.1.0", "torch": "none"}
@@ -54,14 +55,17 @@ def make_plan(
 
 
 def measurement(key: str, session: int = 0, **changes: Any) -> Measurement:
-    """Samples that depend on key and session alone."""
+    """Samples that depend on key and session alone: a calm device, on which sessions differ by half a percent."""
+    repeats = random.Random(key).randrange(1, 4)
+    center_ns = random.Random(key).randrange(1_000_000, 9_000_000)
     rng = random.Random(f"{key}/{session}")
+    center_ns *= rng.uniform(0.995, 1.005)
     values = Measurement(
         key=key,
         session=session,
         sha256="cd" * 32,
-        samples_ns=tuple(rng.randrange(1_000_000, 9_000_000) for _ in range(5)),
-        repeats=rng.randrange(1, 4),
+        samples_ns=tuple(round(center_ns * rng.uniform(0.995, 1.005)) for _ in range(5)),
+        repeats=repeats,
         warmup_runs=3,
         warmup_ns=rng.randrange(10**7),
         load_ns=rng.randrange(10**6),
@@ -99,6 +103,16 @@ def write_records(
 
 
 def read_everything(path: Path) -> tuple[list[Any], list[Any], list[Any]]:
-    """Plans, measurements and failures of a records file."""
+    """Plans, measurements and failures of a records file, without the sentinel's."""
     with Records.read(path) as records:
-        return list(records.plans()), list(records.measurements()), list(records.failures())
+        return (
+            list(records.plans()),
+            [each for each in records.measurements() if not is_sentinel(each[1].key)],
+            [each for each in records.failures() if not is_sentinel(each[1].key)],
+        )
+
+
+def read_sentinels(path: Path) -> list[Measurement]:
+    """The sentinel's measurements of a records file."""
+    with Records.read(path) as records:
+        return [one for _, one in records.measurements() if is_sentinel(one.key)]

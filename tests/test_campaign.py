@@ -17,6 +17,7 @@ from bpnas.profiler import Records, run_campaign
 from bpnas.profiler.campaign import WORTH_PROCESSES
 from bpnas.profiler.crew import MAX_FAILURES_IN_A_ROW
 from bpnas.profiler.records import Plan, Setup
+from bpnas.profiler.sentinel import is_sentinel
 from tests.records_factory import (
     PATHS,
     QUICK,
@@ -33,7 +34,10 @@ LARGE = make_plan(backbone(), backbone(32), paths="K1*", sessions=2)  # long eno
 
 
 class ScriptedDevice:
-    """A device that answers as `script(request, number)` says, and looks at what it is given."""
+    """A device that answers as `script(request, number)` says, and looks at what it is given.
+
+    The sentinel is measured whatever the script says, and is not counted.
+    """
 
     def __init__(self, plan, script=None):
         self.info = plan.setup.device
@@ -50,6 +54,9 @@ class ScriptedDevice:
         for request in requests:
             assert hashlib.sha256(request.path.read_bytes()).hexdigest() == request.sha256
             self.most_files = max(self.most_files, len(list(request.path.parent.iterdir())))
+            if is_sentinel(request.key):
+                yield measurement(request.key, request.session)
+                continue
             self.seen.append((request.key, request.session))
             yield self.script(request, len(self.seen))
 
@@ -345,12 +352,15 @@ def mock_campaign(file, runtime="tflite", **options):
 
 
 def all_rows(file):
-    """Every table without its row numbers, which depend on the order of measuring."""
+    """Every table without its row numbers, which depend on the order of measuring, and without the sentinel."""
     connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
     try:
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         assert {"measurement", "failure", "plan", "device", "settings", "tools"} <= set(names)
-        return {name: sorted(connection.execute(f"SELECT * FROM {name}")) for name in names}
+        return {
+            name: sorted(row for row in connection.execute(f"SELECT * FROM {name}") if not is_sentinel(str(row[0])))
+            for name in names
+        }
     finally:
         connection.close()
 
@@ -390,7 +400,8 @@ def count_rows(file):
     try:
         connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
         try:
-            return connection.execute("SELECT count(*) FROM measurement").fetchone()[0]
+            parts = "SELECT count(*) FROM measurement WHERE key NOT LIKE 'sentinel@%'"
+            return connection.execute(parts).fetchone()[0]
         finally:
             connection.close()
     except sqlite3.Error:  # not created yet
@@ -431,7 +442,7 @@ def killed_and_undisturbed(folder, kills, total, *options):
 
 @pytest.mark.usefixtures("real_models")
 def test_a_campaign_that_is_killed_ends_with_the_same_records(tmp_path):
-    options = ("--paths", "K1E*G1,K3E*G1,K5E*G1")
+    options = ("--sessions", "1", "--paths", "K1E*G1,K3E*G1,K5E*G1")
     killed, undisturbed = killed_and_undisturbed(tmp_path, 2, 300, *options)
     assert count_rows(undisturbed) == 48 * 12 + 9
     assert all_rows(killed) == all_rows(undisturbed)
@@ -442,7 +453,7 @@ def test_a_campaign_that_is_killed_ends_with_the_same_records(tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("real_models")
 def test_a_whole_campaign_that_is_killed_five_times_ends_with_the_same_records(tmp_path):
-    killed, undisturbed = killed_and_undisturbed(tmp_path, 5, 3200)
+    killed, undisturbed = killed_and_undisturbed(tmp_path, 5, 3200, "--sessions", "1")
     assert count_rows(undisturbed) == 272 * 12 + 9
     assert all_rows(killed) == all_rows(undisturbed)
     assert rest_of(killed) == {undisturbed.name, f"{undisturbed.name}.lock"}

@@ -28,7 +28,7 @@ channels = 8
 channels = 16
 """
 PARTS = 2 + 4  # K1G1 at two sites; stem, head and two joins
-MOCK = ("--serial", "mock:s9", "--backbone", "tiny.toml", "--input-size", "32", "--paths", "K1G1")
+MOCK = ("--serial", "mock:s9", "--backbone", "tiny.toml", "--input-size", "32", "--sessions", "1", "--paths", "K1G1")
 COMMAND = Path(sys.executable).with_name("profile-device")
 
 
@@ -171,10 +171,10 @@ def test_records_in_use_by_another_campaign(cli):
 def test_models_that_the_device_refuses_are_counted_with_exit_code_1(cli, bad_models):
     done = cli("profile-device", *MOCK, "--json")
     assert done.exit_code == 1
-    assert f"{PARTS} models failed" in error_line(done.stderr)
+    assert f"{PARTS + 2} models failed" in error_line(done.stderr)  # the sentinel failed before and after them
     result = json.loads(done.stdout)
     assert (result["total"], result["done"], result["measured"]) == (PARTS, 0, 0)
-    assert len(result["failures"]) == PARTS
+    assert len(result["failures"]) == PARTS + 2
     for one in result["failures"]:
         assert one.keys() == {"key", "session", "kind", "message"}
         assert one["kind"] == "refused"
@@ -185,7 +185,7 @@ def test_a_device_that_refuses_everything_is_given_up(cli, bad_models):
     done = cli("profile-device", *MOCK[:-1], "K1E*G1")
     assert done.exit_code == 1
     assert "25 models in a row failed" in error_line(done.stderr)
-    assert len(read_everything(Path("s9.sqlite"))[2]) == 25
+    assert len(read_everything(Path("s9.sqlite"))[2]) == 24  # and the sentinel, before them
 
 
 def test_no_space_for_model_files(cli, monkeypatch):
@@ -241,6 +241,11 @@ def test_json_is_one_object_on_standard_output(cli, torch):
         "measured": PARTS,
         "failures": [],
         "lost": [],
+        "precision": 0.05,
+        "short": 0,
+        "worst": [],
+        "flags": {"unknown": PARTS},
+        "largest_drift_correction": 0.0,
     }
     assert fingerprint == read_everything(Path("s9.sqlite"))[0][0].setup.device.fingerprint
     assert 0 < seconds < 300
@@ -340,7 +345,7 @@ def test_ctrl_c_on_a_terminal_reaches_all_processes_and_still_is_one_sentence(to
     """Also where it comes while they start."""
     process = start("--jobs", "2")
     try:
-        assert ": 0 of 3273" in process.stderr.readline()
+        assert f": 0 of {3 * 3273}" in process.stderr.readline()
         time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
         assert_interrupted(process)

@@ -40,7 +40,7 @@ def small_table(tmp_path_factory):
     """A table made by the commands themselves: a small backbone on the computed device."""
     folder = tmp_path_factory.mktemp("table")
     (folder / "small.toml").write_text(SMALL_BACKBONE)
-    profile = ["--serial", "mock:s9", "--backbone", folder / "small.toml", "--input-size", 32]
+    profile = ["--serial", "mock:s9", "--sessions", 1, "--backbone", folder / "small.toml", "--input-size", 32]
     profile += ["--paths", "K1G1,K3G*,K3E[13]G1", "--records", folder / "small.sqlite"]
     subprocess.run(command("profile-device", *profile), check=True, capture_output=True)
     subprocess.run(

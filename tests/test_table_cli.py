@@ -136,6 +136,9 @@ def test_json(cli):
         "runtime": "tflite",
         "input_sizes": [16, 32],
         "paths": 3,
+        "doubtful": 2 * ENTRIES,
+        "flags": {"unknown": 2 * ENTRIES},
+        "largest_drift_correction": 0.0,
     }
 
 

@@ -83,7 +83,7 @@ def test_a_row_holds_the_medians_by_hand(file):
         "sessions": 1,
         "samples": 4,
         "quarantined": 0,
-        "flags": "",
+        "flags": "unknown",
         "device": "bench",
         "runtime": "tflite",
         "source": "measured",

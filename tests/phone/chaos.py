@@ -92,7 +92,7 @@ def start_host(
     (folder / "host.json").write_text(json.dumps({"contents": contents, "constants": IMPATIENT}))
     words: list[str | Path] = [sys.executable, "-P", script, folder / "host.json", "--serial", serial or daemon.serial]
     words += ["--directory", f"{daemon.directory}/bpnas", "--affinity", "none", "--records", folder / "r.sqlite"]
-    words += ["--backbone", write_backbone(folder), "--paths", PATHS, "--timeout", "2"]
+    words += ["--backbone", write_backbone(folder), "--paths", PATHS, "--sessions", "1", "--timeout", "2"]
     words += [word for size in SIZES for word in ("--input-size", str(size))]
     out, err = (subprocess.PIPE, subprocess.PIPE) if log is None else (log, log)
     return subprocess.Popen([*words, *options], stdout=out, stderr=err, text=True)
@@ -135,10 +135,11 @@ def check_numbers(file: Path, contents: Mapping[str, str]) -> int:
 
 
 def count_measured(file: Path) -> int:
-    """How many measurements are in the records right now, whoever writes to them."""
+    """How many measurements of parts are in the records right now, whoever writes to them."""
+    parts = "SELECT COUNT(*) FROM measurement WHERE key NOT LIKE 'sentinel@%'"
     address = f"{file.as_uri()}?mode=ro"
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(address, uri=True)) as records:
-        return int(records.execute("SELECT COUNT(*) FROM measurement").fetchone()[0])
+        return int(records.execute(parts).fetchone()[0])
     return 0
 
 
