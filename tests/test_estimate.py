@@ -365,7 +365,7 @@ def disturbed():
     device = SimulatedDevice(slowdown=lambda now: rising(now) * hot((0.4, 0.5))(now), noisier=noisier)
     other = SimulatedDevice("B", slowdown=saw_tooth)
     sessions = [*map(summarize, device.campaign(KEYS[:40], 4)), *map(summarize, other.campaign(KEYS[:40], 3))]
-    return sessions, estimate(sessions, dict.fromkeys(KEYS, 6))
+    return sessions, estimate(sessions, dict.fromkeys(KEYS, 5))
 
 
 def test_the_example_has_everything(disturbed):
@@ -381,7 +381,7 @@ def test_order_and_copies_change_nothing(disturbed, rng, copies):
     sessions, expected = disturbed
     shuffled = [*sessions, *rng.sample(sessions, copies)]
     rng.shuffle(shuffled)
-    again = estimate(shuffled, dict.fromkeys(KEYS, 6))
+    again = estimate(shuffled, dict.fromkeys(KEYS, 5))
     assert again.parts == expected.parts
     assert list(again.parts) == list(expected.parts)
 
@@ -394,7 +394,7 @@ def test_what_was_used_gives_the_same_again(disturbed, rng):
     left_out = {session for one in expected.parts.values() for session, _ in one.quarantined}
     kept = [session for session in sessions if session not in left_out]
     rng.shuffle(kept)
-    again = estimate(kept, dict.fromkeys(KEYS, 6))
+    again = estimate(kept, dict.fromkeys(KEYS, 5))
     for key, one in expected.parts.items():
         if one.used:
             assert (again.parts[key].latency_ms, again.parts[key].low_ms) == (one.latency_ms, one.low_ms)
