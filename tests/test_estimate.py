@@ -364,7 +364,7 @@ def disturbed():
 
     device = SimulatedDevice(slowdown=lambda now: rising(now) * hot((0.4, 0.5))(now), noisier=noisier)
     other = SimulatedDevice("B", slowdown=saw_tooth)
-    sessions = [*map(summarize, device.campaign(KEYS[:40], 4)), *map(summarize, other.campaign(KEYS[:40], 3))]
+    sessions = [*map(summarize, device.campaign(KEYS, 4)), *map(summarize, other.campaign(KEYS, 3))]
     return sessions, estimate(sessions, dict.fromkeys(KEYS, 5))
 
 
