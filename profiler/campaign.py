@@ -157,7 +157,7 @@ def run_campaign(
         max_sessions: of one part, if the plan itself has not more.
         budget_seconds: begin no other model once so much time has gone.
         jobs: processes that write model files while a device waits for the next ones.
-        on_progress: called at the start and after every model.
+        on_progress: called at the start of every round and after every model.
 
     Raises:
         UsageError: the fingerprints of the devices differ.
@@ -233,6 +233,8 @@ def run_campaign(
                     raise
             tasks = [] if is_over else rounds.next()
             wanted.update(tasks)
+            if tasks:
+                report()
     return CampaignResult(
         total=len(wanted),
         done=len(rounds.measured_tasks),

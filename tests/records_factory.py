@@ -48,10 +48,11 @@ def make_plan(
     settings: RunSettings = QUICK,
     export_version: int = 1,
     networks: int = 0,
+    precision: float | None = None,
     **device: Any,
 ) -> Plan:
     setup = Setup(device_info(**device), settings, export_version)
-    return Plan(setup, backbones or (backbone(),), paths, sessions, networks)
+    return Plan(setup, backbones or (backbone(),), paths, sessions, networks, precision)
 
 
 def measurement(key: str, session: int = 0, **changes: Any) -> Measurement:
