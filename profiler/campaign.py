@@ -189,7 +189,7 @@ def run_campaign(
         on_progress(
             Progress(
                 total=len(wanted),
-                done=len(rounds.measured_tasks),
+                done=rounds.measured,
                 measured=measured,
                 failures=sum(not is_sentinel(failure.key) for failure in failures),
                 elapsed_seconds=time.monotonic() - start,
@@ -237,7 +237,7 @@ def run_campaign(
                 report()
     return CampaignResult(
         total=len(wanted),
-        done=len(rounds.measured_tasks),
+        done=rounds.measured,
         measured=measured,
         failures=tuple(failures),
         elapsed_seconds=time.monotonic() - start,

@@ -83,6 +83,11 @@ class Rounds:
         return {(key, number) for key in self._keys for number in range(self._planned)}
 
     @property
+    def measured(self) -> int:
+        """How many sessions of its parts are measured."""
+        return len(self._sessions)
+
+    @property
     def measured_tasks(self) -> set[Task]:
         """Every (key, session) of its parts that is measured."""
         return set(self._sessions)

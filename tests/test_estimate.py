@@ -315,11 +315,11 @@ def test_drift_is_corrected_towards_the_truth(slowdown, seed):
 @pytest.mark.parametrize("noise", [0.002, 0.01, 0.03])
 def test_pure_noise_is_not_taken_for_drift(noise):
     corrected = 0
-    for seed in range(100):
+    for seed in range(60):
         device = SimulatedDevice(session_noise=noise, seed=seed)
         drift = read_drift("A", [summarize(device.measure(SENTINEL, n)) for n in range(40)])
         corrected += drift.curve is not None
-    assert corrected <= 2
+    assert corrected <= 1
 
 
 def test_where_nothing_drifts_the_sentinel_changes_no_number():

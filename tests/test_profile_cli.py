@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,7 @@ BAD_INPUT = {
     "warm-up seconds": (["--warmup-seconds", "-0.5"], "warmup_seconds: must be from 0"),
     "seconds": (["--seconds", "nan"], "seconds: must be from 0"),
     "threads": (["--threads", "0"], "threads: must be from 1"),
+    "sample length": (["--sample-ms", "-1"], "sample_ms: must be from 0"),
     "timeout": (["--timeout", "0"], "timeout_seconds: must be from 0.001"),
 }
 
@@ -525,6 +527,7 @@ def test_help_tells_the_defaults_that_hold(cli):
     text = " ".join(cli("profile-device", "--help").stdout.split())
     for name, value in (
         *((option, getattr(RunSettings(), option)) for option in ("warmup_runs", "warmup_seconds", "runs", "seconds")),
+        ("sample_ms", RunSettings().sample_ms),
         ("threads", RunSettings().threads),
         ("timeout", RunSettings().timeout_seconds),
         ("max_temperature", DeviceOptions().max_temperature_c),
@@ -608,3 +611,78 @@ def test_a_hang_up_that_is_ignored_stays_ignored(torch):
     finally:
         process.kill()
     assert process.returncode == 0, errors
+
+
+# Precision
+
+
+@pytest.mark.parametrize("share", ["2", "0", "100%", "-1%", "2 percent", "nan", "%", "", "0.0001"])
+def test_a_precision_that_makes_no_sense_is_named(cli, share):
+    done = cli("profile-device", *MOCK, "--precision", share)
+    assert done.exit_code == 2
+    assert f"--precision': {share!r} is no precision from 0.1% to 50%; write for example 2% or 0.02" in done.stderr
+    assert files_here() == set()
+
+
+def test_fewer_sessions_allowed_than_planned_is_refused(cli):
+    done = cli("profile-device", *MOCK, "--sessions", "4", "--max-sessions", "3")
+    assert done.exit_code == 2
+    assert "--max-sessions 3 is less than --sessions 4" in error_line(done.stderr)
+    assert files_here() == set()
+
+
+@pytest.fixture
+def rough(monkeypatch):
+    """A computed device whose sessions differ by several percent."""
+    monkeypatch.setattr("bpnas.android_bench.mock._SESSION_SPREAD", 0.05)
+
+
+def test_three_sessions_are_the_default(cli, torch):
+    at = MOCK.index("--sessions")
+    done = cli("profile-device", *MOCK[:at], *MOCK[at + 2 :], "--json")
+    result = json.loads(done.stdout)
+    assert (result["total"], result["short"], result["flags"]) == (3 * PARTS, 0, {})
+    assert read_everything(Path("s9.sqlite"))[0][0].sessions == 3
+
+
+@pytest.mark.parametrize("share", ["3%", "0.03"])
+def test_a_precision_adds_sessions_and_is_told_of(cli, torch, rough, share):
+    done = cli("profile-device", *MOCK, "--precision", share, "--max-sessions", "4", "--json")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["precision"] == 0.03
+    assert PARTS < result["measured"] == result["total"] <= 4 * PARTS
+    assert 0 < result["short"] == result["flags"]["imprecise"]
+    assert len(result["worst"]) == min(5, result["short"])
+    for one in result["worst"]:
+        assert (one["sessions"], one["flags"]) == (4, ["imprecise"])
+        assert one["half_width"] > 0.03
+    assert read_everything(Path("s9.sqlite"))[0][0].precision == 0.03
+
+
+def test_what_is_not_known_well_enough_is_named_with_the_remedy(cli, torch, rough):
+    done = cli("profile-device", *MOCK, "--precision", "0.5%", "--max-sessions", "2")
+    assert done.exit_code == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if "not known" in line)
+    assert line.startswith(f"{PARTS} parts are not known to within 0.5%: ")
+    assert line.endswith(", ...; the same command measures these once more")
+    assert line.count("+-") == 5 and "% imprecise" in line
+    assert f"Flags: imprecise {PARTS}" in done.stdout
+
+
+def test_longer_samples_can_be_asked_for_and_are_the_remedy_for_a_coarse_clock(cli, torch, monkeypatch):
+    run = MockDevice._run_one
+
+    def coarse(self, request, settings):
+        outcome = run(self, request, settings)
+        tick_ns = 20_000
+        samples = tuple(round(ns / tick_ns) * tick_ns for ns in outcome.samples_ns)
+        return replace(outcome, samples_ns=samples)
+
+    monkeypatch.setattr(MockDevice, "_run_one", coarse)
+    done = cli("profile-device", *MOCK)
+    assert f"clock {PARTS}" in done.stdout
+    assert "with --sample-ms and other --records" in done.stdout
+    done = cli("profile-device", *MOCK, "--sample-ms", "100", "--records", "long.sqlite")
+    assert "clock" not in done.stdout
+    assert read_everything(Path("long.sqlite"))[0][0].setup.settings.sample_ms == 100.0

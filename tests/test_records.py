@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,40 @@ def test_a_setup_is_told_from_others_by_each_of_its_parts(file):
         for setup in setups:
             records.add(setup, TOOLS, measurement("a"))
     assert [setup for setup, _ in read_everything(file)[1]] == setups
+
+
+# The precision that was asked for
+
+
+def test_the_precision_asked_for_last_comes_back_and_makes_no_other_plan(file):
+    with Records.write(file) as records:
+        for precision in (0.05, None, 0.02, None):
+            records.add_plan(replace(PLAN, precision=precision))
+        records.add_plan(make_plan())
+    plans = {plan: plan.precision for plan in read_everything(file)[0]}
+    assert plans == {PLAN: 0.02, make_plan(): None}
+
+
+def test_records_of_before_there_was_a_precision_can_be_read_and_gone_on_with(file):
+    write_records(file, PLAN)
+    connection = sqlite3.connect(file)
+    connection.execute("DROP TABLE IF EXISTS precision")
+    connection.close()
+    assert [plan.precision for plan in read_everything(file)[0]] == [None]
+    with Records.write(file) as records:
+        records.add_plan(replace(PLAN, precision=0.02))
+    assert [plan.precision for plan in read_everything(file)[0]] == [0.02]
+
+
+@pytest.mark.parametrize("value", ["2.0", "0.0", "'much'"])
+def test_a_precision_that_has_changed_is_damage(file, value):
+    write_records(file, replace(PLAN, precision=0.02))
+    connection = sqlite3.connect(file)
+    connection.execute(f"UPDATE precision SET value = {value}")
+    connection.commit()
+    connection.close()
+    with pytest.raises(RecordsError, match="damaged"):
+        read_everything(file)
 
 
 # Append-only

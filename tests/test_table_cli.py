@@ -211,3 +211,25 @@ def test_a_table_that_cannot_be_replaced_stays(cli, monkeypatch):
     assert "bench.parquet: no space left on the disk" in error_line(done)
     assert Path("bench.parquet").read_bytes() == before
     assert files_here() == {"r.sqlite", "bench.parquet"}
+
+
+def test_doubts_and_drift_are_counted(cli):
+    from tests.simulated_device import SENTINEL, SimulatedDevice
+
+    device = SimulatedDevice(
+        slowdown=lambda now: 1 + now / 1000, noisier=lambda key, s: 8.0 if "K3E2G1" in key else 1.0
+    )
+    plan, number = make_plan(sessions=3), 0
+    with Records.write("r.sqlite") as records:
+        records.add_plan(plan)
+        for task in tasks(plan):
+            for one in ((SENTINEL, number), task):
+                records.add(plan.setup, {}, device.measure(*one))
+            number += 1
+    done = cli("build-table")
+    assert done.exit_code == 0, done.stderr
+    assert "2 entries are doubtful: noisy 2\n" in done.stdout
+    assert "Drift of the device was corrected, by 5." in done.stdout or "by 6." in done.stdout
+    result = json.loads(cli("build-table", "--json").stdout)
+    assert (result["doubtful"], result["flags"]) == (2, {"noisy": 2})
+    assert 0.04 < result["largest_drift_correction"] < 0.08
