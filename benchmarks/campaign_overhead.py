@@ -19,6 +19,7 @@ from bpnas.profiler import Backbone, Records, run_campaign
 from bpnas.profiler.campaign import Progress
 from bpnas.profiler.graph import EXPORT_VERSION
 from bpnas.profiler.records import Plan, Setup
+from bpnas.profiler.sentinel import is_sentinel
 
 
 class _EnoughError(Exception):
@@ -42,7 +43,8 @@ def time_campaign(device: Device, models: int, input_size: int) -> None:
             run_campaign(device, records, plan, on_progress=stop)
         timed = [measurement for _, measurement in records.measurements()]
     inference_s = sum((sum(m.samples_ns) + m.warmup_ns) / 1e9 for m in timed)
-    print(f"{device.info.runtime}: {len(timed)} of {models} models, wall {wall_s:.1f} s, ", end="")
+    count = sum(not is_sentinel(measurement.key) for measurement in timed)
+    print(f"{device.info.runtime}: {count} of {models} models, wall {wall_s:.1f} s, ", end="")
     print(f"inference {inference_s:.1f} s, ratio {wall_s / inference_s:.3f}", flush=True)
 
 

@@ -20,7 +20,7 @@ from bpnas.profiler.networks import random_networks
 from bpnas.profiler.paths import Part, all_paths, enumerate_parts, select_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.rounds import MAX_SESSIONS, Assessment, Rounds
-from bpnas.profiler.sentinel import SentinelTasks, is_sentinel, sentinel_model
+from bpnas.profiler.sentinel import SentinelTasks, can_be_watched, is_sentinel, sentinel_model
 from bpnas.profiler.session import summarize
 from bpnas.profiler.work_queue import WorkQueue
 
@@ -183,7 +183,7 @@ def run_campaign(
     measured, failures, lost, is_over = 0, list[Failure](), dict[str, str](), False
     states = {name: one.conditions() for name, one in devices.items()}
     sentinel, model = sentinel_model(plan.backbones[0])
-    sentinels = SentinelTasks(sentinel, records.done(setup))
+    sentinels = SentinelTasks(sentinel, records.done(setup)) if can_be_watched(setup.device) else None
 
     def report() -> None:
         on_progress(

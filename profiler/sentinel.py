@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bpnas.android_bench.device import DeviceInfo
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import ComplexPath
 from bpnas.profiler.model_files import Task
@@ -22,6 +23,11 @@ _MARK = "sentinel@"
 def is_sentinel(key: str) -> bool:
     """Whether a measurement with this key is the sentinel's, and no part of any plan."""
     return key.startswith(_MARK)
+
+
+def can_be_watched(device: DeviceInfo) -> bool:
+    """Whether a slow sentinel means anything: an emulator shares its cores with whatever else this computer does."""
+    return not device.name.endswith("-emulator")
 
 
 def sentinel_model(backbone: Backbone) -> tuple[str, PathPart]:

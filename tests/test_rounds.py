@@ -104,6 +104,12 @@ def test_each_of_several_phones_times_it_before_between_and_after(file):
             assert len(models) / EVERY <= len(times) <= len(models) / EVERY + 3
 
 
+def test_an_emulator_is_not_watched(file):
+    plan = make_plan(sessions=3, name="s9-emulator")
+    assert campaign(file, SimulatedDevice(info=plan.setup.device), plan).is_complete
+    assert read_sentinels(file) == []
+
+
 def test_one_that_fails_costs_no_part(file):
     class Fails(SimulatedDevice):
         def measure(self, key, session):
