@@ -18,7 +18,7 @@ from bpnas.android_bench.runner import Failure, Measurement, Outcome
 from bpnas.profiler.crew import Crew
 from bpnas.profiler.model_files import ModelFiles, Task
 from bpnas.profiler.networks import random_networks
-from bpnas.profiler.paths import Part, all_paths, enumerate_parts, select_paths
+from bpnas.profiler.paths import Part, all_paths, context_parts, enumerate_parts, select_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.work_queue import WorkQueue
 
@@ -92,12 +92,16 @@ def plan_parts(plan: Plan) -> tuple[Part, ...]:
         UsageError: its path filter matches nothing.
     """
     paths = all_paths() if plan.paths is None else select_paths(plan.paths)
+    fold, seed = ("fit" if plan.test_seed is None else "test"), plan.test_seed or 0
     networks = [
         network
         for backbone in plan.backbones
-        for network in random_networks(backbone, paths, plan.networks, fold="fit")
+        for network in random_networks(backbone, paths, plan.networks, fold=fold, seed=seed)
     ]
-    return (*enumerate_parts(plan.backbones, paths), *networks)
+    if plan.test_seed is not None:
+        return tuple(networks)
+    in_context = context_parts(plan.backbones, paths) if plan.context else ()
+    return (*enumerate_parts(plan.backbones, paths), *in_context, *networks)
 
 
 def refuse_unequal(devices: Mapping[str, Device], setup: Setup) -> None:

@@ -16,8 +16,10 @@ from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, BackboneError, Sit
 from bpnas.profiler.block import Block, BlockPath, ComplexPath, SimplePath
 from bpnas.profiler.graph import EXPORT_VERSION, Array, Graph, Shape
 from bpnas.profiler.paths import (
+    ContextPart,
     HeadPart,
     JoinPart,
+    NeighbourPart,
     NetworkPart,
     Part,
     PathPart,
@@ -230,6 +232,11 @@ def _part(part: Part) -> nn.Module:
             module = Join()
         case NetworkPart():
             module = Network(part.blocks, part.backbone)
+        case NeighbourPart():
+            module = ConvUnit(part.channels, part.channels, 3, groups=part.channels)
+        case ContextPart():
+            before, after = part.neighbours
+            module = Chain(_part(before), _path(part.path, part.site, part.channel_shuffle), _part(after))
     module.key = part.key  # type: ignore[assignment]
     return module
 

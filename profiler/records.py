@@ -83,6 +83,8 @@ class Plan:
         paths: the path filter, or None for all 272.
         sessions: fresh sessions of every part.
         networks: random whole networks per backbone, beside its parts.
+        context: the paths also between neighbours.
+        test_seed: where given, the plan is of `networks` test networks alone, drawn with it; no table is made of it.
     """
 
     setup: Setup
@@ -90,6 +92,8 @@ class Plan:
     paths: str | None
     sessions: int
     networks: int = 0
+    context: bool = False
+    test_seed: int | None = None
 
 
 def differences(setups: Sequence[Setup]) -> list[str]:
@@ -189,6 +193,10 @@ class Records:
         }
         if plan.networks:  # so that a plan without them is the text that it always was
             value["networks"] = plan.networks
+        if plan.context:
+            value["context"] = True
+        if plan.test_seed is not None:
+            value["test_seed"] = plan.test_seed
         with _faults(self.path), self._transaction():
             self._put_setup(plan.setup)
             self._put("plan", json.dumps(value, sort_keys=True))
@@ -249,7 +257,17 @@ class Records:
                 fields = json.loads(value)
                 setup = self._setup(fields["fingerprint"], fields["settings"], fields["export_version"])
                 backbones = tuple(Backbone.from_dict(backbone) for backbone in fields["backbones"])
-                plans.append(Plan(setup, backbones, fields["paths"], fields["sessions"], fields.get("networks", 0)))
+                plans.append(
+                    Plan(
+                        setup,
+                        backbones,
+                        fields["paths"],
+                        fields["sessions"],
+                        fields.get("networks", 0),
+                        fields.get("context", False),
+                        fields.get("test_seed"),
+                    )
+                )
             return tuple(plans)
 
     def refuse_other_setups(self, setup: Setup) -> None:

@@ -9,9 +9,11 @@ import click
 
 from bpnas.android_bench.command import Command, DefaultGroup, print_result
 from bpnas.android_bench.errors import UsageError
+from bpnas.tables.model_record import MODEL_NAMES
 
 if TYPE_CHECKING:
     from bpnas.tables.build import BuiltTable
+    from bpnas.tables.model_record import TableModels
 
 
 @click.group(cls=DefaultGroup)
@@ -29,6 +31,11 @@ def main() -> None:
 @click.option("--backbone", help="Which one, where the records hold several.")
 @click.option("--paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.  [default: all]")
 @click.option("--allow-missing", is_flag=True, help="Make a table although parts are not measured; it names them.")
+@click.option(
+    "--additivity",
+    type=click.Choice(MODEL_NAMES),
+    help="What predicts a network from its parts.  [default: what is closest to whole networks, if any were timed]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build(
     records: tuple[Path, ...],
@@ -38,6 +45,7 @@ def build(
     backbone: str | None,
     paths: str | None,
     allow_missing: bool,
+    additivity: str | None,
     as_json: bool,
 ) -> None:
     """Make a latency table of RECORDS files (default: all in this directory).
@@ -48,7 +56,9 @@ def build(
     from bpnas.tables.schema import write_table
 
     files = records or _records_here()
-    built = build_table(files, runtime=runtime, backbone=backbone, paths=paths, allow_missing=allow_missing)
+    built = build_table(
+        files, runtime=runtime, backbone=backbone, paths=paths, allow_missing=allow_missing, additivity=additivity
+    )
     as_csv = format_ == "csv" or (format_ is None and out is not None and out.suffix == ".csv")
     path = out or Path(f"{built.meta.device_name}.{'csv' if as_csv else 'parquet'}")
     if not path.absolute().parent.is_dir():
@@ -67,6 +77,7 @@ def build(
         "runtime": meta.runtime,
         "input_sizes": sorted({b.input_size for b in meta.backbones}),
         "paths": len(meta.paths),
+        "models": meta.models.to_dict(),
     }
     sizes = ", ".join(map(str, sorted({b.input_size for b in meta.backbones})))
     text = [
@@ -75,9 +86,22 @@ def build(
     ]
     if meta.missing:
         text.append(f"{len(meta.missing)} planned entries are missing: {name_some(meta.missing)}")
+    text.extend(_models_text(meta.models))
     if not as_csv:
         text.append(f"Next: run-search --table {path}")
     print_result(result, as_json, "\n".join(text))
+
+
+def _models_text(models: TableModels) -> list[str]:
+    lines = [f"Networks are predicted by {models.default!r}: {models.reason}"]
+    for record in models.records:
+        error = record.error
+        if error is not None:
+            found = f"mean error {error.mape:.1%}, bias {error.bias:+.1%}, {error.within_5:.0%} within 5%"
+            lines.append(f"  {record.name} at {record.input_size}: {found} ({error.networks} networks)")
+        elif record.unavailable:
+            lines.append(f"  {record.name} at {record.input_size}: not available, {record.unavailable}")
+    return lines
 
 
 def _records_here() -> list[Path]:

@@ -136,6 +136,7 @@ def test_json(cli):
         "runtime": "tflite",
         "input_sizes": [16, 32],
         "paths": 3,
+        "models": {"default": "sum", "reason": "no whole networks were measured", "records": []},
     }
 
 
