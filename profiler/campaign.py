@@ -17,7 +17,7 @@ from bpnas.android_bench.errors import DeviceError, UsageError
 from bpnas.android_bench.runner import Failure, Measurement, Outcome
 from bpnas.profiler.crew import Crew
 from bpnas.profiler.model_files import ModelFiles, Task
-from bpnas.profiler.networks import random_networks
+from bpnas.profiler.networks import Fold, random_networks
 from bpnas.profiler.paths import Part, all_paths, context_parts, enumerate_parts, select_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.work_queue import WorkQueue
@@ -92,11 +92,11 @@ def plan_parts(plan: Plan) -> tuple[Part, ...]:
         UsageError: its path filter matches nothing.
     """
     paths = all_paths() if plan.paths is None else select_paths(plan.paths)
-    fold, seed = ("fit" if plan.test_seed is None else "test"), plan.test_seed or 0
+    fold: Fold = "fit" if plan.test_seed is None else "test"
     networks = [
         network
         for backbone in plan.backbones
-        for network in random_networks(backbone, paths, plan.networks, fold=fold, seed=seed)
+        for network in random_networks(backbone, paths, plan.networks, fold=fold, seed=plan.test_seed or 0)
     ]
     if plan.test_seed is not None:
         return tuple(networks)

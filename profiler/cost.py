@@ -1,4 +1,4 @@
-"""What a part costs by counting: multiply-adds, weights and activations. Nothing here is timed, and nothing needs torch.
+"""What a part costs by counting: multiply-adds, weights and activations. Nothing is timed, and nothing needs torch.
 
 The counts are those of the exported model: batch normalisation is folded, so that every convolution has a bias.
 """

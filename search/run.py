@@ -171,7 +171,9 @@ def run_search(
                 directory, table, later_backbone, blocks, connections_data or data, target_ms, preset, seed, watcher
             )
     meta = table.meta
-    return SearchResult(directory.root, meta.mock, meta.device_name, meta.runtime, found, network, limits, table.additivity)
+    return SearchResult(
+        directory.root, meta.mock, meta.device_name, meta.runtime, found, network, limits, table.additivity
+    )
 
 
 def default_limits(space: BlockSpace, quantiles: Sequence[float]) -> tuple[float, ...]:

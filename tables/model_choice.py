@@ -90,8 +90,8 @@ def _judge(table: LatencyTable, name: str, input_size: int, networks: Networks) 
         return ModelRecord(name, input_size, unavailable=str(error))
     if name == "corrected":
         fitted = fit_correction(_terms(table), networks, SoundWeights.of(table, input_size))
-        error = accuracy(fitted.held_out_ms.tolist(), measured)
-        return ModelRecord(name, input_size, error, tuple(fitted.coefficients.items()))
+        held_out = accuracy(fitted.held_out_ms.tolist(), measured)
+        return ModelRecord(name, input_size, held_out, tuple(fitted.coefficients.items()))
     return ModelRecord(name, input_size, accuracy(predicted, measured) if networks else None)
 
 

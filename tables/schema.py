@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class TableMeta:
     backbones: tuple[Backbone, ...]
     paths: tuple[str, ...]
     missing: tuple[str, ...]
-    models: TableModels = TableModels()
+    models: TableModels = field(default_factory=TableModels)
 
     @property
     def mock(self) -> bool:
