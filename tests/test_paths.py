@@ -119,8 +119,8 @@ def test_stem_and_head_of_a_backbone() -> None:
 def test_paths_in_context_have_the_neighbours_of_their_shapes(both_sizes: tuple[Backbone, Backbone]) -> None:
     paths = [SimplePath(3, 1), ComplexPath(3, 1, 6)]
     parts = context_parts(both_sizes, paths)
-    # 12 sites a size; the shapes between them are the stem's and those that the 7 stages put out.
-    assert kinds(parts) == {"context": 2 * 2 * 12, "neighbour": 2 * 8 + 2 * 3}
+    # 12 sites a size; between them the shapes that the stem and the 7 stages put out.
+    assert kinds(parts) == {"context": 2 * 2 * 12, "neighbour": 2 * 8}
     there = {part.key for part in parts}
     assert len(there) == len(parts)
     part = ContextPart(paths[0], SITE)
