@@ -56,6 +56,9 @@ UNITS = {
 PATH_TERMS = tuple(UNITS)[:6]
 """Those that a single path has."""
 
+MEASURED_PATHS = PATH_TERMS[:4]
+"""Those that are ms of paths."""
+
 AS_MEASURED: Mapping[str, float] = {term: float(unit == "ms/ms") for term, unit in UNITS.items()}
 """What was measured counts once, and nothing else does."""
 

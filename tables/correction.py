@@ -3,7 +3,8 @@
 The sum of parts is low by 5 to 20 %, differently for each runtime and resolution: inside a network convolutions meet
 colder caches, additions are fused, layouts change. The weights are found by ridge regression on relative errors, with
 the measured values as prior: a weight of 1 for what was measured and 0 for the rest. So a weak or missing hint leaves
-the sum as it is, and the strength of the prior is chosen by cross-validation [ours].
+the sum as it is. Weights of paths are pulled towards each other more than towards 1, for most of what is wrong with a
+sum is one factor. How strong the prior is, that is, how much is put down to noise, is chosen by cross-validation [ours].
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bpnas.profiler.paths import NetworkPart
-from bpnas.tables.additivity import AS_MEASURED, UNITS, Terms
+from bpnas.tables.additivity import AS_MEASURED, MEASURED_PATHS, UNITS, Terms
 
 LEAST_NETWORKS = 12
 """Fewer whole networks say too little about that many weights."""
@@ -25,8 +26,14 @@ FOLDS = 5
 Floats = npt.NDArray[np.float64]
 Sound = Callable[[Mapping[str, float]], bool]
 
-# Of the penalty beside the mean squared relative error; infinite is the prior itself.
-_STRENGTHS = (np.inf, *np.logspace(1, -7, 17))
+# Likely deviations from the prior [ours]: 0.3 for all paths together and 0.1 more for each kind, 0.5 for additions, which
+# fusion may make vanish, and 3 % of a network for each term that is not in ms.
+_TOGETHER = 0.3
+_LIKELY = {"simple": 0.1, "complex": 0.1, "simple_k7": 0.1, "complex_k7": 0.1, "joins": 0.5, "residuals": 0.5}
+_LIKELY_SHARE = 0.03
+
+# Mean squared relative error that is left to noise, from 100 % to 0.3 %; infinite is the prior itself.
+_STRENGTHS = (np.inf, *np.logspace(0, -5, 11))
 _PRIOR = np.array([AS_MEASURED[term] for term in UNITS])
 
 
@@ -109,15 +116,24 @@ def _ridge(data: _Data, strength: float) -> Floats:
     if np.isinf(strength):
         return _PRIOR
     shares = data.terms / data.measured_ms[:, None]
-    # In units of each term's usual share of a network, so that all deviations from the prior are penalised alike.
-    usual = np.sqrt(np.mean(shares**2, axis=0))
-    seen = usual > 0  # a term that no network has keeps its prior
+    likely = _likely(shares)
+    seen = shares @ likely
     missing = 1 - data.predict(_PRIOR) / data.measured_ms
-    scaled = shares[:, seen] / usual[seen]
-    penalty = strength * len(missing) * np.eye(scaled.shape[1])
-    weights = _PRIOR.copy()
-    weights[seen] += np.linalg.solve(scaled.T @ scaled + penalty, scaled.T @ missing) / usual[seen]
+    penalty = strength * len(missing) * np.eye(likely.shape[1])
+    weights: Floats = _PRIOR + likely @ np.linalg.solve(seen.T @ seen + penalty, seen.T @ missing)
     return weights
+
+
+def _likely(shares: Floats) -> Floats:
+    """What the weights may do, in columns: deviations from the prior that are equally likely; (terms, columns)."""
+    usual = np.sqrt(np.mean(shares**2, axis=0))
+    usual[usual == 0] = np.inf  # a term that no network has keeps its prior
+    columns = [[_TOGETHER * (term in MEASURED_PATHS) for term in UNITS]]
+    for number, (term, unit) in enumerate(UNITS.items()):
+        column = [0.0] * len(UNITS)
+        column[number] = _LIKELY[term] if unit == "ms/ms" else _LIKELY_SHARE / float(usual[number])
+        columns.append(column)
+    return np.array(columns).T
 
 
 def _folds(count: int) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:

@@ -42,16 +42,16 @@ def choose_models(table: LatencyTable, wanted: str | None = None) -> TableModels
     if wanted is not None and wanted not in MODEL_NAMES:
         raise UsageError(f"no model is called {wanted!r}: use one of {', '.join(MODEL_NAMES)}")
     networks = {size: _covered(table, size) for size in table.input_sizes}
+    count = sum(map(len, networks.values()))
+    if not count and wanted is None:
+        return TableModels()
     records = tuple(_judge(table, name, size, networks[size]) for size in networks for name in MODEL_NAMES)
     lacking = {record.name: record for record in records if record.unavailable}
     if wanted in lacking:
         record = lacking[wanted]
         raise BuildError(f"model {wanted!r} is not available at input size {record.input_size}: {record.unavailable}")
-    count = sum(map(len, networks.values()))
     if wanted is not None:
         return TableModels(wanted, "it was asked for", records if count else ())
-    if not count:
-        return TableModels()
     without = [str(size) for size, measured in networks.items() if not measured]
     if without:
         return TableModels("sum", f"no whole networks were measured at input size {' and '.join(without)}", records)

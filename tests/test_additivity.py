@@ -148,7 +148,7 @@ def test_a_path_that_was_not_timed_in_context_is_no_path_of_that_model(table):
     key = ContextPart(SIMPLE[0], BACKBONE.sites[0]).key
     model = without(table, key).with_additivity("context")
     assert model.paths() == table.paths()[1:]
-    with pytest.raises(MissingEntryError, match=key):
+    with pytest.raises(MissingEntryError, match=rf"{key}.*profile-device --context"):
         model.path(SIMPLE[0], BACKBONE.sites[0])
 
 

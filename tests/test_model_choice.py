@@ -36,14 +36,16 @@ def unseen(truth: Truth, model: LatencyTable, count: int = 40) -> np.ndarray:
 
 
 def test_corrected_finds_a_known_truth_that_the_sum_misses(tmp_path):
-    table = build(tmp_path, TRUTH, known_plan(networks=30))
+    table = build(tmp_path, TRUTH, known_plan(networks=40))
     assert table.additivity == "corrected"
-    assert np.abs(unseen(TRUTH, table)).max() < 0.01
+    found = np.abs(unseen(TRUTH, table))
+    assert found.mean() < 0.003 and np.quantile(found, 0.95) < 0.01
     errors = unseen(TRUTH, table.with_additivity("sum"))
     assert errors.max() < -0.05
     weights = dict(table.meta.models.find("corrected", 32).coefficients)
     assert weights["complex"] == pytest.approx(1.05, abs=0.03)
     assert weights["complex_k7"] == pytest.approx(1.12, abs=0.03)
+    assert 0 < weights["joins"] < 1
 
 
 def test_the_error_that_a_table_states_is_that_on_networks_it_has_not_seen(tmp_path):

@@ -96,3 +96,17 @@ def test_the_differentiable_latency_is_that_of_the_model(table, name):
         expected = p * (effective - (p * effective).sum()) / target  # of softmax, and lambda / T above the target
         assert alpha.grad.tolist() == pytest.approx(expected.tolist(), rel=1e-6)
         assert row.tolist() == pytest.approx(effective.tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_a_target_that_nothing_meets_is_refused_with_the_smallest_that_something_does(table, name, tmp_path):
+    pytest.importorskip("torch")
+    from bpnas.search import InfeasibleLimitError, run_search
+
+    model = table.with_additivity(name)
+    space = BlockSpace(model)
+    blocks = [space.at(index) for index in range(space.size)]
+    needed = [min(model.block(b, site) for b in blocks) for site in model.backbone().sites if not site.is_residual]
+    with pytest.raises(InfeasibleLimitError) as caught:
+        run_search(model, out=tmp_path / "run", constraints=(1e3,), target_ms=0.1)
+    assert caught.value.smallest_ms == pytest.approx(model.fixed() + sum(needed))
