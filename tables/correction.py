@@ -4,7 +4,7 @@ The sum of parts is low by 5 to 20 %, differently for each runtime and resolutio
 colder caches, additions are fused, layouts change. The weights are found by ridge regression on relative errors, with
 the measured values as prior: a weight of 1 for what was measured and 0 for the rest. So a weak or missing hint leaves
 the sum as it is. Weights of paths are pulled towards each other more than towards 1, for most of what is wrong with a
-sum is one factor. How strong the prior is, that is, how much is put down to noise, is chosen by cross-validation [ours].
+sum is one factor. How strong the prior is, that is, how much is put down to noise, cross-validation chooses [ours].
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ FOLDS = 5
 Floats = npt.NDArray[np.float64]
 Sound = Callable[[Mapping[str, float]], bool]
 
-# Likely deviations from the prior [ours]: 0.3 for all paths together and 0.1 more for each kind, 0.5 for additions, which
-# fusion may make vanish, and 3 % of a network for each term that is not in ms.
+# Likely deviations from the prior [ours]: 0.3 for all paths together and 0.1 more for each kind; 0.5 for additions,
+# which fusion may make vanish; 3 % of a network for each term that is not in ms.
 _TOGETHER = 0.3
 _LIKELY = {"simple": 0.1, "complex": 0.1, "simple_k7": 0.1, "complex_k7": 0.1, "joins": 0.5, "residuals": 0.5}
 _LIKELY_SHARE = 0.03
