@@ -19,7 +19,7 @@ from bpnas.profiler.paths import (
     ContextPart,
     HeadPart,
     JoinPart,
-    NeighbourPart,
+    NeighboursPart,
     NetworkPart,
     Part,
     PathPart,
@@ -232,13 +232,18 @@ def _part(part: Part) -> nn.Module:
             module = Join()
         case NetworkPart():
             module = Network(part.blocks, part.backbone)
-        case NeighbourPart():
-            module = ConvUnit(part.channels, part.channels, 3, groups=part.channels)
+        case NeighboursPart():
+            module = Chain(_neighbour(part), _neighbour(part))
         case ContextPart():
             before, after = part.neighbours
-            module = Chain(_part(before), _path(part.path, part.site, part.channel_shuffle), _part(after))
+            path = _path(part.path, part.site, part.channel_shuffle)
+            module = Chain(_neighbour(before), path, _neighbour(after))
     module.key = part.key  # type: ignore[assignment]
     return module
+
+
+def _neighbour(part: NeighboursPart) -> ConvUnit:
+    return ConvUnit(part.channels, part.channels, 3, groups=part.channels)
 
 
 def _path(path: BlockPath, site: Site, channel_shuffle: bool) -> nn.Module:

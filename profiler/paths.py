@@ -18,7 +18,7 @@ from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, Site
 from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, Block, BlockPath, ComplexPath, SimplePath
 
-PartKind = Literal["path", "stem", "head", "join", "network", "context", "neighbour"]
+PartKind = Literal["path", "stem", "head", "join", "network", "context", "neighbours"]
 Shape = tuple[int, int, int, int]
 
 
@@ -123,17 +123,20 @@ class NetworkPart:
 
 
 @dataclass(frozen=True, slots=True)
-class NeighbourPart:
-    """The 3x3 depthwise convolution that stands on either side of a `ContextPart`, alone."""
+class NeighboursPart:
+    """Two 3x3 depthwise convolutions in a row, as one of them stands on either side of a `ContextPart`.
+
+    Half its latency is what one neighbour adds: so the call itself, paid once in every model, cancels out [ours].
+    """
 
     channels: int
     input_size: int
 
-    kind = "neighbour"
+    kind = "neighbours"
 
     @property
     def key(self) -> str:
-        return f"neighbour@{self.channels}x{self.input_size}"
+        return f"neighbours@{self.channels}x{self.input_size}"
 
     @property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -151,10 +154,10 @@ class ContextPart:
     kind = "context"
 
     @property
-    def neighbours(self) -> tuple[NeighbourPart, NeighbourPart]:
-        """What stands before and behind the path; their own latencies are to be subtracted."""
+    def neighbours(self) -> tuple[NeighboursPart, NeighboursPart]:
+        """Of the shapes before and behind the path; half of the latency of each is to be subtracted."""
         site = self.site
-        return NeighbourPart(site.c_in, site.input_size), NeighbourPart(site.c_out, site.output_size)
+        return NeighboursPart(site.c_in, site.input_size), NeighboursPart(site.c_out, site.output_size)
 
     @property
     def key(self) -> str:
@@ -165,7 +168,7 @@ class ContextPart:
         return self.neighbours[0].input_shapes
 
 
-Part = PathPart | StemPart | HeadPart | JoinPart | NetworkPart | NeighbourPart | ContextPart
+Part = PathPart | StemPart | HeadPart | JoinPart | NetworkPart | NeighboursPart | ContextPart
 
 
 def network_name(blocks: Sequence[Block | None], backbone: Backbone) -> str:
@@ -217,7 +220,7 @@ def enumerate_parts(backbones: Iterable[Backbone], paths: Sequence[BlockPath] | 
 
 
 def context_parts(backbones: Iterable[Backbone], paths: Sequence[BlockPath]) -> tuple[Part, ...]:
-    """These paths in context at every site of these backbones, and the neighbours alone, each geometry once."""
+    """These paths in context at every site of these backbones, and the neighbours, each geometry once."""
     parts: dict[str, Part] = {}
     for backbone in backbones:
         for site in dict.fromkeys(backbone.sites):

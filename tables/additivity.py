@@ -94,7 +94,7 @@ class Terms:
         part = self.part(path, site)
         if isinstance(part, PathPart):
             return self.entry(part)
-        together, alone = self.entry(part), sum(map(self.entry, part.neighbours))
+        together, alone = self.entry(part), sum(map(self.entry, part.neighbours)) / 2
         if together <= alone:
             raise TableError(
                 f"entry {part.key!r} ({together:.4g} ms) is not above its neighbours alone ({alone:.4g} ms), so model "

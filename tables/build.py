@@ -22,7 +22,7 @@ from bpnas.profiler.paths import (
     ContextPart,
     HeadPart,
     JoinPart,
-    NeighbourPart,
+    NeighboursPart,
     NetworkPart,
     Part,
     PathPart,
@@ -223,7 +223,7 @@ def _geometry(part: Part) -> dict[str, Any]:
             }
         case HeadPart():
             return {"c_in": part.c_in, "c_out": part.channels, "input_size": part.input_size}
-        case JoinPart() | NeighbourPart():
+        case JoinPart() | NeighboursPart():
             return {"c_in": part.channels, "c_out": part.channels, "input_size": part.input_size}
         case NetworkPart():
             return {"c_in": IMAGE_CHANNELS, "c_out": part.backbone.classes, "input_size": part.backbone.input_size}

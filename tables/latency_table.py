@@ -14,7 +14,7 @@ from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.backbone import Backbone, Site
 from bpnas.profiler.block import Block, BlockPath
 from bpnas.profiler.networks import Fold, fold_of, parse_network
-from bpnas.profiler.paths import ContextPart, NeighbourPart, NetworkPart, Part, all_paths
+from bpnas.profiler.paths import ContextPart, NeighboursPart, NetworkPart, Part, all_paths
 from bpnas.tables.additivity import AS_MEASURED, PLAIN_SUM, AdditiveModel, Terms
 from bpnas.tables.errors import MissingEntryError, TableError
 from bpnas.tables.model_record import MODEL_NAMES
@@ -125,7 +125,7 @@ class LatencyTable:
         try:
             return self._latency_ms[part.key]
         except KeyError:
-            option = " --context" if isinstance(part, ContextPart | NeighbourPart) else ""
+            option = " --context" if isinstance(part, ContextPart | NeighboursPart) else ""
             raise MissingEntryError(
                 f"the table has no entry {part.key!r}; measure it with profile-device{option} and build the table again"
             ) from None

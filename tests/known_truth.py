@@ -15,7 +15,7 @@ from bpnas.profiler.cost import path_cost
 from bpnas.profiler.paths import (
     ContextPart,
     JoinPart,
-    NeighbourPart,
+    NeighboursPart,
     NetworkPart,
     Part,
     PathPart,
@@ -59,11 +59,11 @@ class Truth:
                 return (0.004 + cost.macs / 8e6 + cost.activation_mb / 9) * random.Random(part.key).uniform(0.8, 1.25)
             case JoinPart():
                 return 0.002 + part.channels * part.input_size**2 / 4e5
-            case NeighbourPart():
+            case NeighboursPart():
                 return 0.003 + part.channels * part.input_size**2 / 2e6
             case ContextPart():
                 inside_ms = self._inside(PathPart(part.path, part.site, part.channel_shuffle))
-                return inside_ms + sum(map(self.part_ms, part.neighbours))
+                return inside_ms + sum(map(self.part_ms, part.neighbours)) / 2
             case NetworkPart():
                 return self.network_ms(part) * random.Random(part.key).gauss(1.0, self.noise)
         return 0.25

@@ -119,7 +119,7 @@ def test_sum_and_joins_adds_every_addition_as_measured(table, blocks):
 def test_context_subtracts_the_neighbours(table):
     model, path, site = table.with_additivity("context"), SIMPLE[1], BACKBONE.sites[2]
     part = ContextPart(path, site)
-    expected = table.entry(part) - sum(table.entry(each) for each in part.neighbours)
+    expected = table.entry(part) - sum(table.entry(each) for each in part.neighbours) / 2
     assert model.path(path, site) == pytest.approx(expected, rel=1e-12)
     assert model.path(path, site) == pytest.approx(1.06 * table.entry(PathPart(path, site)), rel=1e-3)
 

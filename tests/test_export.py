@@ -20,7 +20,7 @@ from bpnas.android_bench.runtimes import TfliteSession, open_session
 from bpnas.profiler import Backbone, Block, ComplexPath, SimplePath, Site, build_module, to_onnx, to_tflite
 from bpnas.profiler.backbone import BackboneError, Stage
 from bpnas.profiler.graph import EXPORT_VERSION
-from bpnas.profiler.paths import ContextPart, HeadPart, JoinPart, NeighbourPart, PathPart, StemPart, all_paths
+from bpnas.profiler.paths import ContextPart, HeadPart, JoinPart, NeighboursPart, PathPart, StemPart, all_paths
 
 RUNTIMES = ["onnxruntime", "tflite"]
 TOLERANCE = 1e-5
@@ -172,7 +172,7 @@ def test_the_normalisation_is_really_tested() -> None:
         HeadPart(8, 16, 1, 1),
         JoinPart(24, 56),
         JoinPart(8, 1),
-        NeighbourPart(24, 7),
+        NeighboursPart(24, 7),
         ContextPart(ComplexPath(5, 2, 3), Site(16, 24, 2, 9)),
         ContextPart(SimplePath(3, 4), Site(24, 24, 1, 6)),
     ],
@@ -257,7 +257,7 @@ def test_a_path_in_context_stands_between_two_depthwise_convolutions() -> None:
         ("depthwise", 3, 24, 24),
     ]
     alone = [read_operators(to_onnx(build_module(p).eval(), p.input_shapes[0])) for p in part.neighbours]
-    assert alone == [(before,), (after,)]
+    assert alone == [(before, before), (after, after)]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

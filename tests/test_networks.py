@@ -80,7 +80,7 @@ def test_a_plan_in_context_covers_the_neighbours_too_and_is_read_back(tmp_path: 
     plan = replace(factory.make_plan(), context=True)
     kinds = [part.kind for part in plan_parts(plan)]
     # 2 geometries, 3 paths; a neighbour for each of the shapes 8x16 and 16x8
-    assert (kinds.count("path"), kinds.count("context"), kinds.count("neighbour")) == (6, 6, 2)
+    assert (kinds.count("path"), kinds.count("context"), kinds.count("neighbours")) == (6, 6, 2)
     factory.write_records(tmp_path / "r.sqlite", plan)
     with Records.read(tmp_path / "r.sqlite") as records:
         assert records.plans() == (plan,)
@@ -88,7 +88,7 @@ def test_a_plan_in_context_covers_the_neighbours_too_and_is_read_back(tmp_path: 
     row = rows["context/K3E2G1@8-16s2x16"]
     names = ("kind", "path", "kernel", "groups", "expansion", "c_in", "c_out", "stride", "input_size")
     assert [row[name] for name in names] == ["context", "K3E2G1", 3, 1, 2, 8, 16, 2, 16]
-    assert rows["neighbour@16x8"]["c_in"] == rows["neighbour@16x8"]["c_out"] == 16
+    assert rows["neighbours@16x8"]["c_in"] == rows["neighbours@16x8"]["c_out"] == 16
     assert set(rows) == {part.key for part in plan_parts(plan)}
 
 
