@@ -16,8 +16,8 @@ from bpnas.android_bench.errors import DeviceError, UsageError
 from bpnas.android_bench.runner import Failure, Measurement, Outcome
 from bpnas.profiler.crew import Crew
 from bpnas.profiler.model_files import ModelFiles
-from bpnas.profiler.networks import random_networks
-from bpnas.profiler.paths import Part, all_paths, enumerate_parts, select_paths
+from bpnas.profiler.networks import Fold, random_networks
+from bpnas.profiler.paths import Part, all_paths, context_parts, enumerate_parts, select_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.rounds import MAX_SESSIONS, Assessment, Rounds
 from bpnas.profiler.sentinel import SentinelTasks, can_be_watched, is_sentinel, sentinel_model
@@ -97,12 +97,16 @@ def plan_parts(plan: Plan) -> tuple[Part, ...]:
         UsageError: its path filter matches nothing.
     """
     paths = all_paths() if plan.paths is None else select_paths(plan.paths)
+    fold: Fold = "fit" if plan.test_seed is None else "test"
     networks = [
         network
         for backbone in plan.backbones
-        for network in random_networks(backbone, paths, plan.networks, fold="fit")
+        for network in random_networks(backbone, paths, plan.networks, fold=fold, seed=plan.test_seed or 0)
     ]
-    return (*enumerate_parts(plan.backbones, paths), *networks)
+    if plan.test_seed is not None:
+        return tuple(networks)
+    in_context = context_parts(plan.backbones, paths) if plan.context else ()
+    return (*enumerate_parts(plan.backbones, paths), *in_context, *networks)
 
 
 def refuse_unequal(devices: Mapping[str, Device], setup: Setup) -> None:

@@ -84,6 +84,7 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     "known within 5%]",
 )
 @_how("--max-sessions", type=click.IntRange(1, 1000), help="Of one part.  [default: 10, or --sessions if that is more]")
+@_what("--context", "context_", is_flag=True, help="Each path between two neighbours, too: about twice the time.")
 @_how("--warmup-runs", type=int, help="At least so many runs before anything counts.  [default: 10]")
 @_how("--warmup-seconds", type=float, help="And at least so long.  [default: 0.5]")
 @_how("--runs", type=int, help="At least so many samples.  [default: 50]")
@@ -133,6 +134,7 @@ def main(
     networks: int,
     precision: float | None,
     max_sessions: int | None,
+    context_: bool,
     **settings: Any,
 ) -> None:
     """Time every path of a backbone on a device, and keep every sample.
@@ -161,12 +163,13 @@ def main(
     with ExitStack() as stack:
         devices = {serial: stack.enter_context(open_device(serial, runtime, options)) for serial in serials}
         info = devices[serials[0]].info
-        plan = Plan(Setup(info, run_settings, EXPORT_VERSION), backbones, paths, sessions, networks, precision)
+        setup = Setup(info, run_settings, EXPORT_VERSION)
+        plan = Plan(setup, backbones, paths, sessions, networks, context=context_, precision=precision)
         plan_parts(plan)  # a wrong filter or unequal devices are errors before any file is made
         refuse_unequal(devices, plan.setup)
         path = Path(records or f"{info.name}.sqlite")
         label = info.label if len(devices) == 1 else f"{info.label}, {len(devices)} devices"
-        store, show = stack.enter_context(Records.write(path)), stack.enter_context(_display(label))
+        store, show = stack.enter_context(Records.write(path)), stack.enter_context(campaign_display(label))
         store.refuse_other_setups(plan.setup)
         result = run_campaign(
             list(devices.values()),
@@ -267,7 +270,7 @@ def _not_known(one: Estimate, precision: float) -> dict[str, Any]:
 
 
 @contextmanager
-def _display(label: str) -> Iterator[Callable[[Progress], None]]:
+def campaign_display(label: str) -> Iterator[Callable[[Progress], None]]:
     """A progress bar on a terminal, a line now and then elsewhere; both on standard error."""
     from rich.console import Console
 

@@ -86,6 +86,14 @@ class Estimates:
     parts: Mapping[str, Estimate]
     drifts: Mapping[str, Drift]
 
+    def corrected_ms(self, session: Session) -> float:
+        """Latency of a session, corrected for drift."""
+        return session.latency_ms / self._factor(session)
+
+    def _factor(self, session: Session) -> float:
+        drift = self.drifts.get(session.serial)
+        return 1.0 if drift is None else drift.factor(session.started_at)
+
     def reason_against(self, session: Session) -> Reason | None:
         """Why a session should be measured again, if it should."""
         drift = self.drifts.get(session.serial)
@@ -129,8 +137,7 @@ def _part(key: str, sessions: list[Session], planned: int, found: Estimates) -> 
         flags.append("noisy")
     if len(used) < planned and len(sessions) >= planned:
         flags.append("throttled")
-    factors = [found.drifts[s.serial].factor(s.started_at) if s.serial in found.drifts else 1.0 for s in used]
-    values = np.sort([session.latency_ms / factor for session, factor in zip(used, factors, strict=True)])
+    values = np.sort([found.corrected_ms(session) for session in used])
     low_ms, high_ms = _interval(values)
     return Estimate(
         key=key,
@@ -140,7 +147,7 @@ def _part(key: str, sessions: list[Session], planned: int, found: Estimates) -> 
         used=tuple(used),
         quarantined=tuple(quarantined),
         flags=tuple(flags),
-        largest_correction=max((abs(factor - 1.0) for factor in factors), default=0.0),
+        largest_correction=max((abs(found._factor(session) - 1.0) for session in used), default=0.0),
     )
 
 

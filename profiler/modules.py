@@ -16,8 +16,10 @@ from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, BackboneError, Sit
 from bpnas.profiler.block import Block, BlockPath, ComplexPath, SimplePath
 from bpnas.profiler.graph import EXPORT_VERSION, Array, Graph, Shape
 from bpnas.profiler.paths import (
+    ContextPart,
     HeadPart,
     JoinPart,
+    NeighboursPart,
     NetworkPart,
     Part,
     PathPart,
@@ -230,8 +232,18 @@ def _part(part: Part) -> nn.Module:
             module = Join()
         case NetworkPart():
             module = Network(part.blocks, part.backbone)
+        case NeighboursPart():
+            module = Chain(_neighbour(part), _neighbour(part))
+        case ContextPart():
+            before, after = part.neighbours
+            path = _path(part.path, part.site, part.channel_shuffle)
+            module = Chain(_neighbour(before), path, _neighbour(after))
     module.key = part.key  # type: ignore[assignment]
     return module
+
+
+def _neighbour(part: NeighboursPart) -> ConvUnit:
+    return ConvUnit(part.channels, part.channels, 3, groups=part.channels)
 
 
 def _path(path: BlockPath, site: Site, channel_shuffle: bool) -> nn.Module:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Literal
 
-from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.backbone import Backbone, BackboneError
 from bpnas.profiler.block import Block, BlockPath, ComplexPath, SimplePath
 from bpnas.profiler.paths import NetworkPart
 
@@ -25,6 +25,21 @@ _STACKED = 0.25  # share of networks with one block at all sites, as block propo
 def fold_of(key: str) -> Fold:
     """What the network with this key may be used for."""
     return "test" if hashlib.sha256(f"fold/{key}".encode()).digest()[0] & 1 else "fit"
+
+
+def parse_network(key: str, backbones: Iterable[Backbone]) -> NetworkPart:
+    """The network with this key, on one of these backbones.
+
+    Raises:
+        BackboneError: none of them is the key's.
+        BlockError: it is no key of a network.
+    """
+    texts = key.partition("@")[0].split(",")
+    blocks = tuple(None if text == "skip" else Block.parse(text) for text in texts)
+    for backbone in backbones:
+        if (network := NetworkPart(backbone, blocks)).key == key:
+            return network
+    raise BackboneError(f"network {key!r} is of none of the backbones that are known here")
 
 
 def random_networks(

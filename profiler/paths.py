@@ -18,7 +18,7 @@ from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, Site
 from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, Block, BlockPath, ComplexPath, SimplePath
 
-PartKind = Literal["path", "stem", "head", "join", "network"]
+PartKind = Literal["path", "stem", "head", "join", "network", "context", "neighbours"]
 Shape = tuple[int, int, int, int]
 
 
@@ -122,7 +122,53 @@ class NetworkPart:
         return ((1, IMAGE_CHANNELS, self.backbone.input_size, self.backbone.input_size),)
 
 
-Part = PathPart | StemPart | HeadPart | JoinPart | NetworkPart
+@dataclass(frozen=True, slots=True)
+class NeighboursPart:
+    """Two 3x3 depthwise convolutions in a row, as one of them stands on either side of a `ContextPart`.
+
+    Half its latency is what one neighbour adds: so the call itself, paid once in every model, cancels out [ours].
+    """
+
+    channels: int
+    input_size: int
+
+    kind = "neighbours"
+
+    @property
+    def key(self) -> str:
+        return f"neighbours@{self.channels}x{self.input_size}"
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((1, self.channels, self.input_size, self.input_size),)
+
+
+@dataclass(frozen=True, slots=True)
+class ContextPart:
+    """One path at one site between two neighbours, so that its data come and go as they do inside a network."""
+
+    path: BlockPath
+    site: Site
+    channel_shuffle: bool = False
+
+    kind = "context"
+
+    @property
+    def neighbours(self) -> tuple[NeighboursPart, NeighboursPart]:
+        """Of the shapes before and behind the path; half of the latency of each is to be subtracted."""
+        site = self.site
+        return NeighboursPart(site.c_in, site.input_size), NeighboursPart(site.c_out, site.output_size)
+
+    @property
+    def key(self) -> str:
+        return f"context/{PathPart(self.path, self.site, self.channel_shuffle).key}"
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return self.neighbours[0].input_shapes
+
+
+Part = PathPart | StemPart | HeadPart | JoinPart | NetworkPart | NeighboursPart | ContextPart
 
 
 def network_name(blocks: Sequence[Block | None], backbone: Backbone) -> str:
@@ -170,6 +216,18 @@ def enumerate_parts(backbones: Iterable[Backbone], paths: Sequence[BlockPath] | 
             for path in chosen:
                 part = PathPart(path, site, backbone.channel_shuffle)
                 parts.setdefault(part.key, part)
+    return tuple(parts.values())
+
+
+def context_parts(backbones: Iterable[Backbone], paths: Sequence[BlockPath]) -> tuple[Part, ...]:
+    """These paths in context at every site of these backbones, and the neighbours, each geometry once."""
+    parts: dict[str, Part] = {}
+    for backbone in backbones:
+        for site in dict.fromkeys(backbone.sites):
+            for path in paths:
+                part = ContextPart(path, site, backbone.channel_shuffle)
+                for each in (*part.neighbours, part):
+                    parts.setdefault(each.key, each)
     return tuple(parts.values())
 
 

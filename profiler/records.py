@@ -85,6 +85,8 @@ class Plan:
         paths: the path filter, or None for all 272.
         sessions: fresh sessions of every part.
         networks: random whole networks per backbone, beside its parts.
+        context: the paths also between neighbours.
+        test_seed: where given, the plan is of `networks` test networks alone, drawn with it; no table is made of it.
         precision: half the confidence interval over the estimate that was asked for last, or None. Plans that differ
             in nothing else are equal.
     """
@@ -94,6 +96,8 @@ class Plan:
     paths: str | None
     sessions: int
     networks: int = 0
+    context: bool = False
+    test_seed: int | None = None
     precision: float | None = field(default=None, compare=False)
 
 
@@ -194,6 +198,10 @@ class Records:
         }
         if plan.networks:  # so that a plan without them is the text that it always was
             value["networks"] = plan.networks
+        if plan.context:
+            value["context"] = True
+        if plan.test_seed is not None:
+            value["test_seed"] = plan.test_seed
         with _faults(self.path), self._transaction():
             self._put_setup(plan.setup)
             digest = self._put("plan", json.dumps(value, sort_keys=True))
@@ -264,6 +272,8 @@ class Records:
                         fields["paths"],
                         fields["sessions"],
                         fields.get("networks", 0),
+                        fields.get("context", False),
+                        fields.get("test_seed"),
                         precisions.get(digest),
                     )
                 )

@@ -12,6 +12,7 @@ import click
 
 from bpnas.android_bench.command import Command, print_result
 from bpnas.android_bench.errors import UsageError
+from bpnas.tables.model_record import MODEL_NAMES
 
 if TYPE_CHECKING:
     from bpnas.search.cost import CostEstimate
@@ -35,6 +36,9 @@ _OVERRIDES = {
 
 @click.command(cls=Command)
 @click.option("--table", type=click.Path(dir_okay=False), help="Latency table.  [default: the one in this directory]")
+@click.option(
+    "--additivity", type=click.Choice(MODEL_NAMES), help="How the table predicts a network.  [default: the table's own]"
+)
 @click.option(
     "--stage",
     type=click.Choice(["proposals", "connections", "all"]),
@@ -70,6 +74,7 @@ _OVERRIDES = {
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def main(
     table: str | None,
+    additivity: str | None,
     stage: Any,
     preset: str,
     constraints: str | None,
@@ -100,7 +105,7 @@ def main(
     limits = _milliseconds(constraints)
     blocks = _blocks(proposals)
     table = table or _table_here()
-    loaded = LatencyTable.load(table)
+    loaded = LatencyTable.load(table, additivity)
     with _display(loaded.meta.mock) as progress:
         result = run_search(
             loaded,
@@ -177,6 +182,7 @@ def _as_dict(result: SearchResult, cost: CostEstimate | None) -> dict[str, Any]:
         "mock": result.mock,
         "device": result.device,
         "runtime": result.runtime,
+        "additivity": result.additivity,
         "proposals": [
             {"block": str(p.block), "limit_ms": p.limit_ms, "latency_ms": p.latency_ms, "score": p.score}
             for p in result.proposals
@@ -198,7 +204,10 @@ def _as_dict(result: SearchResult, cost: CostEstimate | None) -> dict[str, Any]:
 
 def _summary(table: str, result: SearchResult, cost: CostEstimate | None) -> str:
     mock = " (mock: computed, not measured)" if result.mock else ""
-    lines = [f"Device: {result.device}, {result.runtime}{mock}", "Block proposals:"]
+    lines = [
+        f"Device: {result.device}, {result.runtime}{mock}; networks are predicted by {result.additivity!r}",
+        "Block proposals:",
+    ]
     for p in result.proposals:
         found = f"limit {p.limit_ms:g} ms, {p.latency_ms:.4g} ms, accuracy {p.score:.3f}" if p.limit_ms else "given"
         lines.append(f"  {p.block}  {found}")

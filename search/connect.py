@@ -76,7 +76,7 @@ def candidate_latencies(table: LatencyTable, backbone: Backbone, proposals: Sequ
     rows = []
     for site in backbone.sites:
         candidates = site_candidates(proposals, site)
-        rows.append(np.array([0.0 if block is None else table.block(block, site) for block in candidates]))
+        rows.append(np.array([0.0 if b is None else table.block(b, site, backbone.input_size) for b in candidates]))
     return tuple(rows)
 
 

@@ -50,8 +50,8 @@ def expected_latency(probabilities: Sequence[Tensor], latencies_ms: Sequence[Ten
 
     Args:
         probabilities: one (candidates,) tensor per site.
-        latencies_ms: the same shapes, from the table; Skip is 0.
-        fixed_ms: stem and head, which every network has.
+        latencies_ms: the same shapes, from the table, whatever model it predicts with; Skip is 0.
+        fixed_ms: what every network has beside its blocks.
     """
     pairs = zip(probabilities, latencies_ms, strict=True)
     return torch.stack([(p * ms.to(p.device)).sum() for p, ms in pairs]).sum() + fixed_ms

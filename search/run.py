@@ -43,6 +43,7 @@ class SearchResult:
         proposals: the best block per limit, in order of the limits; those given by the user have no score.
         network: the final network; None if only proposals were asked for.
         limits_ms: the latency limits of stage 1.
+        additivity: the model that the table predicted with.
     """
 
     directory: Path
@@ -52,6 +53,7 @@ class SearchResult:
     proposals: tuple[Proposal, ...]
     network: NetworkResult | None
     limits_ms: tuple[float, ...]
+    additivity: str
 
 
 def run_search(
@@ -133,6 +135,7 @@ def run_search(
             {
                 "bpnas": version("bpnas"),
                 "table_sha256": table.sha256,
+                "additivity": table.additivity,
                 "device": table.meta.device_name,
                 "runtime": table.meta.runtime,
                 "mock": table.meta.mock,
@@ -168,7 +171,9 @@ def run_search(
                 directory, table, later_backbone, blocks, connections_data or data, target_ms, preset, seed, watcher
             )
     meta = table.meta
-    return SearchResult(directory.root, meta.mock, meta.device_name, meta.runtime, found, network, limits)
+    return SearchResult(
+        directory.root, meta.mock, meta.device_name, meta.runtime, found, network, limits, table.additivity
+    )
 
 
 def default_limits(space: BlockSpace, quantiles: Sequence[float]) -> tuple[float, ...]:
@@ -199,7 +204,8 @@ def _limits(space: BlockSpace, constraints: Sequence[float], preset: Preset) -> 
 
 def _check_reachable(space: BlockSpace, target_ms: float) -> None:
     """Refuse a target that no proposals whatever could meet: the fastest path everywhere, Skip where it can be."""
-    fastest = space.table.path_latencies(space.backbone.input_size, space.backbone.classes).min(axis=0)
+    table, where = space.table, (space.backbone.input_size, space.backbone.classes)
+    fastest = table.path_latencies(*where).min(axis=0) + table.once_latencies(*where)
     needed = [ms for ms, site in zip(fastest, space.backbone.sites, strict=True) if not site.is_residual]
     smallest = space.fixed_ms + float(sum(needed))
     if smallest > target_ms:

@@ -37,7 +37,7 @@ class NetworkResult:
     Attributes:
         backbone: where the blocks sit.
         blocks: one per site, None for Skip.
-        predicted_latency_ms: by table; at most `target_ms`.
+        predicted_latency_ms: by the table's model; at most `target_ms`.
         target_ms: its limit.
         accuracy: on test images, 0..1, after retraining.
         argmax_latency_ms: of the paper's argmax per site, which may miss the target.
@@ -205,6 +205,7 @@ def _retrain(
             "backbone": backbone.to_dict(),
             "blocks": [_text(block) for block in blocks],
             "predicted_latency_ms": result.predicted_latency_ms,
+            "additivity": table.additivity,
             "target_ms": target_ms,
             "accuracy": result.accuracy,
             "argmax": found["argmax"],

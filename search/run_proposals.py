@@ -91,6 +91,7 @@ def run_proposals(
             "device": meta.device_name,
             "runtime": meta.runtime,
             "table_sha256": space.table.sha256,
+            "additivity": space.table.additivity,
             "backbone": space.backbone.to_dict(),
             "data": data,
             "seed": seed,

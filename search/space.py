@@ -2,7 +2,7 @@
 
 A genotype is the block's 23-bit code (BP-NAS, block encoding). Bits of absent paths are silent genes: they change
 nothing until the path appears. What is feasible is not estimated but enumerated: a full table has 563,600 distinct
-blocks, whose latencies are one outer sum.
+blocks, whose latencies are one outer sum, whatever model the table predicts with (see `bpnas.tables.additivity`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ class BlockSpace:
             raise UsageError(
                 f"the table has no path at every site of backbone {self.backbone.name}: profile more paths"
             )
-        totals = table.path_latencies(input_size, classes).sum(axis=1)
+        # A block of n paths has n - 1 joins: every path brings one, and each block gives one back.
+        join_ms = float(table.join_latencies(input_size, classes).sum())
+        once_ms = float(table.once_latencies(input_size, classes).sum())
+        self._base_ms = self.fixed_ms + (once_ms - join_ms)
+        totals = table.path_latencies(input_size, classes).sum(axis=1) + join_ms
         self._simple = tuple(path for path in self.paths if isinstance(path, SimplePath))
         self._complex = tuple(path for path in self.paths if isinstance(path, ComplexPath))
         self._simple_ms = np.array([t for p, t in zip(self.paths, totals, strict=True) if isinstance(p, SimplePath)])
@@ -92,7 +96,7 @@ class BlockSpace:
         try:
             # The order of additions is that of `latencies`, so that both agree to the last bit.
             simple = self._total_ms[block.simple] if block.simple is not None else 0.0
-            return self.fixed_ms + (simple + sum((self._total_ms[path] for path in block.complex), 0.0))
+            return self._base_ms + (simple + sum((self._total_ms[path] for path in block.complex), 0.0))
         except KeyError:
             backbone = self.backbone
             return float(self.table.network([block] * len(backbone.sites), backbone.input_size, backbone.classes))
@@ -121,7 +125,7 @@ class BlockSpace:
         )
         simple_ms = np.concatenate(([0.0], self._simple_ms))
         total: npt.NDArray[np.float64] = (simple_ms[:, None] + complex_ms[None, :]).reshape(-1)[1:]
-        total += self.fixed_ms
+        total += self._base_ms
         return total
 
     def at(self, index: int) -> Block:

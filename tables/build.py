@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,23 @@ from bpnas.profiler.backbone import IMAGE_CHANNELS
 from bpnas.profiler.block import BlockPath, ComplexPath
 from bpnas.profiler.campaign import plan_parts
 from bpnas.profiler.estimate import PRECISION, Estimate, estimate
-from bpnas.profiler.paths import HeadPart, JoinPart, NetworkPart, Part, PathPart, StemPart, all_paths, select_paths
+from bpnas.profiler.paths import (
+    ContextPart,
+    HeadPart,
+    JoinPart,
+    NeighboursPart,
+    NetworkPart,
+    Part,
+    PathPart,
+    StemPart,
+    all_paths,
+    select_paths,
+)
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.session import Session, summarize
 from bpnas.tables.errors import BuildError
+from bpnas.tables.latency_table import LatencyTable
+from bpnas.tables.model_choice import choose_models
 from bpnas.tables.schema import COLUMNS, TableMeta
 
 if TYPE_CHECKING:
@@ -54,6 +67,7 @@ def build_table(
     backbone: str | None = None,
     paths: str | None = None,
     allow_missing: bool = False,
+    additivity: str | None = None,
 ) -> BuiltTable:
     """Make a table of all that these records files planned.
 
@@ -63,12 +77,16 @@ def build_table(
         backbone: the name of one, where the records hold several.
         paths: only paths that match this filter.
         allow_missing: make a table although parts of the plan are not measured; its metadata names them.
+        additivity: the model that the table predicts with; default what `choose_models` finds.
 
     Raises:
         RecordsError: a file cannot be read or is damaged.
-        BuildError: the records are of several devices, runtimes, settings or backbones, or parts are missing.
+        BuildError: the records are of several devices, runtimes, settings or backbones, parts are missing, or the model
+            that was asked for is not available.
+        UsageError: there is no such model.
     """
     plans, sessions = _read(files)
+    plans = [plan for plan in plans if plan.test_seed is None]  # what judges a table must not get into it
     if runtime is not None:
         plans = [plan for plan in plans if plan.setup.device.runtime == runtime]
     if backbone is not None:
@@ -108,16 +126,15 @@ def build_table(
     rows = [_row(parts[one.key], setup, one, precision[one.key], samples) for one in known]
     if not rows:
         raise BuildError(f"{names}: nothing is measured yet")
-    return BuiltTable(
-        _arrow_table(rows),
-        _meta(setup, plans, parts.values(), missing, {row["key"] for row in rows}),
-        max(one.largest_correction for one in known),
-    )
+    table = _arrow_table(rows)
+    meta = _meta(setup, plans, parts.values(), missing, {row["key"] for row in rows})
+    models = choose_models(LatencyTable(table, meta), additivity)
+    return BuiltTable(table, replace(meta, models=models), max(one.largest_correction for one in known))
 
 
 def _paths_of(part: Part) -> set[BlockPath]:
     match part:
-        case PathPart():
+        case PathPart() | ContextPart():
             return {part.path}
         case NetworkPart():
             return {path for block in part.blocks if block is not None for path in block.paths}
@@ -208,7 +225,7 @@ def _row(part: Part, setup: Setup, found: Estimate, precision: float, samples: S
 
 def _geometry(part: Part) -> dict[str, Any]:
     match part:
-        case PathPart(path, site):
+        case PathPart(path, site) | ContextPart(path, site):
             return {
                 "path": str(path),
                 "kernel": path.kernel,
@@ -225,7 +242,7 @@ def _geometry(part: Part) -> dict[str, Any]:
             }
         case HeadPart():
             return {"c_in": part.c_in, "c_out": part.channels, "input_size": part.input_size}
-        case JoinPart():
+        case JoinPart() | NeighboursPart():
             return {"c_in": part.channels, "c_out": part.channels, "input_size": part.input_size}
         case NetworkPart():
             return {"c_in": IMAGE_CHANNELS, "c_out": part.backbone.classes, "input_size": part.backbone.input_size}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.backbone import Backbone, Site
 from bpnas.profiler.block import Block, BlockPath
-from bpnas.profiler.paths import Part, PathPart, all_paths, head_part, stem_part
+from bpnas.profiler.networks import Fold, fold_of, parse_network
+from bpnas.profiler.paths import ContextPart, NeighboursPart, NetworkPart, Part, all_paths
+from bpnas.tables.additivity import AS_MEASURED, PLAIN_SUM, AdditiveModel, Terms
 from bpnas.tables.errors import MissingEntryError, TableError
+from bpnas.tables.model_record import MODEL_NAMES
 from bpnas.tables.schema import TableMeta, read_table
 
 if TYPE_CHECKING:
@@ -22,30 +26,49 @@ if TYPE_CHECKING:
 
 
 class LatencyTable:
-    """Latencies in milliseconds by part, with the sums of BP-NAS over them.
+    """Latencies in milliseconds by part, and of whole networks by one of the models of `additivity`.
+
+    Args:
+        table: the rows; see `schema`.
+        meta: see there.
+        sha256: of the file.
+        additivity: the model to predict with, one of `MODEL_NAMES`; default the table's own.
 
     Attributes:
         meta: where the numbers come from.
         sha256: identifies the file.
+        additivity: the model that `path`, `block`, `network` and what else is not an `entry` follow.
+
+    Raises:
+        UsageError: there is no such model.
+        TableError: this table does not have it at any input size.
     """
 
-    def __init__(self, table: pa.Table, meta: TableMeta, sha256: str = "") -> None:
+    def __init__(self, table: pa.Table, meta: TableMeta, sha256: str = "", additivity: str | None = None) -> None:
         self.meta = meta
         self.sha256 = sha256
+        self.additivity = meta.models.default if additivity is None else additivity
         self._table = table
         self._latency_ms: dict[str, float] = dict(
             zip(table["key"].to_pylist(), table["latency_ms"].to_pylist(), strict=True)
         )
-        self._channel_shuffle = meta.backbones[0].channel_shuffle
+        if self.additivity not in MODEL_NAMES:
+            raise UsageError(f"no model is called {self.additivity!r}: use one of {', '.join(MODEL_NAMES)}")
+        self._terms = Terms(self.entry, meta.backbones[0].channel_shuffle, in_context=self.additivity == "context")
+        self._models: dict[int, AdditiveModel] = {}
+        if self.additivity == "corrected" and not any(map(self._coefficients, self.input_sizes)):
+            self._model(self.input_sizes[0])  # which says why
 
     @classmethod
-    def load(cls, path: str | Path) -> LatencyTable:
-        """Read and verify a table file.
+    def load(cls, path: str | Path, additivity: str | None = None) -> LatencyTable:
+        """Read and verify a table file; `additivity` chooses the model to predict with.
 
         Raises:
-            TableError: there is no such file, it is no table, it is damaged, or of another schema version.
+            TableError: there is no such file, it is no table, it is damaged, or of another schema version; or it does
+                not have that model.
+            UsageError: there is no such model.
         """
-        return cls(*read_table(Path(path)))
+        return cls(*read_table(Path(path)), additivity)
 
     @classmethod
     def mock_s9(cls) -> LatencyTable:
@@ -53,9 +76,17 @@ class LatencyTable:
         with resources.as_file(resources.files("bpnas.tables") / "mock_s9.parquet") as path:
             return cls.load(path)
 
+    def with_additivity(self, additivity: str) -> LatencyTable:
+        """The same table with another model. Raises UsageError, TableError."""
+        return LatencyTable(self._table, self.meta, self.sha256, additivity)
+
     def __len__(self) -> int:
         """Number of entries."""
         return len(self._latency_ms)
+
+    def __contains__(self, part: Part) -> bool:
+        """Whether there is an entry for this part."""
+        return part.key in self._latency_ms
 
     @property
     def input_sizes(self) -> tuple[int, ...]:
@@ -94,27 +125,37 @@ class LatencyTable:
         try:
             return self._latency_ms[part.key]
         except KeyError:
+            option = " --context" if isinstance(part, ContextPart | NeighboursPart) else ""
             raise MissingEntryError(
-                f"the table has no entry {part.key!r}; measure it with profile-device and build the table again"
+                f"the table has no entry {part.key!r}; measure it with profile-device{option} and build the table again"
             ) from None
 
-    def path(self, path: BlockPath, site: Site) -> float:
-        """Latency of a path at a site, in ms. Raises MissingEntryError."""
-        return self.entry(PathPart(path, site, self._channel_shuffle))
+    def path(self, path: BlockPath, site: Site, input_size: int | None = None) -> float:
+        """Latency of a path at a site, in ms.
 
-    def block(self, block: Block, site: Site) -> float:
-        """Latency of a block at a site, in ms: the sum of its paths (BP-NAS, Eq. 7). Raises MissingEntryError."""
-        return sum(self.path(path, site) for path in block.paths)
+        Args:
+            path, site: which.
+            input_size: of the image; only for a fitted model, where the same site occurs at several.
+
+        Raises:
+            MissingEntryError: an entry that this takes is not in the table.
+            TableError: the model is not there for that site.
+        """
+        return self._model(self._size_of(site, input_size)).path_ms(path, site)
+
+    def block(self, block: Block, site: Site, input_size: int | None = None) -> float:
+        """Latency of a block at a site, in ms: its paths (BP-NAS, Eq. 7) and what the model adds. As `path`."""
+        return self._model(self._size_of(site, input_size)).block_ms(block, site)
 
     def fixed(self, input_size: int | None = None, classes: int | None = None) -> float:
         """Latency of what every network has, stem and head, in ms. Raises MissingEntryError, TableError."""
         backbone = self.backbone(input_size, classes)
-        return self.entry(stem_part(backbone)) + self.entry(head_part(backbone))
+        return self._model(backbone.input_size).constant_ms(backbone)
 
     def network(
         self, blocks: Sequence[Block | None], input_size: int | None = None, classes: int | None = None
     ) -> float:
-        """Latency of a network, in ms: stem, head and the sum over sites (BP-NAS, Eq. 7).
+        """Latency of a network, in ms: `fixed` and the sum over sites (BP-NAS, Eq. 7).
 
         Args:
             blocks: one per site; None is Skip, which costs nothing.
@@ -124,29 +165,83 @@ class LatencyTable:
             MissingEntryError: a part is not in the table.
             TableError: the blocks do not fit the backbone.
         """
-        sites = self.backbone(input_size, classes).sites
+        backbone = self.backbone(input_size, classes)
+        sites = backbone.sites
         if len(blocks) != len(sites):
             raise TableError(f"the table's backbone has {len(sites)} sites, but {len(blocks)} blocks were given")
         for number, (block, site) in enumerate(zip(blocks, sites, strict=True)):
             if block is None and not site.is_residual:
                 raise TableError(f"site {number} changes the shape, so Skip cannot be there")
-        return self.fixed(input_size, classes) + sum(
-            self.block(block, site) for block, site in zip(blocks, sites, strict=True) if block is not None
+        return self.fixed(backbone.input_size, backbone.classes) + sum(
+            self.block(block, site, backbone.input_size)
+            for block, site in zip(blocks, sites, strict=True)
+            if block is not None
         )
 
     def paths(self, input_size: int | None = None, classes: int | None = None) -> tuple[BlockPath, ...]:
         """The paths that have an entry at every site, in the order of `all_paths`."""
         sites = dict.fromkeys(self.backbone(input_size, classes).sites)
-        return tuple(path for path in all_paths() if all(self._key(path, site) in self._latency_ms for site in sites))
+        return tuple(path for path in all_paths() if all(self._terms.part(path, site) in self for site in sites))
 
     def path_latencies(self, input_size: int | None = None, classes: int | None = None) -> npt.NDArray[np.float64]:
         """Latencies of `paths()` at every site, in ms: shape (paths, sites)."""
-        sites, paths = self.backbone(input_size, classes).sites, self.paths(input_size, classes)
-        columns = {site: [self._latency_ms[self._key(path, site)] for path in paths] for site in dict.fromkeys(sites)}
-        return np.array([columns[site] for site in sites], np.float64).T
+        backbone, paths = self.backbone(input_size, classes), self.paths(input_size, classes)
+        model = self._model(backbone.input_size)
+        columns = {site: [model.path_ms(path, site) for path in paths] for site in dict.fromkeys(backbone.sites)}
+        return np.array([columns[site] for site in backbone.sites], np.float64).T
 
-    def _key(self, path: BlockPath, site: Site) -> str:
-        return PathPart(path, site, self._channel_shuffle).key
+    def join_latencies(self, input_size: int | None = None, classes: int | None = None) -> npt.NDArray[np.float64]:
+        """What every path of a block beyond the first one adds, at every site, in ms: shape (sites,)."""
+        backbone = self.backbone(input_size, classes)
+        return np.array([self._model(backbone.input_size).join_ms(site) for site in backbone.sites], np.float64)
+
+    def once_latencies(self, input_size: int | None = None, classes: int | None = None) -> npt.NDArray[np.float64]:
+        """What a block adds once, however many paths it has, at every site, in ms: shape (sites,)."""
+        backbone = self.backbone(input_size, classes)
+        return np.array([self._model(backbone.input_size).once_ms(site) for site in backbone.sites], np.float64)
+
+    def networks(self, input_size: int, fold: Fold = "fit") -> tuple[tuple[NetworkPart, float], ...]:
+        """The whole networks that were measured, with their latencies in ms, of those that `fold` may be used for."""
+        rows = zip(self._table["key"].to_pylist(), self._table["kind"].to_pylist(), strict=True)
+        keys = [key for key, kind in rows if kind == "network" and fold_of(key) == fold]
+        networks = [(parse_network(key, self.meta.backbones), self._latency_ms[key]) for key in keys]
+        return tuple((network, ms) for network, ms in networks if network.backbone.input_size == input_size)
+
+    def _coefficients(self, input_size: int) -> Mapping[str, float] | None:
+        if self.additivity == "sum":
+            return PLAIN_SUM
+        if self.additivity != "corrected":
+            return AS_MEASURED
+        record = self.meta.models.find("corrected", input_size)
+        return dict(record.coefficients) if record is not None and record.coefficients else None
+
+    def _model(self, input_size: int) -> AdditiveModel:
+        if input_size not in self._models:
+            coefficients = self._coefficients(input_size)
+            if coefficients is None:
+                record = self.meta.models.find(self.additivity, input_size)
+                why = self.meta.models.reason if record is None else record.unavailable
+                raise TableError(
+                    f"the table has no model {self.additivity!r} at input size {input_size} ({why}); use another "
+                    "--additivity, or measure whole networks with profile-device --networks and build the table again"
+                )
+            self._models[input_size] = AdditiveModel(self._terms, coefficients)
+        return self._models[input_size]
+
+    def _size_of(self, site: Site, input_size: int | None) -> int:
+        """The input size whose model holds at a site."""
+        if input_size is not None:
+            return input_size
+        if self.additivity != "corrected":
+            return self.input_sizes[0]  # the same for all
+        sizes = {backbone.input_size for backbone in self.meta.backbones if site in backbone.sites}
+        if len(sizes) != 1:
+            where = " and ".join(map(str, sorted(sizes))) or "none"
+            raise TableError(
+                f"site {site} occurs at input size {where} of this table, and model 'corrected' is fitted for each: "
+                "say which input_size is meant"
+            )
+        return sizes.pop()
 
     def to_pandas(self) -> pd.DataFrame:
         """All entries as a data frame, one row each; `source` says whether they were measured or are a mock's."""

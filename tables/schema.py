@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from bpnas.android_bench.files import write_atomically
 from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler.backbone import Backbone
 from bpnas.tables.errors import TableError
+from bpnas.tables.model_record import TableModels
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,6 +69,7 @@ class TableMeta:
         backbones: what the table covers, one per input size (and number of classes).
         paths: names of the paths that it covers at every site.
         missing: keys that were planned but are not there, where that was allowed.
+        models: that predict whole networks; see there.
     """
 
     device: DeviceInfo
@@ -76,6 +78,7 @@ class TableMeta:
     backbones: tuple[Backbone, ...]
     paths: tuple[str, ...]
     missing: tuple[str, ...]
+    models: TableModels = field(default_factory=TableModels)
 
     @property
     def mock(self) -> bool:
@@ -92,19 +95,19 @@ class TableMeta:
 
     def to_json(self) -> str:
         """Canonical: equal metadata give equal texts."""
-        return json.dumps(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "mock": self.mock,
-                "device": json.loads(self.device.to_json()),
-                "settings": json.loads(self.settings.to_json()),
-                "export_version": self.export_version,
-                "backbones": [backbone.to_dict() for backbone in self.backbones],
-                "paths": self.paths,
-                "missing": self.missing,
-            },
-            sort_keys=True,
-        )
+        values: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "mock": self.mock,
+            "device": json.loads(self.device.to_json()),
+            "settings": json.loads(self.settings.to_json()),
+            "export_version": self.export_version,
+            "backbones": [backbone.to_dict() for backbone in self.backbones],
+            "paths": self.paths,
+            "missing": self.missing,
+        }
+        if self.models != TableModels():  # nothing to say without whole networks
+            values["models"] = self.models.to_dict()
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> TableMeta:
@@ -127,6 +130,7 @@ class TableMeta:
             backbones=tuple(Backbone.from_dict(backbone) for backbone in values["backbones"]),
             paths=tuple(values["paths"]),
             missing=tuple(values["missing"]),
+            models=TableModels.from_dict(values["models"]) if "models" in values else TableModels(),
         )
 
 

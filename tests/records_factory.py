@@ -52,7 +52,7 @@ def make_plan(
     **device: Any,
 ) -> Plan:
     setup = Setup(device_info(**device), settings, export_version)
-    return Plan(setup, backbones or (backbone(),), paths, sessions, networks, precision)
+    return Plan(setup, backbones or (backbone(),), paths, sessions, networks, precision=precision)
 
 
 def measurement(key: str, session: int = 0, **changes: Any) -> Measurement:

@@ -44,6 +44,7 @@ class FormulaTable:
     backbones: tuple[Backbone, ...]
     chosen: tuple[BlockPath, ...] = field(default_factory=all_paths)
     sha256: str = "0" * 64
+    additivity: str = "sum"
 
     @classmethod
     def tiny(cls, paths: str | None = None, input_size: int = 32, classes: int = 10) -> FormulaTable:
@@ -64,12 +65,12 @@ class FormulaTable:
     def fixed(self, input_size: int | None = None, classes: int | None = None) -> float:
         return 0.01
 
-    def path(self, path: BlockPath, site: Site) -> float:
+    def path(self, path: BlockPath, site: Site, input_size: int | None = None) -> float:
         if path not in self.chosen:
             raise KeyError(path)
         return formula_ms(path, site)
 
-    def block(self, block: Block, site: Site) -> float:
+    def block(self, block: Block, site: Site, input_size: int | None = None) -> float:
         return sum(self.path(path, site) for path in block.paths)
 
     def network(
@@ -85,3 +86,8 @@ class FormulaTable:
     def path_latencies(self, input_size: int | None = None, classes: int | None = None) -> np.ndarray:
         sites = self.backbone(input_size).sites
         return np.array([[self.path(path, site) for site in sites] for path in self.chosen])
+
+    def join_latencies(self, input_size: int | None = None, classes: int | None = None) -> np.ndarray:
+        return np.zeros(len(self.backbone(input_size).sites))
+
+    once_latencies = join_latencies

@@ -20,7 +20,7 @@ from bpnas.android_bench.runtimes import TfliteSession, open_session
 from bpnas.profiler import Backbone, Block, ComplexPath, SimplePath, Site, build_module, to_onnx, to_tflite
 from bpnas.profiler.backbone import BackboneError, Stage
 from bpnas.profiler.graph import EXPORT_VERSION
-from bpnas.profiler.paths import HeadPart, JoinPart, PathPart, StemPart, all_paths
+from bpnas.profiler.paths import ContextPart, HeadPart, JoinPart, NeighboursPart, PathPart, StemPart, all_paths
 
 RUNTIMES = ["onnxruntime", "tflite"]
 TOLERANCE = 1e-5
@@ -172,6 +172,9 @@ def test_the_normalisation_is_really_tested() -> None:
         HeadPart(8, 16, 1, 1),
         JoinPart(24, 56),
         JoinPart(8, 1),
+        NeighboursPart(24, 7),
+        ContextPart(ComplexPath(5, 2, 3), Site(16, 24, 2, 9)),
+        ContextPart(SimplePath(3, 4), Site(24, 24, 1, 6)),
     ],
     ids=lambda part: part.key,
 )
@@ -241,6 +244,20 @@ def test_paths_run_within_one_delegate(tmp_path: Path, shuffle: bool) -> None:
         for path in (SimplePath(3, 1), SimplePath(5, 8), ComplexPath(3, 1, 6), ComplexPath(7, 4, 2)):
             file.write_bytes(to_tflite(build_module(path, site, shuffle), (1, 16, site.input_size, site.input_size)))
             assert TfliteSession(file, 1).operators().count("DELEGATE") == 1, (path, site)
+
+
+def test_a_path_in_context_stands_between_two_depthwise_convolutions() -> None:
+    from bpnas.android_bench.operators import read_operators
+
+    part = ContextPart(SimplePath(5, 2), Site(16, 24, 2, 9))
+    before, middle, after = read_operators(to_onnx(build_module(part).eval(), part.input_shapes[0]))
+    assert [(o.kind, o.kernel, o.c_in, o.c_out) for o in (before, middle, after)] == [
+        ("depthwise", 3, 16, 16),
+        ("conv", 5, 16, 24),
+        ("depthwise", 3, 24, 24),
+    ]
+    alone = [read_operators(to_onnx(build_module(p).eval(), p.input_shapes[0])) for p in part.neighbours]
+    assert alone == [(before, before), (after, after)]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from bpnas.profiler import Backbone, Block, Records
+import pytest
+
+from bpnas.profiler import Backbone, BackboneError, Block, BlockError, Records
 from bpnas.profiler.campaign import plan_parts
-from bpnas.profiler.networks import fold_of, random_networks
+from bpnas.profiler.networks import fold_of, parse_network, random_networks
 from bpnas.profiler.paths import NetworkPart, all_paths, select_paths
 from bpnas.tables import build_table
 from tests import records_factory as factory
@@ -59,6 +62,34 @@ def test_the_key_of_a_network_tells_backbones_of_one_name_apart() -> None:
     keys = [NetworkPart(backbone, blocks).key for backbone in (BACKBONE, other)]
     assert keys[0] != keys[1]
     assert all(key.startswith("K3G1,K3G1,") and "@mobilenetv2x32/" in key for key in keys)
+
+
+def test_a_network_is_found_again_by_its_key() -> None:
+    other = Backbone.from_dict({**BACKBONE.to_dict(), "head_channels": 640})
+    strange = Backbone.from_dict({**BACKBONE.to_dict(), "name": "a@b,x32/c"})
+    for backbone in (BACKBONE, other, strange):
+        for network in random_networks(backbone, all_paths(), 5, fold="fit"):
+            assert parse_network(network.key, (other, strange, BACKBONE)) == network
+    with pytest.raises(BackboneError, match="none of the backbones"):
+        parse_network(random_networks(BACKBONE, all_paths(), 1, fold="fit")[0].key, (other,))
+    with pytest.raises(BlockError):
+        parse_network("stem@3-8s1x16", (BACKBONE,))
+
+
+def test_a_plan_in_context_covers_the_neighbours_too_and_is_read_back(tmp_path: Path) -> None:
+    plan = replace(factory.make_plan(), context=True)
+    kinds = [part.kind for part in plan_parts(plan)]
+    # 2 geometries, 3 paths; a neighbour for each of the shapes 8x16 and 16x8
+    assert (kinds.count("path"), kinds.count("context"), kinds.count("neighbours")) == (6, 6, 2)
+    factory.write_records(tmp_path / "r.sqlite", plan)
+    with Records.read(tmp_path / "r.sqlite") as records:
+        assert records.plans() == (plan,)
+    rows = {row["key"]: row for row in build_table([tmp_path / "r.sqlite"]).table.to_pylist()}
+    row = rows["context/K3E2G1@8-16s2x16"]
+    names = ("kind", "path", "kernel", "groups", "expansion", "c_in", "c_out", "stride", "input_size")
+    assert [row[name] for name in names] == ["context", "K3E2G1", 3, 1, 2, 8, 16, 2, 16]
+    assert rows["neighbours@16x8"]["c_in"] == rows["neighbours@16x8"]["c_out"] == 16
+    assert set(rows) == {part.key for part in plan_parts(plan)}
 
 
 def test_a_plan_with_networks_covers_them_and_is_read_back(tmp_path: Path) -> None:

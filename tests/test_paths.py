@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler import Backbone, ComplexPath, SimplePath, Site
 from bpnas.profiler.paths import (
+    ContextPart,
     HeadPart,
     JoinPart,
+    NeighboursPart,
     PathPart,
     StemPart,
     all_paths,
+    context_parts,
     enumerate_parts,
     head_part,
     network_parts,
@@ -86,6 +89,9 @@ def test_parts_of_chosen_paths_only(both_sizes: tuple[Backbone, Backbone]) -> No
         (StemPart(32, 2, 224), "stem@3-32s2x224", ((1, 3, 224, 224),)),
         (HeadPart(320, 1280, 1000, 7), "head@320-1280-1000x7", ((1, 320, 7, 7),)),
         (JoinPart(24, 56), "join@24x56", ((1, 24, 56, 56), (1, 24, 56, 56))),
+        (NeighboursPart(24, 56), "neighbours@24x56", ((1, 24, 56, 56),)),
+        (ContextPart(SimplePath(3, 1), SITE), "context/K3G1@24-32s2x56", ((1, 24, 56, 56),)),
+        (ContextPart(ComplexPath(5, 4, 16), SITE, True), "context/K5E16G4S@24-32s2x56", ((1, 24, 56, 56),)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -110,6 +116,18 @@ def test_stem_and_head_of_a_backbone() -> None:
     ]
 
 
+def test_paths_in_context_have_the_neighbours_of_their_shapes(both_sizes: tuple[Backbone, Backbone]) -> None:
+    paths = [SimplePath(3, 1), ComplexPath(3, 1, 6)]
+    parts = context_parts(both_sizes, paths)
+    # 12 sites a size; between them the shapes that the stem and the 7 stages put out.
+    assert kinds(parts) == {"context": 2 * 2 * 12, "neighbours": 2 * 8}
+    there = {part.key for part in parts}
+    assert len(there) == len(parts)
+    part = ContextPart(paths[0], SITE)
+    assert [each.key for each in part.neighbours] == ["neighbours@24x56", "neighbours@32x28"]
+    assert all(each.key in there for part in parts if part.kind == "context" for each in part.neighbours)
+
+
 def test_a_backbone_with_shuffle_shares_what_shuffling_does_not_change() -> None:
     plain = Backbone.load("mobilenetv2", 32)
     shuffled = replace(plain, channel_shuffle=True)
@@ -132,7 +150,8 @@ def test_a_backbone_with_shuffle_shares_what_shuffling_does_not_change() -> None
         )
         | st.builds(StemPart, st.integers(1, 512), st.sampled_from([1, 2]), st.integers(1, 300))
         | st.builds(HeadPart, *[st.integers(1, 300)] * 4)
-        | st.builds(JoinPart, *[st.integers(1, 300)] * 2),
+        | st.builds(JoinPart, *[st.integers(1, 300)] * 2)
+        | st.builds(NeighboursPart, *[st.integers(1, 300)] * 2),
         min_size=2,
         max_size=20,
     )

@@ -11,7 +11,9 @@ import pytest
 pytest.importorskip("torch")
 from click.testing import CliRunner
 
+from bpnas.profiler import Block
 from bpnas.search.cli import main as run_search_command
+from bpnas.tables import LatencyTable
 
 SMALL_BACKBONE = """
 name = "small"
@@ -70,6 +72,8 @@ BAD = {
     "infeasible limit": (lambda t, d: ["--table", t, "--constraints", "0.0001"], 2, "smallest feasible latency is"),
     "infeasible target": (lambda t, d: ["--table", t, "--target", "0.0001"], 2, "smallest feasible latency is"),
     "negative target": (lambda t, d: ["--table", t, "--target", "-3"], 2, "positive"),
+    "additivity": (lambda t, d: ["--table", t, "--additivity", "product"], 2, "product"),
+    "no such model": (lambda t, d: ["--table", t, "--additivity", "corrected"], 1, "no model 'corrected'"),
     "input size": (lambda t, d: ["--table", t, "--input-size", "64"], 1, "--input-size 64"),
     "no proposals": (lambda t, d: ["--table", t, "--stage", "connections"], 2, "holds no proposals yet"),
     "proposals": (lambda t, d: ["--table", t, "--proposals", "K3G1,K9"], 2, "'K9' is no path"),
@@ -119,7 +123,8 @@ def test_a_run_in_json_resumed_and_marked_mock(small_table, tmp_path):
     result = call(*arguments)
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
-    assert answer["mock"] is True
+    assert answer["mock"] is True and answer["additivity"] == "sum"
+    assert json.loads((tmp_path / "out/network.json").read_text())["additivity"] == "sum"
     assert answer["network"]["predicted_latency_ms"] <= answer["network"]["target_ms"]
     assert len(answer["proposals"]) == len({p["limit_ms"] for p in answer["proposals"]})
     assert answer["paper_recipe_estimate"]["seconds"]["proposals"] > 0
@@ -128,8 +133,25 @@ def test_a_run_in_json_resumed_and_marked_mock(small_table, tmp_path):
     assert json.loads(again.stdout) == answer
     text = call(*arguments[:-1]).output
     assert "mock: computed, not measured" in text and "--preset paper" in text and "Estimated time" in text
+    assert "networks are predicted by 'sum'" in text
+    other = call(*arguments, "--additivity", "sum+joins")
+    assert other.exit_code == 1 and "additivity = sum, now it is sum+joins" in other.output
     changed = call(*arguments, "--seed", 5)
     assert changed.exit_code == 1 and "seed = 0, now it is 5" in changed.output
+
+
+def test_another_model_predicts_another_latency_of_the_same_network(small_table, tmp_path):
+    found = {}
+    for name in ("sum", "sum+joins"):
+        arguments = ["--table", small_table, "--additivity", name, "--proposals", "K3G1,K3G8+K3E1G1", "--target", 5]
+        result = call(*arguments, "--out", tmp_path / name, *MICRO, "--json")
+        assert result.exit_code == 0, result.output
+        stored = json.loads((tmp_path / name / "network.json").read_text())
+        assert stored["additivity"] == name
+        found[name] = [None if text == "skip" else Block.parse(text) for text in stored["blocks"]]
+        table = LatencyTable.load(small_table, name)
+        assert stored["predicted_latency_ms"] == table.network(found[name])
+        assert table.network(found[name]) <= 5
 
 
 def test_given_proposals_as_texts_and_as_a_file(small_table, tmp_path):

@@ -139,6 +139,7 @@ def test_json(cli):
         "doubtful": 2 * ENTRIES,
         "flags": {"unknown": 2 * ENTRIES},
         "largest_drift_correction": 0.0,
+        "models": {"default": "sum", "reason": "no whole networks were measured", "records": []},
     }
 
 

@@ -1,0 +1,95 @@
+"""Predictions of a table against whole networks that were timed on its device: a pure comparison, without a device."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from bpnas.android_bench.errors import UsageError
+from bpnas.profiler.networks import fold_of
+from bpnas.profiler.paths import NetworkPart
+from bpnas.tables.accuracy import accuracy
+from bpnas.tables.baselines import baselines
+from bpnas.tables.errors import TableError
+from bpnas.tables.latency_table import LatencyTable
+from bpnas.tables.model_record import MODEL_NAMES
+from bpnas.tables.validation_report import Judgement, Miss, SizeReport, ValidationReport
+
+_WORST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TimedNetwork:
+    """A whole network as it was timed.
+
+    Attributes:
+        network: which.
+        sessions_ms: median of each fresh session, in ms.
+    """
+
+    network: NetworkPart
+    sessions_ms: tuple[float, ...]
+
+    @property
+    def latency_ms(self) -> float:
+        """Median of the sessions, as in a table."""
+        return statistics.median(self.sessions_ms)
+
+
+def validate(table: LatencyTable, timed: Sequence[TimedNetwork]) -> ValidationReport:
+    """Judge every model that a table has, beside the baselines, on networks of its device.
+
+    Args:
+        table: whichever model it was loaded with.
+        timed: networks of the fold `test`, on backbones of the table.
+
+    Raises:
+        UsageError: there is no network, or one that may have been fitted to.
+    """
+    if not timed:
+        raise UsageError("no network was timed, so there is nothing to compare the table with")
+    for each in timed:
+        if fold_of(each.network.key) != "test":
+            raise UsageError(f"network {each.network.key!r} may be fitted to, so it cannot judge what was fitted")
+    sizes = sorted({each.network.backbone.input_size for each in timed})
+    reports = tuple(
+        _size_report(table, size, [each for each in timed if each.network.backbone.input_size == size])
+        for size in sizes
+    )
+    meta = table.meta
+    return ValidationReport(table.sha256, meta.device_name, meta.runtime, meta.mock, meta.models.default, reports)
+
+
+def _size_report(table: LatencyTable, input_size: int, timed: Sequence[TimedNetwork]) -> SizeReport:
+    asked = [(each.network, each.latency_ms) for each in timed]
+    models = tuple(_judge_model(table, name, timed) for name in MODEL_NAMES)
+    others = tuple(
+        Judgement(found.name, unavailable=found.unavailable)
+        if found.unavailable
+        else _judge(found.name, found.predicted_ms, timed, found.note)
+        for found in baselines(table, table.networks(input_size, "fit"), asked)
+    )
+    return SizeReport(input_size, len(timed), _repeat_error(timed), models, others)
+
+
+def _judge_model(table: LatencyTable, name: str, timed: Sequence[TimedNetwork]) -> Judgement:
+    try:
+        model = table.with_additivity(name)
+        networks = [each.network for each in timed]
+        predicted = [model.network(n.blocks, n.backbone.input_size, n.backbone.classes) for n in networks]
+    except TableError as error:
+        return Judgement(name, unavailable=str(error))
+    return _judge(name, predicted, timed)
+
+
+def _judge(name: str, predicted_ms: Sequence[float], timed: Sequence[TimedNetwork], note: str = "") -> Judgement:
+    misses = [Miss(t.network.key, ms, t.latency_ms) for ms, t in zip(predicted_ms, timed, strict=True)]
+    worst = sorted(misses, key=lambda miss: (-abs(miss.error), miss.network))[:_WORST]
+    return Judgement(name, accuracy(predicted_ms, [each.latency_ms for each in timed]), tuple(worst), note)
+
+
+def _repeat_error(timed: Sequence[TimedNetwork]) -> float | None:
+    pairs = [pair for each in timed for pair in combinations(each.sessions_ms, 2)]
+    return statistics.median(abs(a - b) / ((a + b) / 2) for a, b in pairs) if pairs else None
