@@ -17,6 +17,7 @@ from bpnas.profiler.graph import EXPORT_VERSION
 from bpnas.profiler.networks import fold_of, parse_network, random_networks
 from bpnas.profiler.paths import NetworkPart, select_paths
 from bpnas.profiler.records import Plan
+from bpnas.profiler.sentinel import is_sentinel
 from bpnas.tables import LatencyTable, build_table
 from bpnas.tables.accuracy import accuracy
 from bpnas.tables.schema import write_table
@@ -190,6 +191,9 @@ class KnownDevice(Device):
 
     def run(self, requests, settings) -> Iterator:
         for request in requests:
+            if is_sentinel(request.key):
+                yield measurement(request.key, request.session, samples_ns=(4_000_000,), repeats=4)
+                continue
             self.asked.append((request.key, request.session))
             if self._left == 0:
                 raise DeviceLostError("it went away")
