@@ -20,6 +20,7 @@ class Assessment:
 
     Attributes:
         precision: that they are judged by.
+        max_sessions: that a part may have.
         estimates: by key.
         short: parts with all their planned sessions that are not known well enough, the worst one first.
         doubts: how many parts have each flag.
@@ -27,6 +28,7 @@ class Assessment:
     """
 
     precision: float
+    max_sessions: int
     estimates: Mapping[str, Estimate]
     short: tuple[Estimate, ...]
     doubts: Mapping[str, int]
@@ -106,6 +108,7 @@ class Rounds:
         short = [one for one in complete if self._is_short(one, precision)]
         return Assessment(
             precision=precision,
+            max_sessions=self._most,
             estimates=found.parts,
             short=tuple(sorted(short, key=_badness, reverse=True)),
             doubts=dict(sorted(doubts.items())),
