@@ -42,7 +42,7 @@ def main() -> None:
     start = time.monotonic()
 
     records, table, search = out / "local.sqlite", out / "local.parquet", out / "search"
-    quick = ["--warmup-seconds", "0.1", "--seconds", "0.3"]
+    quick = ["--warmup-seconds", "0.1", "--seconds", "0.2"]
     where = ["--serial", "local", "--runtime", runtime, "--backbone", str(BACKBONE), "--input-size", "32"]
     for _ in range(CALLS):
         call("profile-device", *where, "--paths", PATHS, "--records", str(records), "--sessions", "1", *quick)

@@ -178,7 +178,7 @@ def run_campaign(
     refuse_unequal(devices, setup)
     parts = {part.key: part for part in plan_parts(plan)}
     records.add_plan(plan)
-    rounds = Rounds(list(parts), plan.sessions, seed, plan.precision, max_sessions)
+    rounds = Rounds(list(parts), plan.sessions, seed, plan.precision, max_sessions, records.failed(setup))
     for one in records.measurements_of(setup):
         rounds.add(summarize(one))
     tasks = rounds.next()

@@ -248,10 +248,10 @@ def _quality(result: CampaignResult) -> Iterator[str]:
             for one in worst
         )
         more = ", ..." if len(found.short) > len(worst) else ""
-        yield (
-            f"{len(found.short)} parts are not known to within {found.precision:.1%}: {names}{more}; the same command "
-            "measures these once more"
-        )
+        remedy = "the same command measures these once more"
+        if all(one.measured >= found.max_sessions for one in found.short):
+            remedy = f"each has {found.max_sessions} sessions, and --max-sessions allows more"
+        yield f"{len(found.short)} parts are not known to within {100 * found.precision:g}%: {names}{more}; {remedy}"
     if found.doubts:
         yield "Flags: " + ", ".join(f"{flag} {count}" for flag, count in found.doubts.items())
     if "clock" in found.doubts:

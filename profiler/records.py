@@ -295,9 +295,16 @@ class Records:
 
     def done(self, setup: Setup) -> set[tuple[str, int]]:
         """(key, session) of everything measured with this setup."""
+        return self._tasks("measurement", setup)
+
+    def failed(self, setup: Setup) -> set[tuple[str, int]]:
+        """(key, session) of everything that failed with this setup, whether it was measured later or not."""
+        return self._tasks("failure", setup)
+
+    def _tasks(self, table: str, setup: Setup) -> set[tuple[str, int]]:
         with _faults(self.path):
             rows = self._connection.execute(
-                "SELECT key, session FROM measurement WHERE fingerprint = ? AND settings = ? AND export_version = ?",
+                f"SELECT key, session FROM {table} WHERE fingerprint = ? AND settings = ? AND export_version = ?",
                 (setup.device.fingerprint, setup.settings.digest, setup.export_version),
             )
             return {(key, session) for key, session in rows}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bpnas.profiler.estimate import PRECISION, Estimate, Estimates, estimate
@@ -20,6 +20,7 @@ class Assessment:
 
     Attributes:
         precision: that they are judged by.
+        max_sessions: that a part may have.
         estimates: by key.
         short: parts with all their planned sessions that are not known well enough, the worst one first.
         doubts: how many parts have each flag.
@@ -27,6 +28,7 @@ class Assessment:
     """
 
     precision: float
+    max_sessions: int
     estimates: Mapping[str, Estimate]
     short: tuple[Estimate, ...]
     doubts: Mapping[str, int]
@@ -42,15 +44,23 @@ class Rounds:
         seed: of the order.
         precision: asked for, or None: the planned sessions will do.
         max_sessions: of one part.
+        failed: every (key, session) that failed in an earlier call.
     """
 
     def __init__(
-        self, keys: Sequence[str], planned: int, seed: int, precision: float | None, max_sessions: int
+        self,
+        keys: Sequence[str],
+        planned: int,
+        seed: int,
+        precision: float | None,
+        max_sessions: int,
+        failed: Collection[Task] = (),
     ) -> None:
         self._keys, self._planned, self._seed = dict.fromkeys(keys), planned, seed
         self._precision, self._most = precision, max(planned, max_sessions)
         self._sessions: dict[Task, Session] = {}
         self._others: list[Session] = []  # the sentinel's, and those of parts of other plans
+        self._failed = failed
         self._tried: set[Task] = set()
         self._found: Estimates | None = None
 
@@ -68,12 +78,10 @@ class Rounds:
         What failed in this call is left to the next one.
         """
         tasks = self._order(self._planned_or_disturbed())
-        # A call that began with everything measured measures once more what is not known well enough.
-        if not tasks and (self._precision is not None or not self._tried):
-            counts = self._counts()
-            tasks = self._order(
-                {one.key: min(self._most, counts[one.key] + 1) for one in self.assess().short if one.key in counts}
-            )
+        # A call that begins with everything measured, or tried in vain, also measures what is not known well enough.
+        begins_complete = not self._tried and all(task in self._failed for task in tasks)
+        if begins_complete or (self._precision is not None and not tasks):
+            tasks += self._order({one.key: min(self._most, one.measured + 1) for one in self.assess().short})
         self._tried.update(tasks)
         return tasks
 
@@ -106,6 +114,7 @@ class Rounds:
         short = [one for one in complete if self._is_short(one, precision)]
         return Assessment(
             precision=precision,
+            max_sessions=self._most,
             estimates=found.parts,
             short=tuple(sorted(short, key=_badness, reverse=True)),
             doubts=dict(sorted(doubts.items())),
@@ -135,12 +144,6 @@ class Rounds:
             for key, number in _shuffled(list(self._keys), max(wanted.values(), default=0), self._seed)
             if number < wanted.get(key, 0) and (key, number) not in known
         ]
-
-    def _counts(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for key, _ in self._sessions:
-            counts[key] = counts.get(key, 0) + 1
-        return counts
 
     def _estimate(self) -> Estimates:
         if self._found is None:

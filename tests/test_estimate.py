@@ -246,6 +246,7 @@ def test_the_ends_of_a_campaign_may_be_throttled():
     drift = read_drift("", list(map(summarize, sentinels)))
     answers = [drift.is_throttled(at) for at in (5, 15, 25, 35, 65, 75, 85)]
     assert answers == [True, True, True, False, False, True, True]
+    assert not drift.is_throttled(0.0)  # without a time there is no telling
 
 
 def test_sessions_of_a_device_without_a_clock_are_never_throttled_nor_corrected():
@@ -328,8 +329,8 @@ def test_where_nothing_drifts_the_sentinel_changes_no_number():
 
 
 def test_drift_below_the_noise_of_the_sentinel_is_left_alone():
-    # A correction would add more noise than it takes away.
-    device = SimulatedDevice(session_noise=0.02, slowdown=lambda now: 1 + 0.01 * now / 800)
+    # It is real, and found, for there are many sentinels; but a correction would add more noise than it takes away.
+    device = SimulatedDevice(session_noise=0.02, slowdown=lambda now: 1 + 0.03 * now / 800)
     drift = read_drift("A", [summarize(device.measure(SENTINEL, n)) for n in range(400)])
     assert drift.curve is None
 

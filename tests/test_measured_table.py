@@ -164,3 +164,16 @@ def test_a_noisy_session_gives_way_to_a_calm_one(file):
     assert (table[KEYS[0]]["sessions"], table[KEYS[0]]["quarantined"], table[KEYS[0]]["flags"]) == (3, 1, "")
     assert (table[KEYS[1]]["sessions"], table[KEYS[1]]["quarantined"]) == (3, 0)
     assert "noisy" in table[KEYS[1]]["flags"].split()
+
+
+def test_another_setup_in_the_same_file_judges_nothing(file, tmp_path):
+    measured = with_sentinels(SimulatedDevice(), [1.0] * (len(tasks(PLAN)) + 1))
+    expected = rows(write(tmp_path / "alone.sqlite", measured))
+    slow = [1.0] * (len(tasks(PLAN)) + 1)
+    slow[3:9] = [1.5] * 6
+    write(file, measured)
+    write(file, with_sentinels(SimulatedDevice(), slow), make_plan(sessions=3, runtime="onnxruntime"))
+    assert rows(file, runtime="tflite") == expected
+    assert sum(row["quarantined"] for row in rows(file, runtime="onnxruntime").values()) > 5
+    with pytest.raises(BuildError, match="must not meet in one table"):
+        build_table([file])

@@ -665,9 +665,13 @@ def test_what_is_not_known_well_enough_is_named_with_the_remedy(cli, torch, roug
     assert done.exit_code == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if "not known" in line)
     assert line.startswith(f"{PARTS} parts are not known to within 0.5%: ")
-    assert line.endswith(", ...; the same command measures these once more")
+    assert line.endswith(", ...; each has 2 sessions, and --max-sessions allows more")
     assert line.count("+-") == 5 and "% imprecise" in line
     assert f"Flags: imprecise {PARTS}" in done.stdout
+    done = cli("profile-device", *MOCK, "--sessions", "2", "--records", "other.sqlite")
+    assert "parts are not known to within 5%: " in done.stdout
+    assert "; the same command measures these once more\n" in done.stdout
+    assert "0 of them now" not in cli("profile-device", *MOCK, "--sessions", "2", "--records", "other.sqlite").stdout
 
 
 def test_longer_samples_can_be_asked_for_and_are_the_remedy_for_a_coarse_clock(cli, torch, monkeypatch):

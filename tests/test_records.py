@@ -124,7 +124,8 @@ def test_what_is_done_is_known_by_setup(file):
         records.add(PLAN.setup, TOOLS, failure("b"))
         records.add(other.setup, TOOLS, measurement("c"))
         assert records.done(PLAN.setup) == {("a", 1)}
-        assert records.done(other.setup) == {("c", 0)}
+        assert records.failed(PLAN.setup) == {("b", 0)}
+        assert records.done(other.setup) == {("c", 0)} and records.failed(other.setup) == set()
         assert records.done(make_plan(export_version=2).setup) == set()
 
 

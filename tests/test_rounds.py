@@ -280,6 +280,20 @@ def test_the_next_call_measures_just_what_is_not_good_once_more(file):
     assert result.measured == len(short) and result.is_complete
 
 
+def test_a_model_that_always_fails_does_not_keep_the_others_from_being_measured_once_more(file):
+    class Fails(NoClock):
+        def measure(self, key, session):
+            return failure(key, session) if key == KEYS[0] else super().measure(key, session)
+
+    short = {one.key for one in campaign(file, Fails(session_noise=0.06)).assessment.short}
+    assert short
+    device = Fails(session_noise=0.06)
+    result = campaign(file, device)
+    assert {key for key, _ in device.seen} == short
+    assert len(device.seen) == len(short) == result.measured
+    assert {one.key for one in result.failures} == {KEYS[0]}
+
+
 def test_calls_end_although_the_device_never_gets_better(file):
     calls = 0
     while campaign(file, rough(session_noise=0.5)).measured:
