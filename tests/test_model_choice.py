@@ -59,6 +59,20 @@ def test_the_error_that_a_table_states_is_that_on_networks_it_has_not_seen(tmp_p
     assert 0.012 < stated.mape < 0.03
 
 
+def test_a_held_out_prediction_knows_nothing_of_its_own_network(sound_table):
+    networks = list(sound_table.networks(32))
+
+    def held_out(networks):
+        return fit_correction(Terms(sound_table.entry), networks, SoundWeights.of(sound_table, 32)).held_out_ms
+
+    before = held_out(networks)
+    for number, (network, ms) in enumerate(networks):
+        changed = [*networks[:number], (network, 1.3 * ms), *networks[number + 1 :]]
+        after = held_out(changed)
+        assert after[number] == before[number]
+        assert (after != before).any()
+
+
 def test_each_input_size_has_a_fit_of_its_own(tmp_path):
     plan = known_plan(32, 64, networks=20)
     slow = Truth(path=1.2, join=0.7, constant_ms=0.05)
