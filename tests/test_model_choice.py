@@ -59,6 +59,22 @@ def test_the_error_that_a_table_states_is_that_on_networks_it_has_not_seen(tmp_p
     assert 0.012 < stated.mape < 0.03
 
 
+def test_a_held_out_prediction_knows_nothing_of_its_own_network(sound_table):
+    factors = np.random.default_rng(0).normal(1.1, 0.03, 15)
+    networks = [(n, ms * factor) for (n, ms), factor in zip(sound_table.networks(32), factors, strict=True)]
+
+    def held_out(networks):
+        return fit_correction(Terms(sound_table.entry), networks, SoundWeights.of(sound_table, 32)).held_out_ms
+
+    before = held_out(networks)
+    for number in (0, 6, 14):
+        network, ms = networks[number]
+        changed = [*networks[:number], (network, 1.3 * ms), *networks[number + 1 :]]
+        after = held_out(changed)
+        assert after[number] == before[number]
+        assert (after != before).any()
+
+
 def test_each_input_size_has_a_fit_of_its_own(tmp_path):
     plan = known_plan(32, 64, networks=20)
     slow = Truth(path=1.2, join=0.7, constant_ms=0.05)
@@ -87,6 +103,15 @@ def test_without_a_hint_nothing_is_corrected(tmp_path):
     weights = dict(table.meta.models.find("corrected", 32).coefficients)
     assert weights["simple_k7"] == weights["complex_k7"] == 1.0
     assert weights == pytest.approx(AS_MEASURED, abs=0.02)
+
+
+def test_a_kind_of_path_that_no_network_has_follows_the_others(sound_table):
+    truth = Truth(path=1.2, noise=0.005)
+    networks = random_networks(BACKBONE, select_paths("K3G1,K3E4G1"), 20, fold="fit")
+    timed = [(network, truth.part_ms(network)) for network in networks]
+    weights = fit_correction(Terms(sound_table.entry), timed, SoundWeights.of(sound_table, 32)).coefficients
+    assert weights["complex"] == pytest.approx(1.2, abs=0.03)
+    assert weights["simple_k7"] == pytest.approx(1.2, abs=0.1) and weights["complex_k7"] == weights["simple_k7"]
 
 
 # What weights may not do

@@ -12,6 +12,7 @@ from bpnas.profiler import Backbone, Block
 from bpnas.profiler.graph import EXPORT_VERSION
 from bpnas.profiler.paths import all_paths, enumerate_parts
 from bpnas.tables import LatencyTable
+from bpnas.tables.model_record import TableModels
 
 BACKBONES = tuple(Backbone.load("mobilenetv2", size) for size in (32, 224))
 
@@ -26,6 +27,11 @@ def test_it_says_that_it_was_computed(table):
     assert table.meta.device.model == "Samsung Galaxy S9"
     assert table.meta.device.platform == "sdm845"
     assert set(table.to_pandas()["source"]) == {"mock"}
+
+
+def test_it_predicts_by_the_papers_sum_for_it_holds_no_networks(table):
+    assert table.additivity == "sum" and table.meta.models == TableModels()
+    assert table.networks(32) == table.networks(224) == ()
 
 
 def test_it_is_of_the_models_that_bpnas_writes_now(table):
