@@ -118,7 +118,7 @@ def main(
             progress=progress,
         )
     cost = None if preset == "paper" or blocks else _cost(loaded, result)
-    print_result(_as_dict(result, cost), as_json, _summary(table, result, cost))
+    print_result(_as_dict(result, cost), as_json, _summary(table, result, cost, loaded.meta.imported is not None))
 
 
 def _table_here() -> str:
@@ -196,8 +196,8 @@ def _as_dict(result: SearchResult, cost: CostEstimate | None) -> dict[str, Any]:
     }
 
 
-def _summary(table: str, result: SearchResult, cost: CostEstimate | None) -> str:
-    mock = " (mock: computed, not measured)" if result.mock else ""
+def _summary(table: str, result: SearchResult, cost: CostEstimate | None, imported: bool) -> str:
+    mock = " (mock: computed, not measured)" if result.mock else " (imported, not measured here)" if imported else ""
     lines = [f"Device: {result.device}, {result.runtime}{mock}", "Block proposals:"]
     for p in result.proposals:
         found = f"limit {p.limit_ms:g} ms, {p.latency_ms:.4g} ms, accuracy {p.score:.3f}" if p.limit_ms else "given"
