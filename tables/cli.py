@@ -230,9 +230,9 @@ def import_(
     from bpnas.tables.schema import write_table
 
     path = out or Path(f"{device}.parquet")
-    _check_folder(path)
     backbones = [Backbone.load(backbone, size, classes) for size in dict.fromkeys(input_sizes or (224,))]
     imported = import_table(file, device, backbones, reader, column)
+    _check_folder(path)
     write_table(path, imported.table, imported.meta)
     left = sum(map(len, imported.mismatches.values()))
     text = [

@@ -137,7 +137,7 @@ def diff_tables(a: Path, b: Path, force: bool = False) -> TableDiff:
     for file, frame in ((a, one), (b, other)):
         bad = list(common[~(frame.loc[common, "latency_ms"] > 0).to_numpy()])
         if bad:
-            raise TableError(f"{file}: {name_some(bad)} have no positive latency; see 'build-table doctor {file}'")
+            raise TableError(f"{file}: no positive latency for {name_some(bad)}; see 'build-table doctor {file}'")
     entries = _entries(one.loc[common], other.loc[common])
     return TableDiff(
         a=a,

@@ -6,8 +6,7 @@ worse or doubtful. No number is ever changed.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +80,7 @@ def _keys(frame: pd.DataFrame) -> Iterator[Finding]:
     if repeated:
         yield Finding(
             "error",
-            f"{len(repeated):,} entries are there several times: {name_some(repeated)}",
+            _list("there several times", repeated),
             "build the table again from its records",
         )
 
@@ -101,14 +100,14 @@ def _impossible(frame: pd.DataFrame) -> Iterator[Finding]:
     latency = frame["latency_ms"]
     with np.errstate(invalid="ignore"):
         checks = {
-            "have no positive latency": ~(latency > 0) | ~np.isfinite(latency),
-            "are faster than a nanosecond": (latency > 0) & (latency < CLOCK_STEP_MS),
-            "have an interval that ends before it begins": frame["low_ms"] > frame["high_ms"],
-            "have a 10th percentile above the 90th": frame["p10_ms"] > frame["p90_ms"],
+            "no positive latency": ~(latency > 0) | ~np.isfinite(latency),
+            "faster than a nanosecond": (latency > 0) & (latency < CLOCK_STEP_MS),
+            "a confidence interval that ends before it begins": frame["low_ms"] > frame["high_ms"],
+            "a 10th percentile above the 90th": frame["p10_ms"] > frame["p90_ms"],
         }
     found = {what: sorted(frame["key"][rows]) for what, rows in checks.items() if rows.any()}
     for what, keys in found.items():
-        yield Finding("error", f"{_entries(len(keys))} {what}: {name_some(keys)}", "measure them again")
+        yield Finding("error", _list(what, keys), "measure again")
     if not found:
         yield Finding("ok", "no impossible number")
 
@@ -116,33 +115,32 @@ def _impossible(frame: pd.DataFrame) -> Iterator[Finding]:
 def _odd(frame: pd.DataFrame) -> Iterator[Finding]:
     latency = frame["latency_ms"]
     checks = {
-        "lie outside their own confidence interval": (frame["low_ms"] > latency) | (frame["high_ms"] < latency),
-        "lie below the 10th percentile of their samples": frame["p10_ms"] > latency,
-        "lie above the 90th percentile of their samples": frame["p90_ms"] < latency,
+        "a latency outside its own confidence interval": (frame["low_ms"] > latency) | (frame["high_ms"] < latency),
+        "a latency below the 10th percentile of its samples": frame["p10_ms"] > latency,
+        "a latency above the 90th percentile of its samples": frame["p90_ms"] < latency,
     }
     for what, rows in checks.items():
         if rows.any():
             keys = sorted(frame["key"][rows])
             yield Finding(
                 "warning",
-                f"{_entries(len(keys))} {what}: {name_some(keys)}",
-                "their sessions disagree; measure more of them, with profile-device --sessions",
+                _list(what, keys),
+                "the sessions disagree; measure more of them, with profile-device --sessions",
             )
 
 
 def _sessions(frame: pd.DataFrame) -> Iterator[Finding]:
-    single = frame["key"][(frame["sessions"] == 1).fillna(False)]
-    unknown = int(frame["sessions"].isna().sum())
-    if len(single):
+    single = sorted(frame["key"][(frame["sessions"] == 1).fillna(False)])
+    unknown = sorted(frame["key"][frame["sessions"].isna()])
+    if single:
         yield Finding(
             "warning",
-            f"{len(single):,} of {len(frame):,} entries were measured in one session alone, so how far they vary from "
-            "session to session is not known",
+            _list("measured in one session alone, so that nobody knows how far sessions differ", single),
             "profile-device --sessions 3 on the same records adds sessions",
         )
     if unknown:
-        yield Finding("warning", f"{_entries(unknown)} do not say in how many sessions they were taken")
-    if not len(single) and not unknown:
+        yield Finding("warning", _list("from an unknown number of sessions", unknown))
+    if not single and not unknown:
         yield Finding("ok", f"{int(frame['sessions'].min())} sessions or more behind every entry")
 
 
@@ -151,16 +149,16 @@ def _intervals(frame: pd.DataFrame) -> Iterator[Finding]:
     known = half.notna()
     wide = frame.assign(half=half)[half > WIDE_INTERVAL].sort_values(["half", "key"], ascending=[False, True])
     if len(wide):
-        worst = name_some([f"{key} (+-{share:.0%})" for key, share in zip(wide["key"], wide["half"], strict=True)])
+        worst = [f"{key} +-{share:.0%}" for key, share in zip(wide["key"], wide["half"], strict=True)]
         yield Finding(
             "warning",
-            f"{_entries(len(wide))} are known to no better than {WIDE_INTERVAL:.0%}: {worst}",
+            _list(f"known to no better than {WIDE_INTERVAL:.0%}", worst),
             "measure more sessions of them, on a quieter and cooler device",
         )
     elif known.any():
-        yield Finding("ok", f"{_entries(int(known.sum()))} known to {half.max():.1%} or better")
+        yield Finding("ok", f"known to {half.max():.1%} or better: {int(known.sum()):,} entries")
     if not known.all():
-        yield Finding("warning", f"{_entries(int((~known).sum()))} have no confidence interval")
+        yield Finding("warning", _list("without a confidence interval", sorted(frame["key"][~known])))
 
 
 def _quarantined(frame: pd.DataFrame) -> Iterator[Finding]:
@@ -177,9 +175,9 @@ def _quarantined(frame: pd.DataFrame) -> Iterator[Finding]:
 
 def _flags(frame: pd.DataFrame) -> Iterator[Finding]:
     flagged = frame["flags"].fillna("")
-    for flag, count in sorted(Counter(flagged[flagged != ""]).items()):
+    for flag in sorted(set(flagged[flagged != ""])):
         keys = sorted(frame["key"][flagged == flag])
-        yield Finding("warning", f"{_entries(count)} flagged '{flag}': {name_some(keys)}")
+        yield Finding("warning", _list(f"flagged '{flag}'", keys))
 
 
 def _expansions(frame: pd.DataFrame) -> Iterator[Finding]:
@@ -193,11 +191,11 @@ def _expansions(frame: pd.DataFrame) -> Iterator[Finding]:
     for (place, kernel, groups, expansion), (key, latency_ms) in latencies.items():
         half = latencies.get((place, kernel, groups, expansion // 2)) if expansion % 2 == 0 else None
         if half is not None and latency_ms < DOUBLED_EXPANSION * half[1]:
-            odd.append(f"{key} ({latency_ms:.4g} ms, with half the expansion {half[1]:.4g} ms)")
+            odd.append(f"{key} {latency_ms:.4g} ms against {half[1]:.4g} ms")
     if odd:
         yield Finding(
             "warning",
-            f"{_entries(len(odd))} much faster than the same path with half the expansion: {name_some(odd)}",
+            _list("much faster than the same path with half the expansion", odd),
             "it may be true, for kernels and caches differ; time a few of them again before you believe it",
         )
 
@@ -227,5 +225,5 @@ def _coverage(keys: set[str], backbone: Backbone) -> Iterator[Finding]:
         yield Finding("error", f"{name}: no entry {' nor '.join(absent)}, which every network has", remedy)
 
 
-def _entries(count: int) -> str:
-    return f"{count:,} entr{'y' if count == 1 else 'ies'}"
+def _list(what: str, entries: Sequence[str]) -> str:
+    return f"{what}: {len(entries):,} entr{'y' if len(entries) == 1 else 'ies'} ({name_some(entries)})"

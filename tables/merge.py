@@ -126,7 +126,7 @@ def _union(inputs: Sequence[_Input]) -> dict[str, Mapping[str, Any]]:
         if conflicts:
             file = files[conflicts[0]]
             raise TableError(
-                f"{file} and {each.file}: {len(conflicts):,} entries have different numbers in both "
+                f"{file} and {each.file}: entries with different numbers in both: {len(conflicts):,} "
                 f"({name_some(conflicts)}), and nothing is averaged; 'build-table diff' shows them, and build-table "
                 "makes one table of all the records together"
             )
