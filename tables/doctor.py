@@ -60,7 +60,7 @@ def diagnose_table(path: Path) -> tuple[Finding, ...]:
         *_quarantined(frame),
         *_flags(frame),
         *_expansions(frame),
-        *(finding for backbone in meta.backbones for finding in _coverage(keys, backbone)),
+        *(finding for backbone in meta.backbones for finding in _coverage(meta, keys, backbone)),
     )
 
 
@@ -135,11 +135,11 @@ def _sessions(frame: pd.DataFrame) -> Iterator[Finding]:
     if single:
         yield Finding(
             "warning",
-            _list("measured in one session alone, so that nobody knows how far sessions differ", single),
+            _list("of one session alone, so that nobody knows how far sessions differ", single, len(frame)),
             "profile-device --sessions 3 on the same records adds sessions",
         )
     if unknown:
-        yield Finding("warning", _list("from an unknown number of sessions", unknown))
+        yield Finding("warning", _list("of an unknown number of sessions", unknown, len(frame)))
     if not single and not unknown:
         yield Finding("ok", f"{int(frame['sessions'].min())} sessions or more behind every entry")
 
@@ -158,7 +158,7 @@ def _intervals(frame: pd.DataFrame) -> Iterator[Finding]:
     elif known.any():
         yield Finding("ok", f"known to {half.max():.1%} or better: {int(known.sum()):,} entries")
     if not known.all():
-        yield Finding("warning", _list("without a confidence interval", sorted(frame["key"][~known])))
+        yield Finding("warning", _list("without a confidence interval", sorted(frame["key"][~known]), len(frame)))
 
 
 def _quarantined(frame: pd.DataFrame) -> Iterator[Finding]:
@@ -200,14 +200,15 @@ def _expansions(frame: pd.DataFrame) -> Iterator[Finding]:
         )
 
 
-def _coverage(keys: set[str], backbone: Backbone) -> Iterator[Finding]:
+def _coverage(meta: TableMeta, keys: set[str], backbone: Backbone) -> Iterator[Finding]:
     name = f"backbone {backbone.name} at input size {backbone.input_size} with {backbone.classes} classes"
-    remedy = (
-        f"profile-device --backbone {backbone.name} --input-size {backbone.input_size} on the same records, and build "
-        "the table again"
-    )
+    measure = f"profile-device --backbone {backbone.name} --input-size {backbone.input_size}"
+    if meta.imported is None:
+        remedy = f"{measure} on the same records, and build the table again"
+    else:
+        remedy = f"its source has no more; for a whole table of the device: {measure}, then build-table"
     everywhere = len(paths_everywhere([backbone], keys))
-    counts = {str(site): len(paths_at(site, backbone.channel_shuffle, keys)) for site in backbone.sites}
+    counts = {str(site): len(paths_at(site, backbone.channel_shuffle, keys)) for site in dict.fromkeys(backbone.sites)}
     fewest = [f"{site} ({count})" for site, count in counts.items() if count == min(counts.values())]
     if not everywhere:
         yield Finding("error", f"{name}: no path has an entry at every site; fewest at {name_some(fewest)}", remedy)
@@ -225,5 +226,8 @@ def _coverage(keys: set[str], backbone: Backbone) -> Iterator[Finding]:
         yield Finding("error", f"{name}: no entry {' nor '.join(absent)}, which every network has", remedy)
 
 
-def _list(what: str, entries: Sequence[str]) -> str:
+def _list(what: str, entries: Sequence[str], of: int = 0) -> str:
+    """So many entries, and the first ones by name, unless they are all `of` the table."""
+    if len(entries) == of:
+        return f"{what}: all {of:,} entries"
     return f"{what}: {len(entries):,} entr{'y' if len(entries) == 1 else 'ies'} ({name_some(entries)})"

@@ -87,8 +87,8 @@ def test_numbers_that_cannot_be_true_are_errors(cli, file, values, text):
         ({"low_ms": 0.5, "high_ms": 0.9}, "a latency outside its own confidence interval: 1 entry"),
         ({"p10_ms": 2.0, "p90_ms": 2.1}, "a latency below the 10th percentile of its samples: 1 entry"),
         ({"p10_ms": 0.1, "p90_ms": 0.2}, "a latency above the 90th percentile of its samples: 1 entry"),
-        ({"sessions": 1}, "measured in one session alone"),
-        ({"sessions": None}, "from an unknown number of sessions: 1 entry"),
+        ({"sessions": 1}, "of one session alone, so that nobody knows how far sessions differ: 1 entry"),
+        ({"sessions": None}, "of an unknown number of sessions: 1 entry"),
         ({"low_ms": None, "high_ms": None}, "without a confidence interval: 1 entry"),
         ({"latency_ms": 1.0, "low_ms": 0.9, "high_ms": 1.02}, "known to no better than 5%"),
         ({"flags": "noisy"}, f"flagged 'noisy': 1 entry ({ENTRY})"),
@@ -194,3 +194,10 @@ def test_nothing_is_changed(cli, file):
     cli("build-table", "doctor", file)
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_what_holds_for_all_entries_names_none(file):
+    write(file, change=lambda row: {**row, "sessions": 1})
+    assert level(
+        file, f"of one session alone, so that nobody knows how far sessions differ: all {len(KEYS)} entries"
+    ) == ("warning")

@@ -39,7 +39,7 @@ def refusal(*files: Path) -> str:
     return str(caught.value)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(pieces=st.lists(st.integers(0, 2), min_size=len(ALL), max_size=len(ALL)), order=st.permutations(range(3)))
 def test_parts_of_a_table_give_it_back_in_any_order_and_grouping(pieces, order):
     with tempfile.TemporaryDirectory() as name:
@@ -128,7 +128,7 @@ DEVICE = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(one=DEVICE, other=DEVICE)
 def test_two_devices_never_merge(one, other):
     plans = [make_plan(backbone(size), **device) for size, device in ((16, one), (32, other))]
