@@ -51,7 +51,6 @@ def diagnose_table(path: Path) -> tuple[Finding, ...]:
     return (
         Finding("ok", f"the file is whole: schema version {SCHEMA_VERSION}, SHA-256 {digest}"),
         *_origin(meta),
-        *_keys(frame),
         *_missing(meta, len(frame)),
         *_impossible(frame),
         *_odd(frame),
@@ -73,16 +72,6 @@ def _origin(meta: TableMeta) -> Iterator[Finding]:
         yield Finding("warning", f"imported from {source}, not measured here: nobody can say how it was taken", remedy)
     else:
         yield Finding("ok", f"measured on {meta.device.label}")
-
-
-def _keys(frame: pd.DataFrame) -> Iterator[Finding]:
-    repeated = sorted(set(frame["key"][frame["key"].duplicated()]))
-    if repeated:
-        yield Finding(
-            "error",
-            _list("there several times", repeated),
-            "build the table again from its records",
-        )
 
 
 def _missing(meta: TableMeta, entries: int) -> Iterator[Finding]:

@@ -138,6 +138,6 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _dropped(inputs: Sequence[_Input]) -> Iterator[str]:
-    for field in fields(TableMeta):
+    for field in fields(inputs[0].meta):
         if field.name not in _CARRIED and any(getattr(each.meta, field.name) for each in inputs):
             yield field.name

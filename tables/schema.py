@@ -223,6 +223,8 @@ def read_table(path: Path) -> tuple[pa.Table, TableMeta, str]:
         table = file.read()
         if table.column_names != list(COLUMNS):
             raise ValueError(f"its columns are not those of schema version {SCHEMA_VERSION}")
+        if len(set(table["key"].to_pylist())) < table.num_rows:
+            raise ValueError("it has an entry twice")
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise TableError(f"{path}: no bpnas table ({error}); make one with build-table") from error
     return table, meta, digest

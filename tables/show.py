@@ -17,6 +17,7 @@ from bpnas.tables.schema import COLUMNS, TableMeta, read_table
 if TYPE_CHECKING:
     import pandas as pd
 
+_LEAST_NAME = 20  # characters of a name that stay, however narrow the terminal is
 _SHOWN = ("key", "latency_ms", "low_ms", "high_ms", "mad_ms", "sessions", "flags")
 
 
@@ -107,11 +108,11 @@ def header_lines(view: TableView) -> list[str]:
     if meta.imported is not None:
         column = f", column {meta.imported.column}" if meta.imported.column else ""
         lines.append("IMPORTED, NOT MEASURED HERE")
-        lines.append(f"{'source':9} {meta.imported.file}{column}, read by {meta.imported.reader}")
-        lines.append(f"{'':9} SHA-256 {meta.imported.sha256}")
+        source = f"{meta.imported.file} (SHA-256 {_short(meta.imported.sha256)}){column}"
+        lines.append(f"{'source':9} {source}, read by {meta.imported.reader}")
     affinity = f", cores {device.affinity}" if device.affinity else ""
     lines.append(f"{'device':9} {device.name}: {device.model}, {device.platform}, {device.os}, {device.abi}{affinity}")
-    lines.append(f"{'runtime':9} {device.runtime}, {device.runtime_version}, SHA-256 {device.runtime_sha256}")
+    lines.append(f"{'runtime':9} {device.runtime}, {device.runtime_version}, SHA-256 {_short(device.runtime_sha256)}")
     lines.append(f"{'settings':9} {_settings(meta)}")
     sizes = ", ".join(f"{b.input_size} ({b.classes} classes)" for b in meta.backbones)
     lines.append(f"{'backbone':9} {meta.backbones[0].name} at input size {sizes}")
@@ -122,6 +123,10 @@ def header_lines(view: TableView) -> list[str]:
     lines.append(f"{'doubtful':9} {f'{view.doubtful:,}' if view.doubtful else 'none'}")
     lines.append(f"{'SHA-256':9} {view.sha256}")
     return lines
+
+
+def _short(sha256: str) -> str:
+    return sha256 if len(sha256) < 64 else f"{sha256[:12]}…"
 
 
 def _settings(meta: TableMeta) -> str:
@@ -135,25 +140,34 @@ def _settings(meta: TableMeta) -> str:
 
 
 def row_lines(rows: pd.DataFrame, width: int | None = None) -> list[str]:
-    """Rows in columns, headings first.
-
-    Args:
-        rows: some of a table's.
-        width: of the terminal, in characters: longer lines are cut; None cuts nothing.
-    """
+    """Rows in columns, headings first; `width` as in `align`."""
     cells = [[_cell(value) for value in row] for row in rows[list(_SHOWN)].itertuples(index=False)]
     return align([list(_SHOWN), *cells], "<>>>>><", width)
 
 
 def align(cells: Sequence[Sequence[str]], sides: str, width: int | None = None) -> list[str]:
-    """Cells as lines of columns; `sides` says of each one whether it stands left (`<`) or right (`>`)."""
+    """Cells as lines of columns.
+
+    Args:
+        cells: rows of texts.
+        sides: of each column, whether it stands left (`<`) or right (`>`).
+        width: of the terminal, in characters: the first column, where long names stand, is shortened to fit, and what
+            is too long all the same is cut; None does neither.
+    """
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(f"{c:{side}{w}}" for c, side, w in zip(row, sides, widths, strict=True)).rstrip() for row in cells
-    ]
-    if width is None:
-        return lines
-    return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+    rest = sum(widths[1:]) + 2 * len(widths[1:])
+    if width is not None:
+        widths[0] = min(widths[0], max(width - rest, _LEAST_NAME))
+    lines = []
+    for row in cells:
+        fitted = [_cut(row[0], widths[0]), *row[1:]]
+        line = "  ".join(f"{c:{side}{w}}" for c, side, w in zip(fitted, sides, widths, strict=True)).rstrip()
+        lines.append(line if width is None else _cut(line, width))
+    return lines
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,6 @@
 import json
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bpnas.profiler.campaign import plan_parts
 from bpnas.tables import LatencyTable, TableError, merge_tables
-from bpnas.tables.schema import ImportedFrom, read_table, write_table
+from bpnas.tables.schema import ImportedFrom, TableMeta, read_table, write_table
 from tests.records_factory import QUICK, backbone, make_plan
 from tests.table_factory import BOTH, KEYS, PLAN, damage, only, slower, write
 
@@ -170,6 +170,29 @@ def test_an_entry_that_is_not_a_number_is_the_same_in_both(folder):
     one = write(folder / "1.parquet", PLAN, lambda row: nan(row) if row["key"] != KEYS[0] else None)
     two = write(folder / "2.parquet", PLAN, lambda row: nan(row) if row["key"] != KEYS[1] else None)
     assert merge_tables([one, two]).table.num_rows == len(KEYS)
+
+
+@dataclass(frozen=True, slots=True)
+class LaterMeta(TableMeta):
+    """Metadata as a later bpnas may have them: with something that was fitted to the one table."""
+
+    fitted: tuple[float, ...] = ()
+
+
+def test_what_was_made_for_one_table_alone_is_left_out_and_said(cli, folder, monkeypatch):
+    one, two = write(folder / "1.parquet", PLAN, only(KEYS[:5])), write(folder / "2.parquet", PLAN, only(KEYS[5:]))
+
+    def read_later(path):
+        table, meta, digest = read_table(path)
+        values = {field.name: getattr(meta, field.name) for field in fields(TableMeta)}
+        return table, LaterMeta(**values, fitted=(1.0,) if path == one else ()), digest
+
+    monkeypatch.setattr("bpnas.tables.merge.read_table", read_later)
+    done = cli("build-table", "merge", one, two, "--out", "c.parquet")
+    assert "Left out, for it was made for one of the tables alone: fitted;" in done.stdout
+    result = json.loads(cli("build-table", "merge", two, one, "--out", "c.parquet", "--json").stdout)
+    assert result["left_out"] == ["fitted"]
+    assert merge_tables([one, one]).meta.fitted == (1.0,)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from bpnas.tables import LatencyTable
 from bpnas.tables.schema import COLUMNS, ImportedFrom
-from tests.records_factory import make_plan
+from tests.records_factory import backbone, make_plan
 from tests.table_factory import BOTH, KEYS, PLAN, damage, slower, write
 
 
@@ -36,7 +36,7 @@ def test_the_header_says_what_the_table_is(cli, table):
     assert done.exit_code == 0 and done.stderr == ""
     for text in (
         "bench: Test Bench 1, sdm845, none 1, arm64",
-        "tflite, tflite 2, SHA-256 " + "ab" * 32,
+        "tflite, tflite 2, SHA-256 abababababab…",
         "1 thread, warm-up 1 runs and 0 s, 3 samples and 0 s; export version 1",
         "tiny at input size 16 (10 classes)",
         f"{len(KEYS)} (head 1, join 2, path {len(KEYS) - 4}, stem 1); 13 of 272 paths at every site",
@@ -55,7 +55,7 @@ def test_what_was_not_measured_is_said_in_capitals(cli, here):
     assert "MOCK: COMPUTED, NOT MEASURED" in cli("build-table", "show", mock).stdout
     shown = cli("build-table", "show", imported).stdout
     assert "IMPORTED, NOT MEASURED HERE" in shown
-    assert "theirs.yaml, column their_ms, read by their-reader" in shown and "12" * 32 in shown
+    assert "theirs.yaml (SHA-256 121212121212…), column their_ms, read by their-reader" in shown
     assert "settings  unknown" in shown
 
 
@@ -124,10 +124,22 @@ def test_json_holds_the_metadata_and_null_for_what_is_absent(cli, table):
     assert set(row) == set(COLUMNS) and row["path"] is None and row["c_out"] == 8
 
 
-def test_lines_are_cut_on_a_narrow_terminal_only(cli, table, monkeypatch):
-    long = "a flag that goes on and on " * 5
-    path = write(table, PLAN, lambda row: {**row, "flags": long})
-    assert long.strip() in cli("build-table", "show", path).stdout
+def test_a_narrow_terminal_shortens_names_and_keeps_numbers(cli, here, monkeypatch):
+    networks = make_plan(backbone(), paths="K1G1,K3E2G1,K3E2G2", networks=2)
+    path = write(here / "t.parquet", networks)
+    full = [line.split() for line in cli("build-table", "show", path, "--kind", "network").stdout.splitlines()[-3:]]
+    monkeypatch.setattr("bpnas.tables.cli._terminal_width", lambda: 75)
+    lines = cli("build-table", "show", path, "--kind", "network").stdout.splitlines()[-3:]
+    assert max(map(len, lines)) <= 75 and any("…" in line for line in lines)
+    for line, whole in zip(lines, full, strict=True):
+        name, *numbers = line.split()
+        assert numbers == whole[1:]
+        assert name == whole[0] or (name.endswith("…") and whole[0].startswith(name[:-1]))
+
+
+def test_what_does_not_fit_at_all_is_cut(cli, here, monkeypatch):
+    path = write(here / "t.parquet", PLAN, lambda row: {**row, "flags": "a flag that goes on and on " * 5})
+    assert "on and on a flag" in cli("build-table", "show", path).stdout
     monkeypatch.setattr("bpnas.tables.cli._terminal_width", lambda: 70)
     lines = cli("build-table", "show", path).stdout.splitlines()
     cut = lines[lines.index("") + 1 :]
