@@ -59,7 +59,7 @@ def merge_tables(files: Sequence[Path]) -> MergedTable:
     for file in files:
         table, meta, digest = read_table(file)
         distinct.setdefault(digest, _Input(file, table, meta))
-    inputs = [distinct[digest] for digest in sorted(distinct)]
+    inputs = list(distinct.values())
     first = inputs[0]
     if len(inputs) == 1:
         return MergedTable(first.table, first.meta, ())

@@ -158,6 +158,11 @@ def test_twice_the_expansion_in_much_less_time_is_odd(file):
     assert level(file, "half the expansion") == "none"
 
 
+def test_an_odd_expansion_has_no_half(file):
+    write(file, make_plan(backbone(), paths="K3E[13]G1"), slower(0.5, lambda row: row.get("expansion") == 3))
+    assert level(file, "half the expansion") == "none"
+
+
 def test_a_site_without_paths_keeps_a_search_from_the_table(cli, file):
     write(file, BOTH, lambda row: None if row["kind"] == "path" and row["key"].endswith("8-16s2x32") else row)
     assert level(file, "at input size 32 with 10 classes: no path has an entry at every site") == "error"
