@@ -9,8 +9,6 @@ import click
 
 from bpnas.android_bench.command import Command, fail, print_result
 
-_LABELS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
-
 
 @click.command(cls=Command, short_help="List the phones that are attached.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -46,17 +44,13 @@ def doctor(serial: str | None, directory: str | None, as_json: bool) -> None:
     Exit code 1 if something keeps a campaign from running; warnings alone give 0.
     """
     from bpnas.android_bench.attached import choose_serial
-    from bpnas.android_bench.doctor import diagnose
+    from bpnas.android_bench.doctor import diagnose, finding_lines
     from bpnas.android_bench.remote import printable
 
     serial = serial or choose_serial()
     findings = diagnose(serial, directory)
     errors = sum(finding.level == "error" for finding in findings)
-    lines = [f"{printable(serial)}:"]
-    for finding in findings:
-        lines.append(f"{_LABELS[finding.level]:8} {printable(finding.what, 500)}")
-        if finding.remedy:
-            lines.append(f"{'':8} -> {printable(finding.remedy, 500)}")
+    lines = [f"{printable(serial)}:", *finding_lines(findings)]
     result = {"serial": serial, "errors": errors, "findings": [asdict(finding) for finding in findings]}
     print_result(result, as_json, "\n".join(lines))
     if errors:

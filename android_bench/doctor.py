@@ -6,7 +6,7 @@ An error keeps a campaign from running; a warning makes its figures worse or har
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +53,19 @@ class Finding:
     level: Literal["ok", "warning", "error"]
     what: str
     remedy: str = ""
+
+
+_LABELS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
+
+
+def finding_lines(findings: Iterable[Finding]) -> list[str]:
+    """Findings for people: a line each, and one more for what mends it."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{_LABELS[finding.level]:8} {printable(finding.what, 500)}")
+        if finding.remedy:
+            lines.append(f"{'':8} -> {printable(finding.remedy, 500)}")
+    return lines
 
 
 def diagnose(serial: str, base: str | None = None) -> tuple[Finding, ...]:

@@ -123,7 +123,7 @@ def main(
             progress=progress,
         )
     cost = None if preset == "paper" or blocks else _cost(loaded, result)
-    print_result(_as_dict(result, cost), as_json, _summary(table, result, cost))
+    print_result(_as_dict(result, cost), as_json, _summary(table, result, cost, loaded.meta.imported is not None))
 
 
 def _table_here() -> str:
@@ -202,8 +202,8 @@ def _as_dict(result: SearchResult, cost: CostEstimate | None) -> dict[str, Any]:
     }
 
 
-def _summary(table: str, result: SearchResult, cost: CostEstimate | None) -> str:
-    mock = " (mock: computed, not measured)" if result.mock else ""
+def _summary(table: str, result: SearchResult, cost: CostEstimate | None, imported: bool) -> str:
+    mock = " (mock: computed, not measured)" if result.mock else " (imported, not measured here)" if imported else ""
     lines = [
         f"Device: {result.device}, {result.runtime}{mock}; networks are predicted by {result.additivity!r}",
         "Block proposals:",

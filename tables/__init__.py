@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bpnas.tables.build import build_table
+    from bpnas.tables.diff import diff_tables
+    from bpnas.tables.doctor import diagnose_table
     from bpnas.tables.errors import BuildError, MissingEntryError, TableError
     from bpnas.tables.latency_table import LatencyTable
+    from bpnas.tables.merge import merge_tables
+    from bpnas.tables.published import import_table
     from bpnas.tables.schema import TableMeta
 
 _HOME = {
@@ -19,9 +23,24 @@ _HOME = {
     "TableError": "errors",
     "TableMeta": "schema",
     "build_table": "build",
+    "diagnose_table": "doctor",
+    "diff_tables": "diff",
+    "import_table": "published",
+    "merge_tables": "merge",
 }
 
-__all__ = ["BuildError", "LatencyTable", "MissingEntryError", "TableError", "TableMeta", "build_table"]
+__all__ = [
+    "BuildError",
+    "LatencyTable",
+    "MissingEntryError",
+    "TableError",
+    "TableMeta",
+    "build_table",
+    "diagnose_table",
+    "diff_tables",
+    "import_table",
+    "merge_tables",
+]
 
 
 def __getattr__(name: str) -> Any:

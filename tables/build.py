@@ -28,15 +28,15 @@ from bpnas.profiler.paths import (
     Part,
     PathPart,
     StemPart,
-    all_paths,
     select_paths,
 )
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.session import Session, summarize
+from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import BuildError
 from bpnas.tables.latency_table import LatencyTable
 from bpnas.tables.model_choice import choose_models
-from bpnas.tables.schema import COLUMNS, TableMeta
+from bpnas.tables.schema import TableMeta, arrow_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -126,8 +126,8 @@ def build_table(
     rows = [_row(parts[one.key], setup, one, precision[one.key], samples) for one in known]
     if not rows:
         raise BuildError(f"{names}: nothing is measured yet")
-    table = _arrow_table(rows)
-    meta = _meta(setup, plans, parts.values(), missing, {row["key"] for row in rows})
+    table = arrow_table(rows)
+    meta = _meta(setup, plans, missing, {row["key"] for row in rows})
     models = choose_models(LatencyTable(table, meta), additivity)
     return BuiltTable(table, replace(meta, models=models), max(one.largest_correction for one in known))
 
@@ -179,23 +179,14 @@ def _only_backbone(names: str, plans: Iterable[Plan]) -> None:
         raise BuildError(f"{names}: the records are of several backbones ({', '.join(known)}); {remedy}")
 
 
-def _meta(
-    setup: Setup, plans: Sequence[Plan], parts: Iterable[Part], missing: tuple[str, ...], keys: set[str]
-) -> TableMeta:
+def _meta(setup: Setup, plans: Sequence[Plan], missing: tuple[str, ...], keys: set[str]) -> TableMeta:
     backbones = dict.fromkeys(backbone for plan in plans for backbone in plan.backbones)
-    paths = {part.path for part in parts if isinstance(part, PathPart)}
-    everywhere = [
-        str(path)
-        for path in all_paths()
-        if path in paths
-        and all(PathPart(path, site, b.channel_shuffle).key in keys for b in backbones for site in b.sites)
-    ]
     return TableMeta(
         device=setup.device,
         settings=setup.settings,
         export_version=setup.export_version,
         backbones=tuple(sorted(backbones, key=lambda b: (b.input_size, b.classes))),
-        paths=tuple(everywhere),
+        paths=paths_everywhere(backbones, keys),
         missing=missing,
     )
 
@@ -206,7 +197,7 @@ def _row(part: Part, setup: Setup, found: Estimate, precision: float, samples: S
     return {
         "key": part.key,
         "kind": part.kind,
-        **_geometry(part),
+        **geometry(part),
         "latency_ms": found.latency_ms,
         "low_ms": found.low_ms,
         "high_ms": found.high_ms,
@@ -223,7 +214,8 @@ def _row(part: Part, setup: Setup, found: Estimate, precision: float, samples: S
     }
 
 
-def _geometry(part: Part) -> dict[str, Any]:
+def geometry(part: Part) -> dict[str, Any]:
+    """The columns that say what a part is, by name; those that do not apply to it are left out."""
     match part:
         case PathPart(path, site) | ContextPart(path, site):
             return {
@@ -246,13 +238,6 @@ def _geometry(part: Part) -> dict[str, Any]:
             return {"c_in": part.channels, "c_out": part.channels, "input_size": part.input_size}
         case NetworkPart():
             return {"c_in": IMAGE_CHANNELS, "c_out": part.backbone.classes, "input_size": part.backbone.input_size}
-
-
-def _arrow_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    import pyarrow as pa
-
-    schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
-    return pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS} for row in rows], schema=schema)
 
 
 def name_some(keys: Sequence[str]) -> str:

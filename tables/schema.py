@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +52,28 @@ COLUMNS = {
     "runtime": "string",
     "source": "string",
 }
-"""Name and type of every column, in order; the README says what each one means."""
+"""Name and type of every column, in order; docs/table.md says what each one means."""
 
 _META_KEY, _HASH_KEY = "bpnas.meta", "bpnas.sha256"
 _HASH_MARK = "bpnas-table-sha256="
 _HASH_PATTERN = re.compile(_HASH_MARK.encode() + rb"([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedFrom:
+    """The published file that a table was made of, where nothing was measured here.
+
+    Attributes:
+        reader: name of the reader that understood it.
+        file: its name, without folders.
+        sha256: of the file, in hexadecimal.
+        column: which one was read, where the file holds several devices.
+    """
+
+    reader: str
+    file: str
+    sha256: str
+    column: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +82,23 @@ class TableMeta:
 
     Attributes:
         device: fingerprint of the device and the runtime.
-        settings: of the runs.
-        export_version: of the model files.
+        settings: of the runs; None where nobody said, in an imported table.
+        export_version: of the model files; 0 where they were not ours.
         backbones: what the table covers, one per input size (and number of classes).
         paths: names of the paths that it covers at every site.
         missing: keys that were planned but are not there, where that was allowed.
         models: that predict whole networks; see there.
+        imported: the published file that the numbers come from; None where bpnas took them.
     """
 
     device: DeviceInfo
-    settings: RunSettings
+    settings: RunSettings | None
     export_version: int
     backbones: tuple[Backbone, ...]
     paths: tuple[str, ...]
     missing: tuple[str, ...]
     models: TableModels = field(default_factory=TableModels)
+    imported: ImportedFrom | None = None
 
     @property
     def mock(self) -> bool:
@@ -93,13 +113,20 @@ class TableMeta:
     def runtime(self) -> str:
         return self.device.runtime
 
-    def to_json(self) -> str:
-        """Canonical: equal metadata give equal texts."""
+    @property
+    def label(self) -> str:
+        """The device for people; says so where the numbers are computed or imported."""
+        if self.imported is None:
+            return self.device.label
+        return f"{self.device.model} (imported, not measured here)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
         values: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "mock": self.mock,
             "device": json.loads(self.device.to_json()),
-            "settings": json.loads(self.settings.to_json()),
+            "settings": None if self.settings is None else asdict(self.settings),
             "export_version": self.export_version,
             "backbones": [backbone.to_dict() for backbone in self.backbones],
             "paths": self.paths,
@@ -107,7 +134,13 @@ class TableMeta:
         }
         if self.models != TableModels():  # nothing to say without whole networks
             values["models"] = self.models.to_dict()
-        return json.dumps(values, sort_keys=True)
+        if self.imported is not None:
+            values["imported"] = asdict(self.imported)
+        return values
+
+    def to_json(self) -> str:
+        """Canonical: equal metadata give equal texts."""
+        return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> TableMeta:
@@ -125,13 +158,22 @@ class TableMeta:
             )
         return cls(
             device=DeviceInfo.from_json(json.dumps(values["device"])),
-            settings=RunSettings.from_json(json.dumps(values["settings"])),
+            settings=None if values["settings"] is None else RunSettings.from_json(json.dumps(values["settings"])),
             export_version=values["export_version"],
             backbones=tuple(Backbone.from_dict(backbone) for backbone in values["backbones"]),
             paths=tuple(values["paths"]),
             missing=tuple(values["missing"]),
             models=TableModels.from_dict(values["models"]) if "models" in values else TableModels(),
+            imported=ImportedFrom(**values["imported"]) if "imported" in values else None,
         )
+
+
+def arrow_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows of values by column name as a table; what a row does not name is null."""
+    import pyarrow as pa
+
+    schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
+    return pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS} for row in rows], schema=schema)
 
 
 def write_table(path: Path, table: pa.Table, meta: TableMeta) -> None:
@@ -185,6 +227,10 @@ def read_table(path: Path) -> tuple[pa.Table, TableMeta, str]:
         file = pq.ParquetFile(pa.BufferReader(content))
         meta = TableMeta.from_json(file.metadata.metadata[_META_KEY.encode()].decode(), path)
         table = file.read()
+        if table.column_names != list(COLUMNS):
+            raise ValueError(f"its columns are not those of schema version {SCHEMA_VERSION}")
+        if len(set(table["key"].to_pylist())) < table.num_rows:
+            raise ValueError("it has an entry twice")
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise TableError(f"{path}: no bpnas table ({error}); make one with build-table") from error
     return table, meta, digest

@@ -1,0 +1,114 @@
+"""A published table -> a table of ours, of the rows that match; what matches nothing is counted, never forced."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpnas.android_bench.device import DeviceInfo
+from bpnas.android_bench.errors import UsageError
+from bpnas.profiler.backbone import Backbone
+from bpnas.tables.build import geometry, name_some
+from bpnas.tables.coverage import paths_everywhere
+from bpnas.tables.errors import TableError
+from bpnas.tables.readers.reader import ReadRow, choose_reader
+from bpnas.tables.schema import ImportedFrom, TableMeta, arrow_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UNKNOWN = "unknown"
+"""What the metadata say where a published table says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedTable:
+    """A table of ours, and what is not in it.
+
+    Attributes:
+        table, meta: its content.
+        rows: of the file.
+        mismatches: names of the rows that match no part of ours, by reason.
+    """
+
+    table: pa.Table
+    meta: TableMeta
+    rows: int
+    mismatches: dict[str, tuple[str, ...]]
+
+
+def import_table(
+    file: Path,
+    device: str,
+    backbones: Sequence[Backbone],
+    reader: str | None = None,
+    column: str | None = None,
+) -> ImportedTable:
+    """Make a table of a published one.
+
+    Args:
+        file: the published table.
+        device: what to call the device; fit for a file name.
+        backbones: what the table is for; entries that belong to none of them are kept too.
+        reader: name of the reader; default: the one that can read the file.
+        column: which one, where the file holds several devices.
+
+    Raises:
+        UsageError: the name is not fit, or there is no such reader or column.
+        TableError: the file is damaged, no row matches, or one entry has several values.
+    """
+    if not re.fullmatch(r"[\w.-]+", device, re.ASCII):
+        raise UsageError(f"--device {device!r}: the table is named after it; use letters, digits, '.', '_' and '-'")
+    if not file.is_file():
+        raise TableError(f"{file}: no such file; check the name")
+    chosen = choose_reader(file, reader)
+    rows = tuple(chosen.read(file, column))
+    mismatches: dict[str, list[str]] = {}
+    for row in rows:
+        if row.part is None:
+            mismatches.setdefault(row.mismatch, []).append(row.name)
+    info = DeviceInfo(device, False, device, *[UNKNOWN] * 6)
+    entries = _entries(file, rows)
+    if not entries:
+        reasons = "; ".join(f"{len(names):,} {reason}" for reason, names in mismatches.items())
+        raise TableError(
+            f"{file}: none of its {len(rows):,} rows is a part of ours with exactly the same operators ({reasons})"
+        )
+    fixed = {"device": info.name, "runtime": info.runtime, "source": f"imported:{chosen.name}"}
+    table = arrow_table({**entries[key], **fixed} for key in sorted(entries))
+    meta = TableMeta(
+        device=info,
+        settings=None,
+        export_version=0,
+        backbones=tuple(sorted(set(backbones), key=lambda b: (b.input_size, b.classes))),
+        paths=paths_everywhere(backbones, entries),
+        missing=(),
+        imported=ImportedFrom(chosen.name, file.name, hashlib.sha256(file.read_bytes()).hexdigest(), column or ""),
+    )
+    return ImportedTable(table, meta, len(rows), {reason: tuple(names) for reason, names in mismatches.items()})
+
+
+def _entries(file: Path, rows: Sequence[ReadRow]) -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = {}
+    names: dict[str, str] = {}
+    for row in rows:
+        if row.part is None:
+            continue
+        key = row.part.key
+        entry = {
+            "key": key,
+            "kind": row.part.kind,
+            **geometry(row.part),
+            "latency_ms": row.latency_ms,
+            "samples": row.samples,
+            "flags": row.flags,
+        }
+        if entries.setdefault(key, entry)["latency_ms"] != row.latency_ms:
+            both = name_some([names[key], row.name])
+            raise TableError(f"{file}: several values for {key} ({both}), and nothing is averaged; remove one of them")
+        names.setdefault(key, row.name)
+    return entries
