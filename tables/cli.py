@@ -292,11 +292,7 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
     ]
     if meta.missing:
         text.append(_missing(meta))
-    if merged.dropped:
-        text.append(
-            f"Left out, for it was made for one of the tables alone: {', '.join(merged.dropped)}; build the table from "
-            "all the records together to have it"
-        )
+    text.extend(_models_text(meta.models))
     result = {
         "table": str(out),
         "entries": merged.table.num_rows,
@@ -305,7 +301,7 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
         "mock": meta.mock,
         "input_sizes": sizes,
         "paths": len(meta.paths),
-        "left_out": list(merged.dropped),
+        "models": meta.models.to_dict(),
     }
     print_result(result, as_json, "\n".join(text))
 

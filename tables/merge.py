@@ -7,7 +7,7 @@ tables does not matter, a table merged with itself is itself, and parts of one t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,28 +17,23 @@ from bpnas.tables.build import name_some
 from bpnas.tables.comparable import device_differences, settings_differences, source_differences
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import TableError
+from bpnas.tables.latency_table import LatencyTable
+from bpnas.tables.model_choice import choose_models
 from bpnas.tables.schema import TableMeta, arrow_table, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_CARRIED = {"device", "settings", "export_version", "backbones", "paths", "missing", "imported"}
 _NAMED = 3  # that many differing fields in a message
 _PER_INPUT_SIZE = ("input_size", "stem_stride", "classes")  # may differ between the backbones of one table
 
 
 @dataclass(frozen=True, slots=True)
 class MergedTable:
-    """The union.
-
-    Attributes:
-        table, meta: its content.
-        dropped: names of the metadata that were derived from one of the tables alone, and do not hold for the union.
-    """
+    """The union; its models are fitted anew, to the networks of all tables."""
 
     table: pa.Table
     meta: TableMeta
-    dropped: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +57,7 @@ def merge_tables(files: Sequence[Path]) -> MergedTable:
     inputs = list(distinct.values())
     first = inputs[0]
     if len(inputs) == 1:
-        return MergedTable(first.table, first.meta, ())
+        return MergedTable(first.table, first.meta)
     for other in inputs[1:]:
         _check_setup(first, other)
     for one, other in combinations(inputs, 2):
@@ -80,7 +75,10 @@ def merge_tables(files: Sequence[Path]) -> MergedTable:
         missing=tuple(sorted(missing - rows.keys())),
         imported=first.meta.imported,
     )
-    return MergedTable(arrow_table(rows[key] for key in sorted(rows)), meta, tuple(_dropped(inputs)))
+    table = arrow_table(rows[key] for key in sorted(rows))
+    if meta.imported is None:  # what was fitted to the networks of one table does not hold for those of all
+        meta = replace(meta, models=choose_models(LatencyTable(table, meta)))
+    return MergedTable(table, meta)
 
 
 def _check_setup(one: _Input, other: _Input) -> None:
@@ -135,9 +133,3 @@ def _union(inputs: Sequence[_Input]) -> dict[str, Mapping[str, Any]]:
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(value == other[name] or (value != value and other[name] != other[name]) for name, value in one.items())
-
-
-def _dropped(inputs: Sequence[_Input]) -> Iterator[str]:
-    for field in fields(inputs[0].meta):
-        if field.name not in _CARRIED and any(getattr(each.meta, field.name) for each in inputs):
-            yield field.name

@@ -55,14 +55,16 @@ def plan_networks(
         input_sizes: default all of the table.
 
     Raises:
-        UsageError: the device or the version of the models is not the table's, or the table has no such input size or
-            no path at every site.
+        UsageError: the table was not measured by bpnas, the device or the version of the models is not the table's,
+            or the table has no such input size or no path at every site.
     """
     there = {backbone.input_size for backbone in meta.backbones}
     for size in input_sizes:
         if size not in there:
             known = ", ".join(map(str, sorted(there)))
             raise UsageError(f"--input-size {size}: the table holds input sizes {known}")
+    if meta.settings is None:
+        raise UsageError("the table was imported, so how to time a network as it was is not known: measure one here")
     setup = Setup(device.info, meta.settings, EXPORT_VERSION)
     different = differences([Setup(meta.device, meta.settings, meta.export_version), setup])
     if different:
