@@ -8,11 +8,14 @@ import pytest
 
 from bpnas.android_bench.errors import DeviceLostError
 from bpnas.profiler import Records, run_campaign
+from bpnas.profiler.campaign import plan_parts
 from bpnas.profiler.estimate import PRECISION, estimate
+from bpnas.profiler.model_files import ModelFiles
 from bpnas.profiler.rounds import MAX_SESSIONS
-from bpnas.profiler.sentinel import EVERY, is_sentinel
+from bpnas.profiler.sentinel import EVERY, SentinelTasks, is_sentinel, sentinel_model
 from bpnas.profiler.session import summarize
-from tests.records_factory import backbone, failure, make_plan, read_everything, read_sentinels, tasks
+from bpnas.profiler.work_queue import WorkQueue
+from tests.records_factory import backbone, failure, make_plan, measurement, read_everything, read_sentinels, tasks
 from tests.simulated_device import SECONDS, SimulatedDevice
 
 PHONE = {"os": "Android 10 (QP1A.190711.020)"}
@@ -113,6 +116,39 @@ def test_what_is_no_phone_is_never_throttled(file, monkeypatch, what):
     result = campaign(file, device, plan)
     assert all(one.quarantined == () for one in result.assessment.estimates.values())
     assert extra(device) == [] and len(device.sentinels) > 5
+
+
+@pytest.fixture
+def queue(tmp_path):
+    """Two models for two devices, A and B, with sentinels."""
+    work = tasks(SMALL)[:2]
+    sentinel, model = sentinel_model(backbone())
+    parts = {**{part.key: part for part in plan_parts(SMALL)}, sentinel: model}
+    with ModelFiles(tmp_path / "models", parts, "tflite") as models:
+        yield WorkQueue(work, models, 2, SentinelTasks(sentinel, []))
+
+
+def answer(share, request):
+    share.answered(measurement(request.key, request.session))
+
+
+def test_a_phone_that_waited_for_the_last_model_of_another_one_times_it_too(queue):
+    with queue.share("A") as one, queue.share("B") as two:
+        answer(one, next(one))  # its first sentinel
+        for share in (one, two, two):
+            answer(share, next(share))
+        assert is_sentinel(next(two).key)
+    with queue.share("A") as one:
+        assert queue.wait("A") and is_sentinel(next(one).key)
+        assert list(one) == []
+    assert not queue.wait("A")
+
+
+def test_one_that_comes_back_from_a_lost_phone_is_not_for_the_others(queue):
+    with queue.share("A") as lost:
+        first = next(lost)
+        assert is_sentinel(first.key)
+    assert [key for key, _ in queue.upcoming(9)] == [key for key, _ in tasks(SMALL)[:2]]
 
 
 def test_one_that_fails_costs_no_part(file):
