@@ -20,7 +20,7 @@ from bpnas.profiler.networks import Fold, random_networks
 from bpnas.profiler.paths import Part, all_paths, context_parts, enumerate_parts, select_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.rounds import MAX_SESSIONS, Assessment, Rounds
-from bpnas.profiler.sentinel import SentinelTasks, can_be_watched, is_sentinel, sentinel_model
+from bpnas.profiler.sentinel import SentinelTasks, is_phone, is_sentinel, sentinel_model
 from bpnas.profiler.session import summarize
 from bpnas.profiler.work_queue import WorkQueue
 
@@ -178,7 +178,15 @@ def run_campaign(
     refuse_unequal(devices, setup)
     parts = {part.key: part for part in plan_parts(plan)}
     records.add_plan(plan)
-    rounds = Rounds(list(parts), plan.sessions, seed, plan.precision, max_sessions, records.failed(setup))
+    rounds = Rounds(
+        list(parts),
+        plan.sessions,
+        seed=seed,
+        precision=plan.precision,
+        max_sessions=max_sessions,
+        failed=records.failed(setup),
+        can_throttle=is_phone(setup.device),
+    )
     for one in records.measurements_of(setup):
         rounds.add(summarize(one))
     tasks = rounds.next()
@@ -187,7 +195,7 @@ def run_campaign(
     measured, failures, lost, is_over = 0, list[Failure](), dict[str, str](), False
     states = {name: one.conditions() for name, one in devices.items()}
     sentinel, model = sentinel_model(plan.backbones[0])
-    sentinels = SentinelTasks(sentinel, records.done(setup)) if can_be_watched(setup.device) else None
+    sentinels = SentinelTasks(sentinel, records.done(setup))
 
     def report() -> None:
         on_progress(

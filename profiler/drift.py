@@ -71,10 +71,11 @@ class Drift:
         return math.exp(float(np.interp(started_at, self.good_at, self.curve)))
 
 
-def read_drift(serial: str, sentinels: Sequence[Session]) -> Drift:
+def read_drift(serial: str, sentinels: Sequence[Session], can_throttle: bool = True) -> Drift:
     """What the sentinel's sessions on one device say, in any order.
 
-    Sessions without a time, and of too few samples, say nothing.
+    Sessions without a time, and of too few samples, say nothing. Where the device cannot throttle, a slow sentinel is
+    but one of the values that the curve is drawn through.
     """
     usable = [one for one in sentinels if one.started_at and one.samples >= MIN_SAMPLES and one.latency_ms > 0.0]
     ratios: dict[Session, float] = {}
@@ -85,7 +86,7 @@ def read_drift(serial: str, sentinels: Sequence[Session]) -> Drift:
     in_time = sorted(ratios, key=lambda one: (one.started_at, one.latency_ms))
     at = np.array([one.started_at for one in in_time], np.float64)
     ratio = np.array([ratios[one] for one in in_time], np.float64)
-    slow = ratio > THROTTLED
+    slow = (ratio > THROTTLED) & can_throttle
     curve = _curve(np.log(ratio[~slow]))
     largest = 0.0 if curve is None else math.expm1(float(np.abs(curve).max()))
     return Drift(serial, len(in_time), int(slow.sum()), largest, at[~slow], at[slow], curve)

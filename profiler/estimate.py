@@ -102,13 +102,16 @@ class Estimates:
         return "noisy" if session.is_noisy else None
 
 
-def estimate(sessions: Iterable[Session], planned: Mapping[str, int] | None = None) -> Estimates:
+def estimate(
+    sessions: Iterable[Session], planned: Mapping[str, int] | None = None, *, can_throttle: bool = True
+) -> Estimates:
     """What sessions of one setup say of its parts.
 
     Args:
         sessions: of one setup, in any order; equal ones count once.
         planned: sessions that were planned of a part, by key; one where nothing is said. So many calm sessions are
             enough to leave the noisy ones out.
+        can_throttle: whether a slow sentinel makes its neighbours unusable; of a phone, see `sentinel.is_phone`.
     """
     by_key: dict[str, list[Session]] = {}
     sentinels: dict[str, list[Session]] = {}
@@ -118,7 +121,7 @@ def estimate(sessions: Iterable[Session], planned: Mapping[str, int] | None = No
             sentinels.setdefault(session.serial, []).append(session)
         else:
             by_key.setdefault(session.key, []).append(session)
-    drifts = {serial: read_drift(serial, sentinels[serial]) for serial in sorted(sentinels)}
+    drifts = {serial: read_drift(serial, sentinels[serial], can_throttle) for serial in sorted(sentinels)}
     found = Estimates({}, drifts)
     parts = {key: _part(key, by_key[key], (planned or {}).get(key, 1), found) for key in by_key}
     return Estimates(parts, drifts)

@@ -45,22 +45,25 @@ class Rounds:
         precision: asked for, or None: the planned sessions will do.
         max_sessions: of one part.
         failed: every (key, session) that failed in an earlier call.
+        can_throttle: as in `estimate`.
     """
 
     def __init__(
         self,
         keys: Sequence[str],
         planned: int,
+        *,
         seed: int,
         precision: float | None,
         max_sessions: int,
-        failed: Collection[Task] = (),
+        failed: Collection[Task],
+        can_throttle: bool,
     ) -> None:
         self._keys, self._planned, self._seed = dict.fromkeys(keys), planned, seed
         self._precision, self._most = precision, max(planned, max_sessions)
         self._sessions: dict[Task, Session] = {}
         self._others: list[Session] = []  # the sentinel's, and those of parts of other plans
-        self._failed = failed
+        self._failed, self._can_throttle = failed, can_throttle
         self._tried: set[Task] = set()
         self._found: Estimates | None = None
 
@@ -148,7 +151,8 @@ class Rounds:
     def _estimate(self) -> Estimates:
         if self._found is None:
             sessions = [*self._sessions.values(), *self._others]
-            self._found = estimate(sessions, dict.fromkeys(self._keys, self._planned))
+            planned = dict.fromkeys(self._keys, self._planned)
+            self._found = estimate(sessions, planned, can_throttle=self._can_throttle)
         return self._found
 
 

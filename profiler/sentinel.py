@@ -25,9 +25,12 @@ def is_sentinel(key: str) -> bool:
     return key.startswith(_MARK)
 
 
-def can_be_watched(device: DeviceInfo) -> bool:
-    """Whether a slow sentinel means anything: an emulator shares its cores with whatever else this computer does."""
-    return not device.name.endswith("-emulator")
+def is_phone(device: DeviceInfo) -> bool:
+    """Whether a slow sentinel means that the device was throttled.
+
+    What is no phone, an emulator among them, shares its cores with other work, and may be slow at any moment.
+    """
+    return device.os.startswith("Android") and not device.name.endswith("-emulator")
 
 
 def sentinel_model(backbone: Backbone) -> tuple[str, PathPart]:

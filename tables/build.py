@@ -31,6 +31,7 @@ from bpnas.profiler.paths import (
     select_paths,
 )
 from bpnas.profiler.records import Plan, Records, Setup, differences
+from bpnas.profiler.sentinel import is_phone
 from bpnas.profiler.session import Session, summarize
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import BuildError
@@ -112,7 +113,7 @@ def build_table(
     if not any(isinstance(part, PathPart) for part in parts.values()):
         raise BuildError(f"{names}: no path that matches {paths!r} was planned to be measured")
     samples = sessions.get(setup, {})
-    estimates = estimate(samples, planned_sessions).parts
+    estimates = estimate(samples, planned_sessions, can_throttle=is_phone(setup.device)).parts
     unusable = sorted(key for key in parts if key in estimates and not estimates[key].used)
     unmeasured = (k for k in parts if k not in estimates or estimates[k].measured < planned_sessions[k])
     missing = tuple(sorted({*unusable, *unmeasured}))

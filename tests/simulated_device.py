@@ -46,7 +46,7 @@ class SimulatedDevice:
     samples: int = 25
     began_at: float = 1.7e9
     seed: int = 0
-    info: DeviceInfo = field(default_factory=device_info)
+    info: DeviceInfo = field(default_factory=lambda: device_info(os="Android 10 (QP1A.190711.020)"))
     seen: list[tuple[str, int]] = field(default_factory=list)
     sentinels: list[tuple[str, int]] = field(default_factory=list)
     now: float = 0.0

@@ -10,7 +10,8 @@ from bpnas.tables import BuildError, build_table
 from tests.records_factory import TOOLS, make_plan, measurement, tasks, write_records
 from tests.simulated_device import SENTINEL, SimulatedDevice, truth_ms
 
-PLAN = make_plan(sessions=3)
+PHONE = {"os": "Android 10 (QP1A.190711.020)"}
+PLAN = make_plan(sessions=3, **PHONE)
 KEYS = sorted({key for key, _ in tasks(PLAN)})
 
 
@@ -100,7 +101,7 @@ def test_quarantined_sessions_enter_no_number(file, tmp_path):
 
 
 def test_a_part_without_a_usable_session_is_missing_and_says_why(file):
-    plan = make_plan()
+    plan = make_plan(**PHONE)
     order = tasks(plan)
     device = SimulatedDevice()
     measured = [device.measure(SENTINEL, 0)]
@@ -172,8 +173,16 @@ def test_another_setup_in_the_same_file_judges_nothing(file, tmp_path):
     slow = [1.0] * (len(tasks(PLAN)) + 1)
     slow[3:9] = [1.5] * 6
     write(file, measured)
-    write(file, with_sentinels(SimulatedDevice(), slow), make_plan(sessions=3, runtime="onnxruntime"))
+    write(file, with_sentinels(SimulatedDevice(), slow), make_plan(sessions=3, runtime="onnxruntime", **PHONE))
     assert rows(file, runtime="tflite") == expected
     assert sum(row["quarantined"] for row in rows(file, runtime="onnxruntime").values()) > 5
     with pytest.raises(BuildError, match="must not meet in one table"):
         build_table([file])
+
+
+def test_what_is_no_phone_is_never_throttled(file):
+    plan = make_plan(sessions=3)
+    slow = [1.0] * (len(tasks(PLAN)) + 1)
+    slow[3:9] = [1.5] * 6
+    table = rows(write(file, with_sentinels(SimulatedDevice(), slow), plan))
+    assert sum(row["quarantined"] for row in table.values()) == 0

@@ -8,15 +8,19 @@ import pytest
 
 from bpnas.android_bench.errors import DeviceLostError
 from bpnas.profiler import Records, run_campaign
+from bpnas.profiler.campaign import plan_parts
 from bpnas.profiler.estimate import PRECISION, estimate
+from bpnas.profiler.model_files import ModelFiles
 from bpnas.profiler.rounds import MAX_SESSIONS
-from bpnas.profiler.sentinel import EVERY, is_sentinel
+from bpnas.profiler.sentinel import EVERY, SentinelTasks, is_sentinel, sentinel_model
 from bpnas.profiler.session import summarize
-from tests.records_factory import backbone, failure, make_plan, read_everything, read_sentinels, tasks
+from bpnas.profiler.work_queue import WorkQueue
+from tests.records_factory import backbone, failure, make_plan, measurement, read_everything, read_sentinels, tasks
 from tests.simulated_device import SECONDS, SimulatedDevice
 
-SMALL = make_plan(sessions=3)
-MANY = make_plan(backbone(), backbone(32), paths="K1E?G1", sessions=3)
+PHONE = {"os": "Android 10 (QP1A.190711.020)"}
+SMALL = make_plan(sessions=3, **PHONE)
+MANY = make_plan(backbone(), backbone(32), paths="K1E?G1", sessions=3, **PHONE)
 KEYS = sorted({key for key, _ in tasks(SMALL)})
 
 pytestmark = pytest.mark.usefixtures("fake_models")
@@ -85,7 +89,7 @@ def test_its_sessions_are_counted_on_by_the_next_call(file):
 
 def test_it_is_the_same_whatever_paths_are_measured(file):
     for paths in ("K1G1", "K3E2G1"):
-        campaign(file, SimulatedDevice(), make_plan(paths=paths))
+        campaign(file, SimulatedDevice(), make_plan(paths=paths, **PHONE))
     assert len({one.key for one in read_sentinels(file)}) == 1
 
 
@@ -104,10 +108,47 @@ def test_each_of_several_phones_times_it_before_between_and_after(file):
             assert len(models) / EVERY <= len(times) <= len(models) / EVERY + 3
 
 
-def test_an_emulator_is_not_watched(file):
-    plan = make_plan(sessions=3, name="s9-emulator")
-    assert campaign(file, SimulatedDevice(info=plan.setup.device), plan).is_complete
-    assert read_sentinels(file) == []
+@pytest.mark.parametrize("what", [{"name": "s9-emulator"}, {"os": "Linux 6.1"}], ids=["emulator", "no phone"])
+def test_what_is_no_phone_is_never_throttled(file, monkeypatch, what):
+    monkeypatch.setattr("bpnas.profiler.sentinel.EVERY", 4)
+    plan = make_plan(sessions=3, **{**PHONE, **what})
+    device = SimulatedDevice(slowdown=hot, info=plan.setup.device)
+    result = campaign(file, device, plan)
+    assert all(one.quarantined == () for one in result.assessment.estimates.values())
+    assert extra(device) == [] and len(device.sentinels) > 5
+
+
+@pytest.fixture
+def queue(tmp_path):
+    """Two models for two devices, A and B, with sentinels."""
+    work = tasks(SMALL)[:2]
+    sentinel, model = sentinel_model(backbone())
+    parts = {**{part.key: part for part in plan_parts(SMALL)}, sentinel: model}
+    with ModelFiles(tmp_path / "models", parts, "tflite") as models:
+        yield WorkQueue(work, models, 2, SentinelTasks(sentinel, []))
+
+
+def answer(share, request):
+    share.answered(measurement(request.key, request.session))
+
+
+def test_a_phone_that_waited_for_the_last_model_of_another_one_times_it_too(queue):
+    with queue.share("A") as one, queue.share("B") as two:
+        answer(one, next(one))  # its first sentinel
+        for share in (one, two, two):
+            answer(share, next(share))
+        assert is_sentinel(next(two).key)
+    with queue.share("A") as one:
+        assert queue.wait("A") and is_sentinel(next(one).key)
+        assert list(one) == []
+    assert not queue.wait("A")
+
+
+def test_one_that_comes_back_from_a_lost_phone_is_not_for_the_others(queue):
+    with queue.share("A") as lost:
+        first = next(lost)
+        assert is_sentinel(first.key)
+    assert [key for key, _ in queue.upcoming(9)] == [key for key, _ in tasks(SMALL)[:2]]
 
 
 def test_one_that_fails_costs_no_part(file):
@@ -216,7 +257,7 @@ def rough(**options):
 
 
 def asked(precision, sessions=3):
-    return make_plan(sessions=sessions, precision=precision)
+    return make_plan(sessions=sessions, precision=precision, **PHONE)
 
 
 def test_sessions_are_added_until_each_part_is_precise_and_no_longer(file):
@@ -259,7 +300,7 @@ def test_one_planned_session_gets_company_where_a_precision_is_asked_for(file):
 
 def test_one_planned_session_is_left_alone_otherwise(file):
     for _ in range(2):
-        result = campaign(file, SimulatedDevice(), make_plan())
+        result = campaign(file, SimulatedDevice(), make_plan(**PHONE))
         assert set(counts(file).values()) == {1}
         assert result.assessment.short == () and result.assessment.doubts == {"unknown": len(KEYS)}
 
