@@ -135,7 +135,8 @@ def diff_tables(a: Path, b: Path, force: bool = False) -> TableDiff:
             "tables are compared where they have the same paths at the same sites"
         )
     for file, frame in ((a, one), (b, other)):
-        bad = list(common[~(frame.loc[common, "latency_ms"] > 0).to_numpy()])
+        latency_ms = frame.loc[common, "latency_ms"].to_numpy(np.float64)
+        bad = list(common[~((latency_ms > 0) & np.isfinite(latency_ms))])
         if bad:
             raise TableError(f"{file}: no positive latency for {name_some(bad)}; see 'build-table doctor {file}'")
     entries = _entries(one.loc[common], other.loc[common])

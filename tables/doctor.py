@@ -81,7 +81,7 @@ def _missing(meta: TableMeta, entries: int) -> Iterator[Finding]:
             f"{len(meta.missing):,} planned entries are missing: {name_some(meta.missing)}",
             "finish the campaign with the same profile-device command, and build the table again",
         )
-    else:
+    elif meta.imported is None:
         yield Finding("ok", f"{entries:,} entries, none of those planned is missing")
 
 

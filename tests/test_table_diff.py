@@ -195,9 +195,11 @@ def test_what_cannot_be_compared_is_refused(cli, a, b):
     write(b, make_plan(backbone(64)))
     done = cli("build-table", "diff", a, b)
     assert done.exit_code == 1 and "no entry in common" in done.stderr
-    write(b, OTHER, lambda row: {**row, "latency_ms": 0.0} if row["kind"] == "stem" else row)
-    done = cli("build-table", "diff", a, b)
-    assert done.exit_code == 1 and "b.parquet: no positive latency for stem@3-8s1x16" in done.stderr
+    for latency_ms in (0.0, -1.0, float("nan"), float("inf"), None):
+        change = {"latency_ms": latency_ms}
+        write(b, OTHER, lambda row, change=change: {**row, **change} if row["kind"] == "stem" else row)
+        done = cli("build-table", "diff", a, b)
+        assert done.exit_code == 1 and "b.parquet: no positive latency for stem@3-8s1x16" in done.stderr
     damage(b)
     for tables in ([a, b], [b, a], [a, b.with_name("none.parquet")]):
         done = cli("build-table", "diff", *tables)

@@ -10,8 +10,8 @@ is a 1x1 convolution, also at expansion 1, a depthwise one and another 1x1; with
 the first; where input and output have one shape, the input is added.
 
 So a row is a complex path of ours if its shapes differ; where they do not, the time of the addition is in it. A column
-whose name ends in `_minus_skip` holds differences to the layer's Skip, which are no latencies of anything: Skip is a
-convolution where the shape changes, and the addition is still in it where it does not.
+whose name ends in `_minus_skip` holds differences to the layer's Skip, which are no latencies of anything: where the
+shape changes, Skip is an operator that changes it, and where it does not, the addition is still in it.
 """
 
 from __future__ import annotations
