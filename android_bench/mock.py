@@ -32,13 +32,13 @@ class Costs:
 
     A dense or grouped convolution costs its multiply-adds and, for every value that enters one of its windows,
     `packing` more: so layers with few output channels are slow for their multiply-adds. Grouping divides the former
-    and not the latter, and gathers each group by itself on top, so that it pays off only where channels are many and
-    maps small.
+    and not the latter; and each group is split off, gathered by itself and joined, so that grouping pays off only
+    where channels are many and maps small.
 
     Attributes:
         macs_per_ns: of dense and grouped convolutions and linear layers.
         packing: cost of gathering one input value, in multiply-adds.
-        group_ns: of a grouped convolution, per input value that is gathered for each row of each window.
+        group_ns: of a grouped convolution, per value that enters, is gathered or leaves.
         depthwise_ns: per multiply-add of a depthwise convolution of 3x3 or less.
         large_kernel: times that for larger ones.
         weight_bytes_per_ns: weights stream from memory once.
@@ -67,7 +67,7 @@ class Costs:
         match operator.kind:
             case "conv" | "linear":
                 gathered = operator.macs * operator.groups / operator.c_out
-                grouping = gathered / operator.kernel * self.group_ns if operator.groups > 1 else 0.0
+                grouping = (values_in + gathered + values_out) * self.group_ns if operator.groups > 1 else 0.0
                 return fixed + (operator.macs + gathered * self.packing) / self.macs_per_ns + grouping
             case "depthwise":
                 factor = 1.0 if operator.kernel <= _SPECIAL_KERNEL else self.large_kernel
@@ -103,14 +103,14 @@ PROFILES = {
         version="mock-2",
         costs=Costs(
             macs_per_ns=12.0,
-            packing=4.04,
-            group_ns=4.63,
-            depthwise_ns=1.06,
-            large_kernel=1.34,
-            weight_bytes_per_ns=5.29,
-            copy_ns=1.61,
-            elementwise_ns=12.7,
-            operator_ns=58_600.0,
+            packing=3.98,
+            group_ns=1.57,
+            depthwise_ns=1.01,
+            large_kernel=1.23,
+            weight_bytes_per_ns=5.25,
+            copy_ns=1.57,
+            elementwise_ns=12.6,
+            operator_ns=84_800.0,
         ),
     )
 }

@@ -50,13 +50,13 @@ SPREADS = {"mnasnet-a1": 0.08}
 PRIORS = {
     "macs_per_ns": (8.0, 0.3),  # of the 22 that one Cortex-A75 core can do at 2.8 GHz
     "packing": (4.0, 0.5),
-    "group_ns": (3.0, 0.7),
+    "group_ns": (1.5, 0.7),
     "depthwise_ns": (0.8, 0.4),
-    "large_kernel": (1.0, 0.15),  # a larger kernel loads less for each multiply-add, but code for 3x3 is better
+    "large_kernel": (1.0, 0.12),  # a larger kernel loads less for each multiply-add, but code for 3x3 is better
     "weight_bytes_per_ns": (5.0, 0.4),
     "copy_ns": (2.0, 0.5),
     "elementwise_ns": (3.0, 1.2),
-    "operator_ns": (50_000.0, 0.5),
+    "operator_ns": (70_000.0, 0.4),  # dispatch, and the first touch of a cold output
 }
 # What the runtime on the Pixel 3 has for itself.
 PIXEL_PRIORS = {
