@@ -18,6 +18,7 @@ from bpnas.android_bench.runner import Failure, Measurement, Outcome
 from bpnas.profiler.crew import Crew
 from bpnas.profiler.model_files import ModelFiles, Task
 from bpnas.profiler.networks import random_networks
+from bpnas.profiler.other_models import AnyPart, OtherPart
 from bpnas.profiler.paths import Part, all_paths, enumerate_parts, select_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.work_queue import WorkQueue
@@ -123,6 +124,7 @@ def run_campaign(
     records: Records,
     plan: Plan,
     *,
+    others: Sequence[OtherPart] = (),
     serials: Sequence[str] = (),
     seed: int = 0,
     budget_seconds: float | None = None,
@@ -141,6 +143,7 @@ def run_campaign(
     Args:
         device: open, one or several; their info must be that of `plan.setup`.
         records: open for writing.
+        others: these models instead of the plan's parts; no plan is noted then, so that no table asks for them.
         serials: names of the devices in messages; by default `device 1`, `device 2`, ...
         seed: of the order.
         budget_seconds: begin no other model once so much time has gone.
@@ -160,8 +163,9 @@ def run_campaign(
     devices = dict(zip(names, team, strict=True))
     setup = plan.setup
     refuse_unequal(devices, setup)
-    parts = {part.key: part for part in plan_parts(plan)}
-    records.add_plan(plan)
+    parts: dict[str, AnyPart] = {part.key: part for part in others or plan_parts(plan)}
+    if not others:
+        records.add_plan(plan)
     finished = records.done(setup)
     order = list(_shuffled_tasks(list(parts), plan.sessions, seed))
     todo = [task for task in order if task not in finished]

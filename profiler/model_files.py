@@ -19,7 +19,8 @@ from typing import Self
 from bpnas.android_bench.device import MODEL_SUFFIX
 from bpnas.android_bench.errors import BpnasError
 from bpnas.android_bench.runner import RunRequest
-from bpnas.profiler.paths import Part
+from bpnas.profiler.other_models import AnyPart, FilePart
+from bpnas.profiler.zoo import ZooPart
 
 Task = tuple[str, int]
 """Key of a part and number of the session in which it is timed."""
@@ -39,7 +40,7 @@ class ModelFiles:
             they take no processor from models that are timed on this machine.
     """
 
-    def __init__(self, folder: Path, parts: Mapping[str, Part], runtime: str, processes: int = 1) -> None:
+    def __init__(self, folder: Path, parts: Mapping[str, AnyPart], runtime: str, processes: int = 1) -> None:
         self._folder, self._parts, self._runtime, self._processes = folder, parts, runtime, processes
         self._pool: ProcessPoolExecutor | None = None
         self._ready: dict[Task, RunRequest] = {}
@@ -70,7 +71,7 @@ class ModelFiles:
                 self._ready.update(((each.key, each.session), each) for each in requests)
             return self._ready.pop(task)
 
-    def _order(self, task: Task) -> tuple[Part, int, Path, str]:
+    def _order(self, task: Task) -> tuple[AnyPart, int, Path, str]:
         key, session = task
         return self._parts[key], session, self._folder / f"{next(self._numbers)}", self._runtime
 
@@ -93,8 +94,12 @@ class ModelFiles:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def export_part(part: Part, runtime: str) -> bytes:
-    """The model file of a part, with weights that depend on nothing but its key."""
+def export_part(part: AnyPart, runtime: str) -> bytes:
+    """The model file of a part, with weights that depend on nothing but its key; somebody's own file as it is."""
+    if isinstance(part, FilePart):
+        return part.read()
+    if isinstance(part, ZooPart):
+        return _export_zoo(part, runtime)
     import torch
 
     from bpnas.profiler.modules import build_module
@@ -112,14 +117,27 @@ def export_part(part: Part, runtime: str) -> bytes:
     return to_tflite(module, part.input_shapes[0])
 
 
-def _write(part: Part, session: int, stem: Path, runtime: str) -> RunRequest:
+def _export_zoo(part: ZooPart, runtime: str) -> bytes:
+    from bpnas.profiler.zoo_graph import zoo_graph
+
+    graph = zoo_graph(part).graph
+    if runtime == "onnxruntime":
+        from bpnas.profiler.onnx_export import write_onnx
+
+        return write_onnx(graph)
+    from bpnas.profiler.tflite_export import write_tflite
+
+    return write_tflite(graph)
+
+
+def _write(part: AnyPart, session: int, stem: Path, runtime: str) -> RunRequest:
     content = export_part(part, runtime)
     path = stem.with_suffix(MODEL_SUFFIX[runtime])
     path.write_bytes(content)
     return RunRequest(part.key, session, path, hashlib.sha256(content).hexdigest())
 
 
-def _map(pool: ProcessPoolExecutor, orders: Iterable[tuple[Part, int, Path, str]]) -> list[RunRequest]:
+def _map(pool: ProcessPoolExecutor, orders: Iterable[tuple[AnyPart, int, Path, str]]) -> list[RunRequest]:
     # Ctrl-C reaches every process on the terminal, but is the campaign's to handle: exporters start with it blocked.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
