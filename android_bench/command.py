@@ -36,7 +36,9 @@ class Option(click.Option):
     """
 
     def __init__(self, *args: Any, section: str = "Options", many: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, multiple=many or kwargs.pop("multiple", False), **kwargs)
+        if many:
+            kwargs["multiple"] = True
+        super().__init__(*args, **kwargs)
         self.section, self.many = section, many
 
 
