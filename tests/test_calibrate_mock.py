@@ -79,4 +79,4 @@ def test_errors_are_those_that_the_documentation_tells(program, networks, blocks
     assert np.mean(np.abs(list(errors.values()))) == pytest.approx(0.086, abs=0.003)
     text = (Path(__file__).parents[1] / "docs/mock.md").read_text()
     for name, error in errors.items():
-        assert f"| {name} |" in text and f"{error:+.1%}".replace("%", " %").replace("-", "−") in text, (name, error)
+        assert f"| {name} |" in text and f"{error:+.1%}".replace("%", " %") in text, (name, error)
