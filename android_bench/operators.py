@@ -63,7 +63,6 @@ def _read_onnx(content: bytes) -> tuple[Operator, ...]:
     graph = model.graph
     shapes = _onnx_shapes(graph)
     if any(min(shapes.get(name, (0,)), default=1) < 1 for node in graph.node for name in node.output):
-        del graph.value_info[:]  # a shape that is there but unknown would stay so
         graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         shapes = _onnx_shapes(graph)
     producers = {name: node for node in graph.node for name in node.output}

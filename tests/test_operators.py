@@ -253,6 +253,15 @@ def test_a_foreign_model_without_inner_shapes() -> None:
     assert (add.kind, add.input_bytes) == ("add", 2 * floats(4, 16))
 
 
+def test_inner_shapes_that_the_file_leaves_open_are_found() -> None:
+    from onnx import ModelProto, TensorProto, helper
+
+    model = ModelProto.FromString(onnx_model([1, 3, 8, 8]))
+    for name in ("a", "b"):
+        model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "c", "h", "w"]))
+    assert read_operators(model.SerializeToString()) == read_operators(onnx_model([1, 3, 8, 8]))
+
+
 @pytest.mark.parametrize("shape", [["n", 3, 8, 8], [1, 3, "h", "w"], [0, 3, 8, 8], [1, 3, -1, 8]])
 def test_dynamic_shapes_are_refused_and_not_read_as_no_work(shape: list[int | str]) -> None:
     with pytest.raises(ModelFormatError):

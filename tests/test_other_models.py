@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from bpnas.android_bench.errors import BpnasError
-from bpnas.android_bench.operators import ModelFormatError
+from bpnas.android_bench.mock import PROFILES
+from bpnas.android_bench.operators import ModelFormatError, read_operators
 from bpnas.profiler import Records
 from bpnas.profiler.graph import Graph
 from bpnas.profiler.other_models import file_parts
@@ -108,6 +109,9 @@ def test_files_of_both_formats_run_each_on_its_own_runtime(run) -> None:
     assert (one["name"], one["runtime"], two["name"], two["runtime"]) == ("a.onnx", "onnxruntime", "b.tflite", "tflite")
     assert re.fullmatch(r"file:a\.onnx#[0-9a-f]{12}", one["key"])
     assert (one["sessions"], two["sessions"], result["total"]) == (3, 3, 6)
+    computed_ms = PROFILES["s9"].costs.latency_ns(read_operators(Path("b.tflite").read_bytes())) / 1e6
+    assert two["latency_ms"] == pytest.approx(computed_ms, rel=0.03)
+    assert computed_ms < 0.7, "so that each sample holds several inferences"
     assert two["macs"] == 20 * 20 * 64 * 9 * 8
     assert two["parameters"] == 64 * 9 * 8 + 64
     assert {setup.device.runtime for setup, _ in read_everything(Path("s9.sqlite"))[1]} == set(FORMATS)

@@ -127,6 +127,10 @@ def test_what_the_papers_say_of_single_blocks() -> None:
         layer for layer in zoo_network("fbnet-a").layers if isinstance(layer, InvertedLayer) and layer.groups > 1
     ]
     assert [(layer.channels, layer.kernel) for layer in grouped] == [(64, 5), (112, 5), (112, 3)]
+    shuffles = [
+        op for op in read_operators(write_graph(zoo_graph(part("fbnet-a")).graph, "tflite")) if op.kind == "move"
+    ]
+    assert [op.input_bytes for op in shuffles] == [4 * 16 * channels for channels in (64, 112, 112)]
     v3 = [layer for layer in zoo_network("mobilenetv3-large").layers if isinstance(layer, InvertedLayer)]
     assert [layer.expanded for layer in v3] == [0, 64, 72, 72, 120, 120, 240, 200, 184, 184, 480, 672, 672, 960, 960]
 
