@@ -30,15 +30,24 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Option(click.Option):
-    """An option that stands under a heading of its own in the help."""
+    """An option that stands under a heading of its own in the help.
 
-    def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
+    With `many` it takes all words up to the next option, as a shell's patterns give them: `--models *.onnx`.
+    """
+
+    def __init__(self, *args: Any, section: str = "Options", many: bool = False, **kwargs: Any) -> None:
+        if many:
+            kwargs["multiple"] = True
         super().__init__(*args, **kwargs)
-        self.section = section
+        self.section, self.many = section, many
 
 
 class _BpnasCommand(click.Command):
     """What `Command` and `Group` have in common."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        greedy = {name for p in self.get_params(ctx) if isinstance(p, Option) and p.many for name in p.opts}
+        return super().parse_args(ctx, _spread(args, greedy))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -120,6 +129,21 @@ class DefaultGroup(Group):
     def _default(self) -> str:
         (name,) = (name for name, command in self.commands.items() if command.hidden)
         return name
+
+
+def _spread(args: list[str], greedy: set[str]) -> list[str]:
+    """Each word behind one of these options with the option before it: `--a 1 2` becomes `--a 1 --a 2`."""
+    spread: list[str] = []
+    option, has_one = "", False
+    for word in args:
+        if word.startswith("-"):
+            name, equals, _ = word.partition("=")
+            option, has_one = (name, bool(equals)) if name in greedy else ("", False)
+            spread.append(word)
+        else:
+            spread.extend([option, word] if option and has_one else [word])
+            has_one = True
+    return spread
 
 
 @contextmanager

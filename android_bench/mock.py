@@ -1,12 +1,13 @@
 """Computed devices for where there is no phone: an analytic Snapdragon 845 behind the `Device` protocol.
 
-A mock reads the model file that it is given and answers with the sum over its operators of
+A mock reads the model file that it is given and answers with the sum of what its operators cost (see `Profile`), with
+seeded noise. The constants of the Galaxy S9 are fitted to six published latencies of whole networks, and to block
+latencies on a Pixel 3, which has the same chip, by
 
-    operator overhead + multiply-adds / throughput + bytes moved / bandwidth
+    python benchmarks/calibrate_mock.py --lut pixel3_fbnet_lut.csv
 
-with seeded noise. The constants are round figures near the published latencies of MobileNetV1 and V2 on a Galaxy S9
-(float32, one big core); they are not fitted. Nothing that a mock answers is a measurement: `DeviceInfo.mock` is true
-and goes into every record, table and report.
+docs/mock.md says how well that works, and on what. Nothing that a mock answers is a measurement: `DeviceInfo.mock` is
+true and goes into every record, table and report.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bpnas.android_bench.device import Conditions, Device, DeviceInfo
@@ -22,47 +23,76 @@ from bpnas.android_bench.errors import UnknownSerialError
 from bpnas.android_bench.operators import Operator, read_operators
 from bpnas.android_bench.runner import Failure, Measurement, Outcome, RunRequest, RunSettings, read_model
 
+_SPECIAL_KERNEL = 3  # depthwise convolutions up to it have code of their own in mobile runtimes
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What operators cost on one device with one runtime; every operator is the sum of what applies to it.
+
+    A dense or grouped convolution costs its multiply-adds and, for every value that enters one of its windows,
+    `packing` more: so layers with few output channels are slow for their multiply-adds. Grouping divides the former
+    and not the latter; and each group is split off, gathered by itself and joined, so that grouping pays off only
+    where channels are many and maps small.
+
+    Attributes:
+        macs_per_ns: of dense and grouped convolutions and linear layers.
+        packing: cost of gathering one input value, in multiply-adds.
+        group_ns: of a grouped convolution, per value that enters, is gathered or leaves.
+        depthwise_ns: per multiply-add of a depthwise convolution of 3x3 or less.
+        large_kernel: times that for larger ones.
+        weight_bytes_per_ns: weights stream from memory once.
+        copy_ns: per value of an addition, of a copy, of a transposition.
+        elementwise_ns: per value of everything else: pools, gates, sigmoids.
+        operator_ns: of any operator, whatever its size.
+    """
+
+    macs_per_ns: float
+    packing: float
+    group_ns: float
+    depthwise_ns: float
+    large_kernel: float
+    weight_bytes_per_ns: float
+    copy_ns: float
+    elementwise_ns: float
+    operator_ns: float
+
+    def latency_ns(self, operators: Iterable[Operator]) -> float:
+        """Nanoseconds of one inference."""
+        return sum(self._operator_ns(operator) for operator in operators)
+
+    def _operator_ns(self, operator: Operator) -> float:
+        values_in, values_out = operator.input_bytes / 4, operator.output_bytes / 4
+        fixed = self.operator_ns + operator.weight_bytes / self.weight_bytes_per_ns
+        match operator.kind:
+            case "conv" | "linear":
+                gathered = operator.macs * operator.groups / operator.c_out
+                grouping = (values_in + gathered + values_out) * self.group_ns if operator.groups > 1 else 0.0
+                return fixed + (operator.macs + gathered * self.packing) / self.macs_per_ns + grouping
+            case "depthwise":
+                factor = 1.0 if operator.kernel <= _SPECIAL_KERNEL else self.large_kernel
+                return fixed + operator.macs * self.depthwise_ns * factor
+            case "add" | "move":
+                return fixed + values_out * self.copy_ns
+            case _:
+                return fixed + max(values_in, values_out) * self.elementwise_ns
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Constants of a computed device.
+    """A computed device.
 
     Attributes:
         name, model, platform: as in `DeviceInfo`.
         version: raised with every change of the constants or of the formula.
-        conv_macs_per_ns: dense convolutions and linear layers.
-        depthwise_macs_per_ns: by kernel size; other sizes take the largest one's.
-        full_width: a grouped convolution with at least so many channels per group is as efficient as a dense one.
-        bytes_per_ns: memory traffic.
-        operator_ns: per operator, whatever it does.
+        costs: see there.
     """
 
     name: str
     model: str
     platform: str
     version: str
-    conv_macs_per_ns: float
-    depthwise_macs_per_ns: dict[int, float]
-    full_width: int
-    bytes_per_ns: float
-    operator_ns: float
-
-    def latency_ns(self, operators: Sequence[Operator]) -> float:
-        """Nanoseconds of one inference."""
-        return sum(self._operator_ns(operator) for operator in operators)
-
-    def _operator_ns(self, operator: Operator) -> float:
-        if operator.kind == "depthwise":
-            rates = self.depthwise_macs_per_ns
-            macs_per_ns = rates.get(operator.kernel, rates[max(rates)])
-        else:
-            # Few channels per group leave vector lanes empty, which is why grouping can cost more than it saves.
-            width = min(operator.c_in, operator.c_out) / operator.groups
-            macs_per_ns = self.conv_macs_per_ns
-            if operator.groups > 1:
-                macs_per_ns *= min(1.0, (width / self.full_width) ** 0.8)
-        traffic = operator.input_bytes + operator.output_bytes + operator.weight_bytes
-        return self.operator_ns + operator.macs / macs_per_ns + traffic / self.bytes_per_ns
+    costs: Costs
 
 
 PROFILES = {
@@ -70,12 +100,18 @@ PROFILES = {
         name="s9",
         model="Samsung Galaxy S9",
         platform="sdm845",
-        version="mock-1",
-        conv_macs_per_ns=9.5,
-        depthwise_macs_per_ns={3: 1.7, 5: 2.2, 7: 2.5},
-        full_width=48,
-        bytes_per_ns=8.0,
-        operator_ns=10_000.0,
+        version="mock-2",
+        costs=Costs(
+            macs_per_ns=12.0,
+            packing=3.98,
+            group_ns=1.57,
+            depthwise_ns=1.01,
+            large_kernel=1.23,
+            weight_bytes_per_ns=5.25,
+            copy_ns=1.57,
+            elementwise_ns=12.6,
+            operator_ns=84_800.0,
+        ),
     )
 }
 
@@ -127,7 +163,7 @@ class MockDevice(Device):
         # A computed device has no clock: what depends on time would make equal runs differ.
         started_at = 0.0
         try:
-            latency_ns = self._profile.latency_ns(read_operators(read_model(request.path, request.sha256)))
+            latency_ns = self._profile.costs.latency_ns(read_operators(read_model(request.path, request.sha256)))
         except (OSError, ValueError) as error:  # gone, changed on the way, or a ModelFormatError
             return Failure(request.key, request.session, request.sha256, "refused", str(error), started_at)
         rng = random.Random(f"{self._seed}/{request.key}/{request.session}")

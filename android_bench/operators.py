@@ -20,7 +20,7 @@ class Operator:
     """One operator as a runtime executes it (an activation that follows a convolution is part of it).
 
     Attributes:
-        kind: `move` copies or reorders without computing.
+        kind: `move` copies or reorders without computing; `other` is elementwise: a product, a sigmoid, ...
         macs: multiply-adds.
         kernel: height of the filter, 1 where there is none.
         groups: of a convolution.
@@ -62,13 +62,14 @@ def _read_onnx(content: bytes) -> tuple[Operator, ...]:
     model = onnx.ModelProto.FromString(content)
     graph = model.graph
     shapes = _onnx_shapes(graph)
-    if any(name not in shapes for node in graph.node for name in node.output):
-        graph = onnx.shape_inference.infer_shapes(model).graph
+    if any(min(shapes.get(name, (0,)), default=1) < 1 for node in graph.node for name in node.output):
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         shapes = _onnx_shapes(graph)
+    producers = {name: node for node in graph.node for name in node.output}
     operators = []
     for node in graph.node:
-        if node.op_type in ("Relu", "Clip", "Flatten", "Identity", "Constant"):
-            continue  # fused into what stands before, or free
+        if node.op_type in _FREE_IN_ONNX or _is_part_of_another(node, producers):
+            continue
         x = shapes[node.input[0]]
         # An operator whose own output has no shape passes it on to an activation that has one.
         y = shapes.get(node.output[0]) or _conv_output(node, x, shapes)
@@ -83,11 +84,33 @@ def _read_onnx(content: bytes) -> tuple[Operator, ...]:
             operators.append(_plain("add", x, y, 2))
         elif node.op_type in ("GlobalAveragePool", "ReduceMean", "AveragePool", "MaxPool"):
             operators.append(_plain("pool", x, y))
-        elif node.op_type in ("Transpose", "Concat", "Split", "Slice"):
+        elif node.op_type in ("Transpose", "Slice"):
             operators.append(_plain("move", x, y))
-        elif node.op_type != "Reshape":
+        elif node.op_type in ("Split", "Concat"):
+            operators.append(_move_all(x, y))
+        elif node.op_type == "Mul":
+            operators.append(_product(x, others[0] if others else (), y))
+        else:
             operators.append(_plain("other", x, y))
     return tuple(operators)
+
+
+# What stands before takes them in, or they only name their input anew.
+_FREE_IN_ONNX = {
+    *("Relu", "Clip", "Flatten", "Identity", "Constant", "Dropout", "Reshape", "Squeeze", "Unsqueeze"),
+}
+
+
+def _is_part_of_another(node: Any, producers: dict[str, Any]) -> bool:
+    """Whether it is a batch normalisation, which every runtime folds into the convolution before it, or the second
+    half of a hard-swish, x * HardSigmoid(x), which opset 13 has no operator for.
+    """
+    if node.op_type == "BatchNormalization":
+        return node.input[0] in producers and producers[node.input[0]].op_type == "Conv"
+    if node.op_type == "Mul":
+        gates = [producers[name] for name in node.input if name in producers]
+        return any(gate.op_type == "HardSigmoid" and gate.input[0] in node.input for gate in gates)
+    return False
 
 
 def _onnx_shapes(graph: Any) -> dict[str, Shape]:
@@ -123,6 +146,8 @@ def _read_tflite(content: bytes) -> tuple[Operator, ...]:
         code = model.OperatorCodes(operator.OpcodeIndex())
         name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
         shapes = [shape(operator.Inputs(i)) for i in range(operator.InputsLength()) if operator.Inputs(i) >= 0]
+        if name == "SPLIT":  # whose first input is the axis
+            shapes.reverse()
         x, others, y = shapes[0], shapes[1:], shape(operator.Outputs(0))
         _require_static(x, y)
         if name == "PAD":  # runs inside the convolution behind it
@@ -134,12 +159,17 @@ def _read_tflite(content: bytes) -> tuple[Operator, ...]:
             operators.append(_conv(x[3], y[3], x[3], others[0][1], _size(y[1:3]), x, y, others))
         elif name == "FULLY_CONNECTED":
             operators.append(_linear(x, y, others))
-        elif name == "ADD":
+        elif name == "ADD" and _size(others[0]) > 1:
             operators.append(_plain("add", _nchw(x), _nchw(y), 2))
+        elif name == "MUL":
+            if _size(others[0]) > 1:  # by a single number it is the second half of a hard-sigmoid
+                operators.append(_product(_nchw(x), _nchw(others[0]), _nchw(y)))
         elif name in ("MEAN", "AVERAGE_POOL_2D", "MAX_POOL_2D"):
             operators.append(_plain("pool", _nchw(x), _nchw(y)))
-        elif name in ("TRANSPOSE", "CONCATENATION", "SPLIT", "SLICE", "STRIDED_SLICE"):
+        elif name in ("TRANSPOSE", "SLICE", "STRIDED_SLICE"):
             operators.append(_plain("move", _nchw(x), _nchw(y)))
+        elif name in ("SPLIT", "CONCATENATION"):
+            operators.append(_move_all(_nchw(x), _nchw(y)))
         elif name != "RESHAPE":
             operators.append(_plain("other", _nchw(x), _nchw(y)))
     return tuple(operators)
@@ -179,5 +209,20 @@ def _linear(x: Shape, y: Shape, weights: Sequence[Shape]) -> Operator:
 
 
 def _plain(kind: OperatorKind, x: Shape, y: Shape, inputs: int = 1) -> Operator:
-    c_in, c_out = (x[1], y[1]) if kind != "move" else (0, 0)  # what is moved may not be channels at all
+    c_in, c_out = (_channels(x), _channels(y)) if kind != "move" else (0, 0)  # what is moved may not be channels at all
     return Operator(kind, 0, 1, 1, c_in, c_out, 4 * inputs * _size(x), 4 * _size(y), 0)
+
+
+def _move_all(x: Shape, y: Shape) -> Operator:
+    """What is split or put together: as much comes out as goes in, though one of the two is in pieces."""
+    whole = max(x, y, key=_size)
+    return _plain("move", whole, whole)
+
+
+def _product(a: Shape, b: Shape, y: Shape) -> Operator:
+    """Elementwise, of two tensors or with a gate that holds for a whole channel."""
+    return Operator("other", 0, 1, 1, _channels(y), _channels(y), 4 * (_size(a) + _size(b)), 4 * _size(y), 0)
+
+
+def _channels(shape: Shape) -> int:
+    return shape[1] if len(shape) > 1 else 1

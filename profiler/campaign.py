@@ -17,6 +17,7 @@ from bpnas.android_bench.runner import Failure, Measurement, Outcome
 from bpnas.profiler.crew import Crew
 from bpnas.profiler.model_files import ModelFiles
 from bpnas.profiler.networks import Fold, random_networks
+from bpnas.profiler.other_models import AnyPart, OtherPart
 from bpnas.profiler.paths import Part, all_paths, context_parts, enumerate_parts, select_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.rounds import MAX_SESSIONS, Assessment, Rounds
@@ -132,6 +133,7 @@ def run_campaign(
     records: Records,
     plan: Plan,
     *,
+    others: Sequence[OtherPart] = (),
     serials: Sequence[str] = (),
     seed: int = 0,
     max_sessions: int = MAX_SESSIONS,
@@ -156,6 +158,7 @@ def run_campaign(
     Args:
         device: open, one or several; their info must be that of `plan.setup`.
         records: open for writing.
+        others: these models instead of the plan's parts; no plan is noted then, so that no table asks for them.
         serials: names of the devices in messages; by default `device 1`, `device 2`, ...
         seed: of the order.
         max_sessions: of one part, if the plan itself has not more.
@@ -176,8 +179,9 @@ def run_campaign(
     devices = dict(zip(names, team, strict=True))
     setup = plan.setup
     refuse_unequal(devices, setup)
-    parts = {part.key: part for part in plan_parts(plan)}
-    records.add_plan(plan)
+    parts: dict[str, AnyPart] = {part.key: part for part in others or plan_parts(plan)}
+    if not others:
+        records.add_plan(plan)
     rounds = Rounds(
         list(parts),
         plan.sessions,

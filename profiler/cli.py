@@ -11,18 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bpnas.android_bench.cli import bundle, devices, doctor, operators
-from bpnas.android_bench.command import Group, Option, fail, print_result
+from bpnas.android_bench.command import Command, Group, Option, fail, print_result
 from bpnas.android_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from bpnas.android_bench.device import DeviceInfo, DeviceOptions
+    from bpnas.android_bench.runner import Failure, RunSettings
     from bpnas.profiler.campaign import CampaignResult, Progress
     from bpnas.profiler.estimate import Estimate
+    from bpnas.profiler.other_models import OtherPart, Timing
+    from bpnas.profiler.records import Setup
 
 _DEFAULT_SIZES = (32, 224)
+_SESSIONS_OF_MODELS = 3  # a few models are soon timed, and what differs between sessions is worth knowing
+_ABOUT_BACKBONES = {"backbone", "input_sizes", "classes", "paths", "sessions", "networks", "models"}
 _PLAIN_LINE_SECONDS = 30.0
 _LEAST, _MOST = 0.001, 0.5  # precision that can be asked for
 _WORST = 5  # so many of the parts that are not known well enough are named
@@ -85,6 +92,12 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @_how("--max-sessions", type=click.IntRange(1, 1000), help="Of one part.  [default: 10, or --sessions if that is more]")
 @_what("--context", "context_", is_flag=True, help="Each path between two neighbours, too: about twice the time.")
+@_what(
+    "--models",
+    many=True,
+    type=click.Path(path_type=Path),
+    help="Time these .onnx and .tflite files instead, each in three sessions if --sessions does not say otherwise.",
+)
 @_how("--warmup-runs", type=int, help="At least so many runs before anything counts.  [default: 10]")
 @_how("--warmup-seconds", type=float, help="And at least so long.  [default: 0.5]")
 @_how("--runs", type=int, help="At least so many samples.  [default: 50]")
@@ -135,6 +148,7 @@ def main(
     precision: float | None,
     max_sessions: int | None,
     context_: bool,
+    models: tuple[Path, ...],
     **settings: Any,
 ) -> None:
     """Time every path of a backbone on a device, and keep every sample.
@@ -146,17 +160,17 @@ def main(
         return
     if max_sessions is not None and max_sessions < sessions:
         raise UsageError(f"--max-sessions {max_sessions} is less than --sessions {sessions}: leave it out, or raise it")
-    from bpnas.android_bench.device import DeviceOptions, open_device
-    from bpnas.android_bench.runner import RunSettings
+    if models:
+        _time_files(context, models, runtime, sessions, serials, records, budget, jobs, seed, as_json, settings)
+        return
+    from bpnas.android_bench.device import open_device
     from bpnas.profiler.backbone import Backbone
     from bpnas.profiler.campaign import plan_parts, refuse_unequal, run_campaign
     from bpnas.profiler.graph import EXPORT_VERSION
     from bpnas.profiler.records import Plan, Records, Setup
     from bpnas.profiler.rounds import MAX_SESSIONS
 
-    given = {name: value for name, value in settings.items() if value is not None}
-    options = DeviceOptions(**{each.name: given.pop(each.name) for each in fields(DeviceOptions) if each.name in given})
-    run_settings = RunSettings(**given)
+    options, run_settings = _split(settings)
     sizes = dict.fromkeys(input_sizes or _DEFAULT_SIZES)
     backbones = tuple(Backbone.load(backbone, size, classes) for size in sizes)
     serials = _serials(serials)
@@ -203,16 +217,196 @@ def main(
         "seconds": round(result.elapsed_seconds, 3),
     }
     print_result(summary, as_json, _summary(path, label, result))
-    if result.failures:
-        first = result.failures[0]
+    _fail_for(result.failures)
+
+
+def _split(settings: dict[str, Any]) -> tuple[DeviceOptions, RunSettings]:
+    """The options about the device and those about its runs; what was not given keeps its default."""
+    from bpnas.android_bench.device import DeviceOptions
+    from bpnas.android_bench.runner import RunSettings
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    options = DeviceOptions(**{each.name: given.pop(each.name) for each in fields(DeviceOptions) if each.name in given})
+    return options, RunSettings(**given)
+
+
+def _fail_for(failures: Sequence[Failure]) -> None:
+    if failures:
+        first = failures[0]
         fail(
-            f"{len(result.failures)} models failed, the first one, {first.key}, with {first.kind}: {first.message}; "
+            f"{len(failures)} models failed, the first one, {first.key}, with {first.kind}: {first.message}; "
             "all are noted in the records, call the same command again to try them again",
             1,
         )
 
 
-for _command in (devices, doctor, bundle, operators):
+def _time_files(context: click.Context, models: tuple[Path, ...], runtime: str, sessions: int, *arguments: Any) -> None:
+    from bpnas.profiler.other_models import file_parts
+
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    for parameter in context.command.params:
+        if parameter.name in given & _ABOUT_BACKBONES - {"models", "sessions"}:
+            raise UsageError(f"{parameter.opts[0]}: is about backbones; leave it out, or --models")
+    groups = file_parts(models, runtime if "runtime" in given else None)
+    _time_others(groups, sessions if "sessions" in given else _SESSIONS_OF_MODELS, *arguments)
+
+
+def _time_zoo(
+    names: tuple[str, ...],
+    input_size: int,
+    sessions: int,
+    runtime: str,
+    serials: tuple[str, ...],
+    records: str | None,
+    budget: float | None,
+    jobs: int,
+    seed: int,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Time known networks, with random weights: MobileNets, MnasNets, FBNets, ShuffleNetV2, ProxylessNAS.
+
+    They are timed as parts of a backbone are, and their samples lie in the same records; no table takes them in.
+    """
+    from bpnas.profiler.zoo import ZooPart, zoo_network, zoo_networks
+
+    networks = [zoo_network(name) for name in dict.fromkeys(names)] or zoo_networks()
+    parts = [ZooPart(network, input_size) for network in networks]
+    _time_others({runtime: parts}, sessions, serials, records, budget, jobs, seed, as_json, settings)
+
+
+def _time_others(
+    groups: Mapping[str, Sequence[OtherPart]],
+    sessions: int,
+    serials: tuple[str, ...],
+    records: str | None,
+    budget: float | None,
+    jobs: int,
+    seed: int,
+    as_json: bool,
+    settings: dict[str, Any],
+) -> None:
+    """Time models that are no part of a backbone, by runtime, one runtime after the other."""
+    from bpnas.android_bench.device import open_device
+    from bpnas.profiler.campaign import refuse_unequal, run_campaign
+    from bpnas.profiler.graph import EXPORT_VERSION
+    from bpnas.profiler.other_models import timings
+    from bpnas.profiler.records import Plan, Records, Setup
+
+    options, run_settings = _split(settings)
+    serials = _serials(serials)
+    end = None if budget is None else time.monotonic() + budget * 60
+    setups: dict[Setup, Sequence[OtherPart]] = {}
+    results: list[CampaignResult] = []
+    for runtime, parts in groups.items():
+        with ExitStack() as stack:
+            devices = {serial: stack.enter_context(open_device(serial, runtime, options)) for serial in serials}
+            info = devices[serials[0]].info
+            setup = Setup(info, run_settings, EXPORT_VERSION)
+            refuse_unequal(devices, setup)
+            path = Path(records or f"{info.name}.sqlite")
+            store, show = stack.enter_context(Records.write(path)), stack.enter_context(_display(info.label))
+            result = run_campaign(
+                list(devices.values()),
+                store,
+                Plan(setup, (), None, sessions),
+                others=parts,
+                serials=serials,
+                seed=seed,
+                budget_seconds=None if end is None else max(0.0, end - time.monotonic()),
+                jobs=jobs,
+                on_progress=show,
+            )
+            setups[setup] = parts
+            results.append(result)
+    with Records.read(path) as store:
+        timed = timings(store, setups)
+    failures = [failure for result in results for failure in result.failures]
+    summary = {
+        "records": str(path),
+        "device": info.name,
+        "mock": info.mock,
+        "total": sum(result.total for result in results),
+        "done": sum(result.done for result in results),
+        "measured": sum(result.measured for result in results),
+        "models": [_timing_fields(timing, info) for timing in timed],
+        "failures": [{"key": f.key, "session": f.session, "kind": f.kind, "message": f.message} for f in failures],
+        "lost": [sentence for result in results for sentence in result.lost],
+    }
+    print_result(summary, as_json, _timing_table(path, timed, info))
+    _fail_for(failures)
+
+
+def _timing_fields(timing: Timing, info: DeviceInfo) -> dict[str, Any]:
+    return {
+        "name": timing.name,
+        "key": timing.key,
+        "latency_ms": timing.latency_ms,
+        "spread": timing.spread,
+        "sessions": len(timing.session_ms),
+        "session_ms": list(timing.session_ms),
+        "macs": timing.size.macs,
+        "parameters": timing.size.parameters,
+        "device": info.name,
+        "runtime": timing.runtime,
+        "source": "mock" if info.mock else "measured",
+    }
+
+
+def _timing_table(path: Path, timed: Sequence[Timing], info: DeviceInfo) -> str:
+    device = f"{info.name} (MOCK)" if info.mock else info.name
+    rows = [("model", "ms", "spread", "sessions", "MACs", "parameters", "runtime", "device")]
+    for timing in timed:
+        cells = (
+            "-" if timing.latency_ms is None else f"{timing.latency_ms:.3f}",
+            "-" if timing.spread is None else f"{timing.spread:.1%}",
+            str(len(timing.session_ms)),
+            "-" if timing.size.macs is None else f"{timing.size.macs / 1e6:.1f} M",
+            "-" if timing.size.parameters is None else f"{timing.size.parameters / 1e6:.2f} M",
+        )
+        rows.append((timing.name, *cells, timing.runtime, device))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *numbers, runtime, on in rows:
+        middle = (text.rjust(width) for text, width in zip(numbers, widths[1:-2], strict=True))
+        lines.append("  ".join((name.ljust(widths[0]), *middle, runtime.ljust(widths[-2]), on)))
+    what = f"on {info.model}" + (": computed, not measured" if info.mock else "")
+    return "\n".join([*lines, f"{path}: median of the sessions' medians {what}; spread: slowest less fastest session"])
+
+
+_zoo = Command(
+    "zoo",
+    callback=_time_zoo,
+    help=_time_zoo.__doc__,
+    short_help="Time known networks.",
+    params=[
+        *(parameter for parameter in main.params if parameter.name not in _ABOUT_BACKBONES),
+        Option(
+            ["--networks", "names"],
+            many=True,
+            section="What to measure",
+            help="These ones only, as in 'mobilenetv2 fbnet-a'.  [default: all]",
+        ),
+        Option(
+            ["--input-size"],
+            type=click.IntRange(32, 4096),
+            default=224,
+            show_default=True,
+            section="What to measure",
+            help="Image size.",
+        ),
+        Option(
+            ["--sessions"],
+            type=click.IntRange(1, 1000),
+            default=_SESSIONS_OF_MODELS,
+            show_default=True,
+            section="What to measure",
+            help="Fresh sessions of each network.",
+        ),
+    ],
+)
+
+for _command in (devices, doctor, bundle, operators, _zoo):
     main.add_command(_command)
 
 

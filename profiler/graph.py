@@ -1,13 +1,14 @@
 """One small description of an inference graph, from which both file formats are written.
 
-It knows just what the networks here are made of: convolution (bias folded from batch normalisation, optional ReLU),
-addition, channel shuffle, global average pool, linear. Shapes are static, tensors NCHW, batch 1, float32.
+It knows just what the networks here are made of. Our own paths need convolution (bias folded from batch normalisation),
+addition, channel shuffle, global average pool and linear; the known networks of `zoo` need the rest. Shapes are static,
+tensors NCHW, batch 1, float32.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,13 @@ tables of different versions never meet."""
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
+
+Activation = Literal["none", "relu", "relu6", "hard_swish"]
+"""What may follow a convolution. Hard-swish: x * min(max(x + 3, 0), 6) / 6 (Howard et al., "Searching for
+MobileNetV3")."""
+
+Function = Literal["sigmoid", "hard_sigmoid", "hard_swish"]
+"""Elementwise functions that stand alone. Hard-sigmoid: min(max(x + 3, 0), 6) / 6."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +38,7 @@ class Conv:
     bias: Array
     stride: int
     groups: int
-    relu: bool
+    activation: Activation
 
     @property
     def kernel(self) -> int:
@@ -57,9 +65,54 @@ class Shuffle:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GlobalAveragePool:
-    """(N, C, H, W) -> (N, C)."""
+    """(N, C, H, W) -> (N, C), or (N, C, 1, 1) with `keep_map`."""
 
     x: str
+    y: str
+    keep_map: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaxPool:
+    """3x3 with stride 2 and padding 1, of a map that is nowhere negative (so that padding with zeros is the same)."""
+
+    x: str
+    y: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Apply:
+    """An elementwise function."""
+
+    x: str
+    y: str
+    function: Function
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scale:
+    """`x` (N, C, H, W) times `by` (N, C, 1, 1): the gate of squeeze-and-excitation."""
+
+    x: str
+    by: str
+    y: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Halve:
+    """The first half of the channels as `y`, the second one as `rest`."""
+
+    x: str
+    y: str
+    rest: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Concatenate:
+    """The channels of `a`, then those of `b`."""
+
+    a: str
+    b: str
     y: str
 
 
@@ -73,7 +126,7 @@ class Linear:
     bias: Array
 
 
-Node = Conv | Add | Shuffle | GlobalAveragePool | Linear
+Node = Conv | Add | Shuffle | GlobalAveragePool | MaxPool | Apply | Scale | Halve | Concatenate | Linear
 
 
 @dataclass(slots=True)
@@ -100,10 +153,10 @@ class Graph:
         names = ("input",) if len(input_shapes) == 1 else tuple(f"input_{i}" for i in range(len(input_shapes)))
         return cls(names, dict(zip(names, input_shapes, strict=True)))
 
-    def conv(self, x: str, weight: Array, bias: Array, stride: int, groups: int, relu: bool) -> str:
+    def conv(self, x: str, weight: Array, bias: Array, stride: int, groups: int, activation: Activation) -> str:
         n, _, height, width = self.shapes[x]
         y = self._tensor((n, weight.shape[0], -(-height // stride), -(-width // stride)))
-        self.nodes.append(Conv(x, y, weight, bias, stride, groups, relu))
+        self.nodes.append(Conv(x, y, weight, bias, stride, groups, activation))
         return y
 
     def add(self, a: str, b: str) -> str:
@@ -116,9 +169,42 @@ class Graph:
         self.nodes.append(Shuffle(x, y, groups))
         return y
 
-    def global_average_pool(self, x: str) -> str:
-        y = self._tensor(self.shapes[x][:2])
-        self.nodes.append(GlobalAveragePool(x, y))
+    def global_average_pool(self, x: str, keep_map: bool = False) -> str:
+        y = self._tensor((*self.shapes[x][:2], 1, 1) if keep_map else self.shapes[x][:2])
+        self.nodes.append(GlobalAveragePool(x, y, keep_map))
+        return y
+
+    def max_pool(self, x: str) -> str:
+        before = next((node for node in self.nodes if node.y == x), None)
+        if not isinstance(before, Conv) or before.activation not in ("relu", "relu6"):
+            raise ValueError("a max pool must follow a convolution with ReLU: it is padded with zeros")
+        n, c, height, width = self.shapes[x]
+        y = self._tensor((n, c, -(-height // 2), -(-width // 2)))
+        self.nodes.append(MaxPool(x, y))
+        return y
+
+    def apply(self, x: str, function: Function) -> str:
+        y = self._tensor(self.shapes[x])
+        self.nodes.append(Apply(x, y, function))
+        return y
+
+    def scale(self, x: str, by: str) -> str:
+        y = self._tensor(self.shapes[x])
+        self.nodes.append(Scale(x, by, y))
+        return y
+
+    def halve(self, x: str) -> tuple[str, str]:
+        n, c, height, width = self.shapes[x]
+        y = self._tensor((n, c // 2, height, width))
+        rest = f"{y}_rest"
+        self.shapes[rest] = self.shapes[y]
+        self.nodes.append(Halve(x, y, rest))
+        return y, rest
+
+    def concatenate(self, a: str, b: str) -> str:
+        n, c, height, width = self.shapes[a]
+        y = self._tensor((n, c + self.shapes[b][1], height, width))
+        self.nodes.append(Concatenate(a, b, y))
         return y
 
     def linear(self, x: str, weight: Array, bias: Array) -> str:

@@ -19,12 +19,13 @@ from typing import Self
 from bpnas.android_bench.device import MODEL_SUFFIX
 from bpnas.android_bench.errors import BpnasError
 from bpnas.android_bench.runner import RunRequest
-from bpnas.profiler.paths import Part
+from bpnas.profiler.other_models import AnyPart, FilePart
+from bpnas.profiler.zoo import ZooPart
 
 Task = tuple[str, int]
 """Key of a part and number of the session in which it is timed."""
 
-_Order = tuple[Task, Part, Path, str]
+_Order = tuple[Task, AnyPart, Path, str]
 
 _AHEAD_OF_NEED = 8  # models per process at a time: enough to keep it busy, few enough to lie about as files
 _torch_generator = threading.Lock()
@@ -41,7 +42,7 @@ class ModelFiles:
             they take no processor from models that are timed on this machine.
     """
 
-    def __init__(self, folder: Path, parts: Mapping[str, Part], runtime: str, processes: int = 1) -> None:
+    def __init__(self, folder: Path, parts: Mapping[str, AnyPart], runtime: str, processes: int = 1) -> None:
         self._folder, self._parts, self._runtime, self._processes = folder, parts, runtime, processes
         self._pool: ProcessPoolExecutor | None = None
         self._ready: dict[Task, RunRequest] = {}
@@ -94,8 +95,12 @@ class ModelFiles:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def export_part(part: Part, runtime: str) -> bytes:
-    """The model file of a part, with weights that depend on nothing but its key."""
+def export_part(part: AnyPart, runtime: str) -> bytes:
+    """The model file of a part, with weights that depend on nothing but its key; somebody's own file as it is."""
+    if isinstance(part, FilePart):
+        return part.read()
+    if isinstance(part, ZooPart):
+        return _export_zoo(part, runtime)
     import torch
 
     from bpnas.profiler.modules import build_module
@@ -113,7 +118,20 @@ def export_part(part: Part, runtime: str) -> bytes:
     return to_tflite(module, part.input_shapes[0])
 
 
-def _write(task: Task, part: Part, stem: Path, runtime: str) -> RunRequest:
+def _export_zoo(part: ZooPart, runtime: str) -> bytes:
+    from bpnas.profiler.zoo_graph import zoo_graph
+
+    graph = zoo_graph(part).graph
+    if runtime == "onnxruntime":
+        from bpnas.profiler.onnx_export import write_onnx
+
+        return write_onnx(graph)
+    from bpnas.profiler.tflite_export import write_tflite
+
+    return write_tflite(graph)
+
+
+def _write(task: Task, part: AnyPart, stem: Path, runtime: str) -> RunRequest:
     content = export_part(part, runtime)
     path = stem.with_suffix(MODEL_SUFFIX[runtime])
     path.write_bytes(content)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, BackboneError, Site
 from bpnas.profiler.block import Block, BlockPath, ComplexPath, SimplePath
-from bpnas.profiler.graph import EXPORT_VERSION, Array, Graph, Shape
+from bpnas.profiler.graph import EXPORT_VERSION, Activation, Array, Graph, Shape
 from bpnas.profiler.paths import (
     ContextPart,
     HeadPart,
@@ -77,8 +77,8 @@ class ConvUnit(nn.Module):
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         weight = self.conv.weight * scale[:, None, None, None]
         bias = norm.bias - norm.running_mean * scale
-        relu = isinstance(self.activation, nn.ReLU)
-        return graph.conv(x, _array(weight), _array(bias), self.conv.stride[0], self.conv.groups, relu)
+        activation: Activation = "relu" if isinstance(self.activation, nn.ReLU) else "none"
+        return graph.conv(x, _array(weight), _array(bias), self.conv.stride[0], self.conv.groups, activation)
 
 
 class ChannelShuffle(nn.ChannelShuffle):

@@ -3,7 +3,9 @@
 Lowerings that were measured and are part of `EXPORT_VERSION`: grouped convolutions stay one CONV_2D, convolutions with
 one input channel per group become DEPTHWISE_CONV_2D, a channel shuffle is RESHAPE-TRANSPOSE-RESHAPE. TensorFlow pads
 a stride-2 convolution on an even input differently from torch ("SAME" puts the odd pixel behind), so there an explicit
-PAD of just the pixels that are read stands in front of a VALID convolution.
+PAD of just the pixels that are read stands in front of a VALID convolution. ReLU and ReLU6 are fused into the
+convolution; hard-swish is an operator of its own, and hard-sigmoid, which TFLite does not have, an addition of 3 with a
+fused ReLU6 and a multiplication by 1/6.
 """
 
 from __future__ import annotations
@@ -14,13 +16,28 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from bpnas.profiler.graph import Add, Conv, GlobalAveragePool, Graph, Linear, Shape, Shuffle
+from bpnas.profiler.graph import (
+    Add,
+    Apply,
+    Concatenate,
+    Conv,
+    Function,
+    GlobalAveragePool,
+    Graph,
+    Halve,
+    Linear,
+    MaxPool,
+    Scale,
+    Shape,
+    Shuffle,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
 _FILE_IDENTIFIER = b"TFL3"
 _SCHEMA_VERSION = 3
+_FUSED = {"relu": schema.ActivationFunctionType.RELU, "relu6": schema.ActivationFunctionType.RELU6}
 _BUFFER_ALIGNMENT = 16  # force_align of Buffer.data in the schema; XNNPACK reads weights in place
 
 
@@ -80,15 +97,30 @@ class _Writer:
                 case Conv():
                     self.conv(node)
                 case Add():
-                    options = schema.AddOptionsT()
-                    self.operator("ADD", [self.index[node.a], self.index[node.b]], self.output(node.y), "Add", options)
+                    self.binary("ADD", self.index[node.a], self.index[node.b], self.output(node.y))
                 case Shuffle():
                     self.shuffle(node)
                 case GlobalAveragePool():
                     axes = self.constant(np.array([1, 2], np.int32))
                     options = schema.ReducerOptionsT()
-                    options.keepDims = False
+                    options.keepDims = node.keep_map
                     self.operator("MEAN", [self.index[node.x], axes], self.output(node.y), "Reducer", options)
+                case MaxPool():
+                    self.max_pool(node)
+                case Apply():
+                    self.apply(node.function, self.index[node.x], node.y)
+                case Scale():
+                    self.binary("MUL", self.index[node.x], self.index[node.by], self.output(node.y))
+                case Halve():
+                    options = schema.SplitOptionsT()
+                    options.numSplits = 2
+                    inputs = [self.constant(np.array(3, np.int32)), self.index[node.x]]
+                    self.operator("SPLIT", inputs, [self.output(node.y), self.output(node.rest)], "Split", options)
+                case Concatenate():
+                    options = schema.ConcatenationOptionsT()
+                    options.axis = 3
+                    inputs = [self.index[node.a], self.index[node.b]]
+                    self.operator("CONCATENATION", inputs, self.output(node.y), "Concatenation", options)
                 case Linear():
                     inputs = [self.index[node.x], self.constant(node.weight), self.constant(node.bias)]
                     options = schema.FullyConnectedOptionsT()
@@ -97,10 +129,7 @@ class _Writer:
 
     def conv(self, node: Conv) -> None:
         k, stride = node.kernel, node.stride
-        height, width = self.graph.shapes[node.x][2:]
-        source, padding = self.index[node.x], schema.Padding.SAME
-        if stride == 2 and k > 1 and (height % 2 == 0 or width % 2 == 0):
-            source, padding = self.pad(node, height, width), schema.Padding.VALID
+        source, padding = self.padded(node.x, node.y, k, stride)
         c_in, c_out = self.graph.shapes[node.x][1], node.weight.shape[0]
         depthwise = node.groups == c_in and node.groups > 1
         if depthwise:
@@ -113,24 +142,60 @@ class _Writer:
         options.padding = padding
         options.strideH = options.strideW = stride
         options.dilationHFactor = options.dilationWFactor = 1
-        if node.relu:
-            options.fusedActivationFunction = schema.ActivationFunctionType.RELU
+        if node.activation in _FUSED:
+            options.fusedActivationFunction = _FUSED[node.activation]
         inputs = [source, self.constant(weight), self.constant(node.bias)]
         op, options_type = ("DEPTHWISE_CONV_2D", "DepthwiseConv2D") if depthwise else ("CONV_2D", "Conv2D")
-        self.operator(op, inputs, self.output(node.y), options_type, options)
+        if node.activation == "hard_swish":
+            before = self.activation(f"{node.y}_conv", _nhwc(self.graph.shapes[node.y]))
+            self.operator(op, inputs, before, options_type, options)
+            self.apply("hard_swish", before, node.y)
+        else:
+            self.operator(op, inputs, self.output(node.y), options_type, options)
 
-    def pad(self, node: Conv, height: int, width: int) -> int:
-        before = node.kernel // 2
-        out_height, out_width = self.graph.shapes[node.y][2:]
+    def max_pool(self, node: MaxPool) -> None:
+        source, padding = self.padded(node.x, node.y, 3, 2)
+        options = schema.Pool2DOptionsT()
+        options.padding = padding
+        options.strideH = options.strideW = 2
+        options.filterHeight = options.filterWidth = 3
+        self.operator("MAX_POOL_2D", [source], self.output(node.y), "Pool2D", options)
+
+    def apply(self, function: Function, x: int, y: str) -> None:
+        match function:
+            case "sigmoid":
+                self.operator("LOGISTIC", [x], self.output(y))
+            case "hard_swish":
+                self.operator("HARD_SWISH", [x], self.output(y), "HardSwish", schema.HardSwishOptionsT())
+            case "hard_sigmoid":
+                shifted = self.activation(f"{y}_shifted", _nhwc(self.graph.shapes[y]))
+                self.binary("ADD", x, self.constant(np.array(3, np.float32)), shifted, _FUSED["relu6"])
+                self.binary("MUL", shifted, self.constant(np.array(1 / 6, np.float32)), self.output(y))
+
+    def binary(self, op: str, a: int, b: int, y: int, fused: int = schema.ActivationFunctionType.NONE) -> None:
+        options = schema.AddOptionsT() if op == "ADD" else schema.MulOptionsT()
+        options.fusedActivationFunction = fused
+        self.operator(op, [a, b], y, op.capitalize(), options)
+
+    def padded(self, x: str, y: str, kernel: int, stride: int) -> tuple[int, int]:
+        """What a window of this size slides over, and the padding that is still left to it."""
+        height, width = self.graph.shapes[x][2:]
+        if stride == 2 and kernel > 1 and (height % 2 == 0 or width % 2 == 0):
+            return self.pad(x, y, kernel, stride), schema.Padding.VALID
+        return self.index[x], schema.Padding.SAME
+
+    def pad(self, x: str, y: str, kernel: int, stride: int) -> int:
+        before = kernel // 2
+        n, c, height, width = self.graph.shapes[x]
+        out_height, out_width = self.graph.shapes[y][2:]
 
         def after(size: int, out_size: int) -> int:
-            return max(0, (out_size - 1) * node.stride + node.kernel - size - before)
+            return max(0, (out_size - 1) * stride + kernel - size - before)
 
         bottom, right = after(height, out_height), after(width, out_width)
         amounts = self.constant(np.array([[0, 0], [before, bottom], [before, right], [0, 0]], np.int32))
-        n, c = self.graph.shapes[node.x][:2]
-        padded = self.activation(f"{node.y}_pad", (n, height + before + bottom, width + before + right, c))
-        self.operator("PAD", [self.index[node.x], amounts], padded, "Pad", schema.PadOptionsT())
+        padded = self.activation(f"{y}_pad", (n, height + before + bottom, width + before + right, c))
+        self.operator("PAD", [self.index[x], amounts], padded, "Pad", schema.PadOptionsT())
         return padded
 
     def shuffle(self, node: Shuffle) -> None:
@@ -170,12 +235,15 @@ class _Writer:
         self.tensors.append(tensor)
         return len(self.tensors) - 1
 
-    def operator(self, op: str, inputs: list[int], output: int, options_type: str, options: Any) -> None:
+    def operator(
+        self, op: str, inputs: list[int], outputs: int | list[int], options_type: str = "", options: Any = None
+    ) -> None:
         operator = schema.OperatorT()
         operator.opcodeIndex = self.codes.setdefault(getattr(schema.BuiltinOperator, op), len(self.codes))
-        operator.inputs, operator.outputs = inputs, [output]
-        operator.builtinOptionsType = getattr(schema.BuiltinOptions, f"{options_type}Options")
-        operator.builtinOptions = options
+        operator.inputs, operator.outputs = inputs, outputs if isinstance(outputs, list) else [outputs]
+        if options_type:
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, f"{options_type}Options")
+            operator.builtinOptions = options
         self.operators.append(operator)
 
     def pack(self) -> bytes:

@@ -33,17 +33,19 @@ def convolution(
     """One convolution."""
     graph = Graph.start((1, c_in, size, size))
     weight = random_weights(c_out, c_in // groups, kernel, kernel, seed=seed)
-    graph.output = graph.conv("input", weight, random_weights(c_out, seed=seed + 1), stride, groups, relu)
+    graph.output = graph.conv(
+        "input", weight, random_weights(c_out, seed=seed + 1), stride, groups, "relu" if relu else "none"
+    )
     return graph
 
 
 def one_of_each(size: int = 9) -> Graph:
     """Every operator there is: an inverted bottleneck with shuffle and stride 2, an addition, a pool, a linear."""
     graph = Graph.start((1, 8, size, size))
-    x = graph.conv("input", random_weights(16, 2, 1, 1), random_weights(16), 1, 4, True)
+    x = graph.conv("input", random_weights(16, 2, 1, 1), random_weights(16), 1, 4, "relu")
     x = graph.shuffle(x, 4)
-    x = graph.conv(x, random_weights(16, 1, 3, 3), random_weights(16), 2, 16, True)
-    x = graph.conv(x, random_weights(8, 16, 1, 1), random_weights(8), 1, 1, False)
+    x = graph.conv(x, random_weights(16, 1, 3, 3), random_weights(16), 2, 16, "relu")
+    x = graph.conv(x, random_weights(8, 16, 1, 1), random_weights(8), 1, 1, "none")
     x = graph.add(x, x)
     graph.output = graph.linear(graph.global_average_pool(x), random_weights(10, 8), random_weights(10))
     return graph

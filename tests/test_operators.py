@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from dataclasses import replace
 
@@ -150,7 +151,78 @@ def test_paths_blocks_and_networks_tell_the_same_in_both_formats() -> None:
     assert [operator.macs for operator in complex_] == [64 * 48 * 8, 16 * 48 * 25, 16 * 24 * 24]
 
 
+def test_squeeze_and_excitation_hard_swish_and_halves() -> None:
+    graph = Graph.start((1, 8, 4, 4))
+    x = graph.conv("input", random_weights(8, 8, 1, 1), random_weights(8), 1, 1, "hard_swish")
+    gate = graph.conv(
+        graph.global_average_pool(x, keep_map=True), random_weights(8, 8, 1, 1), random_weights(8), 1, 1, "relu6"
+    )
+    x = graph.scale(x, graph.apply(gate, "hard_sigmoid"))
+    graph.output = graph.concatenate(*graph.halve(x))
+    operators = read_operators(write_graph(graph, "onnxruntime"))
+    assert operators == read_operators(write_graph(graph, "tflite"))
+    whole, one = floats(8, 16), floats(8)
+    weights = floats(8, 8) + one
+    assert operators == (
+        Operator("conv", 16 * 64, 1, 1, 8, 8, whole, whole, weights),
+        Operator("other", 0, 1, 1, 8, 8, whole, whole, 0),
+        Operator("pool", 0, 1, 1, 8, 8, whole, one, 0),
+        Operator("conv", 64, 1, 1, 8, 8, one, one, weights),
+        Operator("other", 0, 1, 1, 8, 8, one, one, 0),
+        Operator("other", 0, 1, 1, 8, 8, whole + one, whole, 0),
+        Operator("move", 0, 1, 1, 0, 0, whole, whole, 0),
+        Operator("move", 0, 1, 1, 0, 0, whole, whole, 0),
+    )
+
+
 # --- foreign and damaged files
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+def test_a_file_of_torch_has_the_same_operators_as_ours(opset: int) -> None:
+    """Squeeze-and-excitation, hard-swish, ReLU6, a normalisation that is left in, a channel shuffle, halves."""
+    torch = pytest.importorskip("torch")
+    nn, functional = torch.nn, torch.nn.functional
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6())
+            self.depthwise = nn.Sequential(nn.Conv2d(16, 16, 3, 2, 1, groups=16), nn.BatchNorm2d(16), nn.Hardswish())
+            self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 4, 1), nn.ReLU(), nn.Conv2d(4, 16, 1))
+            self.last = nn.Linear(16, 10)
+
+        def forward(self, x):
+            x = self.depthwise(self.first(functional.max_pool2d(x, 3, 2, 1)))
+            x = x * functional.hardsigmoid(self.squeeze(x))
+            one, two = x.split(8, dim=1)
+            x = torch.cat((two, one), dim=1)
+            x = x.view(1, 2, 8, 4, 4).transpose(1, 2).reshape(1, 16, 4, 4)
+            return self.last(functional.dropout(x.mean([2, 3]), 0.2, self.training))
+
+    buffer = io.BytesIO()
+    # Else its exporter folds the normalisation itself.
+    unfolded = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
+    torch.onnx.export(
+        Block().eval(), (torch.zeros(1, 8, 13, 13),), buffer, dynamo=False, opset_version=opset, **unfolded
+    )
+    theirs = read_operators(buffer.getvalue())
+
+    graph = Graph.start((1, 8, 13, 13))
+    x = graph.conv("input", random_weights(8, 1, 1, 1), random_weights(8), 1, 8, "relu")  # only for the pool
+    x = graph.max_pool(x)
+    x = graph.conv(x, random_weights(16, 8, 1, 1), random_weights(16), 1, 1, "relu6")
+    x = graph.conv(x, random_weights(16, 1, 3, 3), random_weights(16), 2, 16, "hard_swish")
+    gate = graph.global_average_pool(x, keep_map=True)
+    gate = graph.conv(gate, random_weights(4, 16, 1, 1), random_weights(4), 1, 1, "relu")
+    gate = graph.conv(gate, random_weights(16, 4, 1, 1), random_weights(16), 1, 1, "none")
+    x = graph.scale(x, graph.apply(gate, "hard_sigmoid"))
+    x = graph.shuffle(graph.concatenate(*reversed(graph.halve(x))), 2)
+    graph.output = graph.linear(graph.global_average_pool(x), random_weights(10, 16), random_weights(10))
+    ours = read_operators(write_graph(graph, "onnxruntime"))[1:]
+
+    # Convolutions whose bias is in the normalisation behind them differ in that alone.
+    assert [replace(each, weight_bytes=0) for each in theirs] == [replace(each, weight_bytes=0) for each in ours]
 
 
 def onnx_model(input_shape: list[int | str], declared: bool = True) -> bytes:
@@ -179,6 +251,15 @@ def test_a_foreign_model_without_inner_shapes() -> None:
     assert conv == Operator("conv", 16 * 4 * 27, 3, 1, 3, 4, floats(3, 64), floats(4, 16), floats(4, 27))
     assert (other.kind, other.macs, other.input_bytes) == ("other", 0, floats(4, 16))
     assert (add.kind, add.input_bytes) == ("add", 2 * floats(4, 16))
+
+
+def test_inner_shapes_that_the_file_leaves_open_are_found() -> None:
+    from onnx import ModelProto, TensorProto, helper
+
+    model = ModelProto.FromString(onnx_model([1, 3, 8, 8]))
+    for name in ("a", "b"):
+        model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "c", "h", "w"]))
+    assert read_operators(model.SerializeToString()) == read_operators(onnx_model([1, 3, 8, 8]))
 
 
 @pytest.mark.parametrize("shape", [["n", 3, 8, 8], [1, 3, "h", "w"], [0, 3, 8, 8], [1, 3, -1, 8]])

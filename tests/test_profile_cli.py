@@ -520,7 +520,7 @@ def test_help_has_a_heading_for_each_kind_of_option_and_lists_the_commands(cli):
     headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings == ["Options:", "What to measure:", "How to measure it:", "A phone:", "Commands:"]
     commands = [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line]
-    assert commands == ["bundle", "devices", "doctor", "operators"]
+    assert commands == ["bundle", "devices", "doctor", "operators", "zoo"]
 
 
 def test_help_tells_the_defaults_that_hold(cli):
