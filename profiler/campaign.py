@@ -158,7 +158,8 @@ def run_campaign(
     Args:
         device: open, one or several; their info must be that of `plan.setup`.
         records: open for writing.
-        others: these models instead of the plan's parts; no plan is noted then, so that no table asks for them.
+        others: these models instead of the plan's parts; then no plan is noted, so that no table asks for them, and no
+            sentinel is timed.
         serials: names of the devices in messages; by default `device 1`, `device 2`, ...
         seed: of the order.
         max_sessions: of one part, if the plan itself has not more.
@@ -198,8 +199,10 @@ def run_campaign(
     tools = _tool_versions()
     measured, failures, lost, is_over = 0, list[Failure](), dict[str, str](), False
     states = {name: one.conditions() for name, one in devices.items()}
-    sentinel, model = sentinel_model(plan.backbones[0])
-    sentinels = SentinelTasks(sentinel, records.done(setup))
+    sentinels = None
+    if not others:
+        sentinel, parts[sentinel] = sentinel_model(plan.backbones[0])
+        sentinels = SentinelTasks(sentinel, records.done(setup))
 
     def report() -> None:
         on_progress(
@@ -233,7 +236,7 @@ def run_campaign(
     processes = jobs if len(tasks) > WORTH_PROCESSES else 1
     folder = records.path.with_name(f".{records.path.name}.models")
     report()
-    with ModelFiles(folder, {**parts, sentinel: model}, setup.device.runtime, processes) as models:
+    with ModelFiles(folder, parts, setup.device.runtime, processes) as models:
         while tasks:
             there = {name: one for name, one in devices.items() if name not in lost}
             queue = WorkQueue(tasks, models, len(there), sentinels)

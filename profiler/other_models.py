@@ -6,8 +6,7 @@ Their rows lie in the same records as everything else. No plan names them, so th
 from __future__ import annotations
 
 import hashlib
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,7 +17,7 @@ from bpnas.profiler.paths import Part
 from bpnas.profiler.zoo import ZooPart
 
 if TYPE_CHECKING:
-    from bpnas.profiler.records import Records, Setup
+    from bpnas.profiler.estimate import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +75,15 @@ class Timing:
         name: of the network or of the file.
         key: in the records.
         runtime: that ran it.
-        session_ms: the median of each session, in milliseconds; empty where there is none.
+        estimate: None where nothing was measured.
         size: see there.
     """
 
     name: str
     key: str
     runtime: str
-    session_ms: tuple[float, ...]
+    estimate: Estimate | None
     size: Size
-
-    @property
-    def latency_ms(self) -> float | None:
-        """Median of the sessions' medians."""
-        return statistics.median(self.session_ms) if self.session_ms else None
-
-    @property
-    def spread(self) -> float | None:
-        """The slowest session above the fastest one, relative to the median; None with less than two."""
-        if len(self.session_ms) < 2:
-            return None
-        return (max(self.session_ms) - min(self.session_ms)) / statistics.median(self.session_ms)
 
 
 def file_parts(paths: Iterable[Path], runtime: str | None = None) -> dict[str, list[FilePart]]:
@@ -163,26 +150,8 @@ def size_of(part: OtherPart) -> Size:
     return Size(sum(each.macs for each in operators), sum(each.weight_bytes for each in operators) // 4)
 
 
-def timings(records: Records, setups: Mapping[Setup, Sequence[OtherPart]]) -> list[Timing]:
-    """What the records know of these models, on these devices, in this or in earlier calls.
-
-    Raises:
-        RecordsError: a row is damaged.
-    """
-    wanted = {(setup, part.key) for setup, parts in setups.items() for part in parts}
-    medians: dict[tuple[Setup, str], list[float]] = {}
-    for setup, measurement in records.measurements():
-        if (setup, measurement.key) in wanted:
-            median_ms = statistics.median(measurement.samples_ns) / measurement.repeats / 1e6
-            medians.setdefault((setup, measurement.key), []).append(median_ms)
-    return [
-        Timing(
-            name=part.network.name if isinstance(part, ZooPart) else part.path.name,
-            key=part.key,
-            runtime=setup.device.runtime,
-            session_ms=tuple(medians.get((setup, part.key), ())),
-            size=size_of(part),
-        )
-        for setup, parts in setups.items()
-        for part in parts
-    ]
+def timing(part: OtherPart, runtime: str, found: Estimate | None) -> Timing:
+    """What is known of one of these models, in this or in earlier calls; `found` is None where nothing is."""
+    return Timing(
+        part.network.name if isinstance(part, ZooPart) else part.path.name, part.key, runtime, found, size_of(part)
+    )

@@ -69,11 +69,13 @@ class TableModels:
 
 
 def _record(fields: Mapping[str, Any]) -> ModelRecord:
+    from bpnas.tables.additivity import UNITS
+
     error, coefficients = fields["error"], fields["coefficients"]
     return ModelRecord(
         name=fields["name"],
         input_size=fields["input_size"],
         error=None if error is None else Accuracy(**error),
-        coefficients=tuple((term, entry["value"]) for term, entry in coefficients.items()),
+        coefficients=tuple((term, coefficients[term]["value"]) for term in UNITS if term in coefficients),
         unavailable=fields["unavailable"],
     )

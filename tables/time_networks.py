@@ -13,6 +13,7 @@ from bpnas.profiler.estimate import estimate
 from bpnas.profiler.graph import EXPORT_VERSION
 from bpnas.profiler.paths import NetworkPart, all_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
+from bpnas.profiler.sentinel import is_phone
 from bpnas.profiler.session import summarize
 from bpnas.tables.schema import TableMeta
 from bpnas.tables.validate import TimedNetwork
@@ -99,11 +100,10 @@ def time_networks(
     records.refuse_other_setups(plan.setup)
     result = run_campaign(device, records, plan, serials=[serial], on_progress=on_progress)
     parts = {part.key: part for part in plan_parts(plan) if isinstance(part, NetworkPart)}
-    found = estimate(summarize(m) for setup, m in records.measurements() if setup == plan.setup)
+    sessions = map(summarize, records.measurements_of(plan.setup))
+    found = estimate(sessions, dict.fromkeys(parts, plan.sessions), can_throttle=is_phone(plan.setup.device))
     used = {key: found.parts[key].used for key in parts if key in found.parts}
-    timed = tuple(
-        TimedNetwork(parts[key], tuple(map(found.corrected_ms, sessions))) for key, sessions in used.items() if sessions
-    )
+    timed = tuple(TimedNetwork(parts[key], tuple(map(found.corrected_ms, good))) for key, good in used.items() if good)
     return TimedNetworks(timed, result)
 
 

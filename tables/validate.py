@@ -71,7 +71,7 @@ def _size_report(table: LatencyTable, input_size: int, timed: Sequence[TimedNetw
         else _judge(found.name, found.predicted_ms, timed, found.note)
         for found in baselines(table, table.networks(input_size, "fit"), asked)
     )
-    return SizeReport(input_size, len(timed), _repeat_error(timed), models, others)
+    return SizeReport(input_size, len(timed), _repeat_error(timed), models, others, _judge_repetition(timed))
 
 
 def _judge_model(table: LatencyTable, name: str, timed: Sequence[TimedNetwork]) -> Judgement:
@@ -88,6 +88,21 @@ def _judge(name: str, predicted_ms: Sequence[float], timed: Sequence[TimedNetwor
     misses = [Miss(t.network.key, ms, t.latency_ms) for ms, t in zip(predicted_ms, timed, strict=True)]
     worst = sorted(misses, key=lambda miss: (-abs(miss.error), miss.network))[:_WORST]
     return Judgement(name, accuracy(predicted_ms, [each.latency_ms for each in timed]), tuple(worst), note)
+
+
+def _judge_repetition(timed: Sequence[TimedNetwork]) -> Judgement:
+    """The same networks measured twice: what is left to a predictor that knows everything but the noise.
+
+    Every other session predicts what the ones between them measured.
+    """
+    halves = [(each.sessions_ms[::2], each.sessions_ms[1::2]) for each in timed]
+    if not all(odd for _, odd in halves):
+        return Judgement("A/A", unavailable="not every network has two sessions")
+    predicted, measured = ([statistics.median(half) for half in side] for side in zip(*halves, strict=True))
+    counts = [len(each.sessions_ms) for each in timed]
+    sessions = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
+    note = f"half of the {sessions} sessions of each network against the other half"
+    return Judgement("A/A", accuracy(predicted, measured), note=note)
 
 
 def _repeat_error(timed: Sequence[TimedNetwork]) -> float | None:

@@ -52,6 +52,7 @@ class SizeReport:
         repeat_error: median relative difference of two sessions of one network: errors much below it are noise, so it
             bounds what can be told of any predictor; None where every network has a single session.
         models, baselines: see `Judgement`.
+        repetition: half the sessions of each network against the other half, as if they had predicted them.
     """
 
     input_size: int
@@ -59,6 +60,7 @@ class SizeReport:
     repeat_error: float | None
     models: tuple[Judgement, ...]
     baselines: tuple[Judgement, ...]
+    repetition: Judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class ValidationReport:
         for size in self.sizes:
             lines += ["", f"Input size {size.input_size}, {size.networks} networks that nothing was fitted to:"]
             lines.append(_HEADER)
-            lines += [_line(judgement) for judgement in (*size.models, *size.baselines)]
+            lines += [_line(judgement) for judgement in (*size.models, *size.baselines, size.repetition)]
             if size.repeat_error is not None:
                 lines.append(
                     f"Two sessions of one network differ by {size.repeat_error:.1%} (median): errors much below that "

@@ -589,7 +589,7 @@ def test_a_second_signal_does_not_cut_the_clean_up_short(cli, monkeypatch):
         closed.append(self)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("bpnas.profiler.campaign.run_campaign", interrupted)
+    monkeypatch.setattr("bpnas.profiler.campaign_options.run_campaign", interrupted)
     monkeypatch.setattr(MockDevice, "close", close)
     assert cli("profile-device", *MOCK).exit_code == 143
     assert len(closed) == 1

@@ -1,6 +1,6 @@
 import json
 import tempfile
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpnas.profiler.campaign import plan_parts
-from bpnas.tables import LatencyTable, TableError, merge_tables
-from bpnas.tables.schema import ImportedFrom, TableMeta, read_table, write_table
+from bpnas.tables import LatencyTable, TableError, build_table, merge_tables
+from bpnas.tables.schema import ImportedFrom, read_table, write_table
+from tests.known_truth import Truth, known_plan, known_records
 from tests.records_factory import QUICK, backbone, make_plan
 from tests.table_factory import BOTH, KEYS, PLAN, damage, only, slower, write
 
@@ -92,7 +93,7 @@ def test_what_is_missing_shrinks_and_the_rest_is_said(cli, folder):
     assert f"1 planned entries are missing: {KEYS[0]}" in done.stdout
     assert LatencyTable.load("c.parquet").meta.missing == (KEYS[0],)
     result = json.loads(cli("build-table", "merge", one, two, "--out", "c.parquet", "--json").stdout)
-    assert result["missing"] == [KEYS[0]] and result["entries"] == len(KEYS) - 1 and result["left_out"] == []
+    assert result["missing"] == [KEYS[0]] and result["entries"] == len(KEYS) - 1
 
 
 DIFFERENT = {
@@ -172,29 +173,19 @@ def test_an_entry_that_is_not_a_number_is_the_same_in_both(folder):
     assert merge_tables([one, two]).table.num_rows == len(KEYS)
 
 
-@dataclass(frozen=True, slots=True)
-class LaterMeta(TableMeta):
-    """Metadata as a later bpnas may have them: with something that was fitted to the one table."""
+def test_models_are_fitted_anew_to_the_networks_of_all_tables(folder):
+    truth = Truth(path=1.1, join=0.6, constant_ms=0.05)
 
-    fitted: tuple[float, ...] = ()
+    def table(name: str, *sizes: int) -> Path:
+        built = build_table([known_records(folder / f"{name}.sqlite", truth, known_plan(*sizes, networks=16))])
+        write_table(folder / f"{name}.parquet", built.table, built.meta)
+        return folder / f"{name}.parquet"
 
-
-def test_what_was_made_for_one_table_alone_is_left_out_and_said(cli, folder, monkeypatch):
-    one, two = write(folder / "1.parquet", PLAN, only(KEYS[:5])), write(folder / "2.parquet", PLAN, only(KEYS[5:]))
-
-    def read_later(path):
-        table, meta, digest = read_table(path)
-        values = {field.name: getattr(meta, field.name) for field in fields(TableMeta)}
-        return table, LaterMeta(**values, fitted=() if path == two else (1.0,)), digest
-
-    monkeypatch.setattr("bpnas.tables.merge.read_table", read_later)
-    done = cli("build-table", "merge", one, two, "--out", "c.parquet")
-    assert "Left out, for it was made for one of the tables alone: fitted;" in done.stdout
-    result = json.loads(cli("build-table", "merge", two, one, "--out", "c.parquet", "--json").stdout)
-    assert result["left_out"] == ["fitted"]
-    copy = folder / "copy.parquet"
-    copy.write_bytes(one.read_bytes())
-    assert merge_tables([one, copy]).meta.fitted == (1.0,)
+    small, large, both = table("small", 16), table("large", 32), table("both", 16, 32)
+    assert read_table(small)[1].models.default == "corrected"
+    assert {record.input_size for record in read_table(small)[1].models.records} == {16}
+    assert merge_tables([small, large]).meta.models == read_table(both)[1].models
+    assert merged(large, small) == both.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,19 @@ def test_only_the_worst_five_are_named(plain):
     assert worst == pytest.approx([0.07, -0.06, 0.05, -0.04, 0.03])
 
 
+def test_what_is_measured_twice_is_judged_like_a_prediction(plain):
+    first, second, third = networks_of(3)
+    timed = [
+        TimedNetwork(first, (1.0, 1.04, 1.0, 1.04)),
+        TimedNetwork(second, (2.2, 2.0, 2.0)),  # two sessions, 2.1 ms between them, against one
+        TimedNetwork(third, (3.0, 4.0)),
+    ]
+    (size,) = validate(plain, timed).sizes
+    assert size.repetition.accuracy == accuracy([1.0, 2.1, 3.0], [1.04, 2.0, 4.0])
+    assert size.repetition.note == "half of the 2 to 4 sessions of each network against the other half"
+    assert any(line.startswith("  A/A") for line in validate(plain, timed).to_text().splitlines())
+
+
 def test_baselines_without_known_networks_are_scaled_by_the_others(plain):
     timed = timed_with(plain)
     (size,) = validate(plain, timed).sizes
@@ -350,7 +363,7 @@ def test_failures_are_reported_and_make_an_exit_code(cli, here, known_device):
     known_device(KnownDevice(refused=networks_of(3)[0].key))
     done = cli("build-table", "validate", "t.parquet", "--serial", "local", "--networks", "3", "--sessions", "1")
     assert done.exit_code == 1
-    assert "2 networks that nothing" in done.stdout and "1 sessions failed" in done.stderr
+    assert "2 networks that nothing" in done.stdout and "1 models failed" in done.stderr
     assert json.loads(Path("t.validation.json").read_text())["failures"][0]["kind"] == "crash"
     known_device(KnownDevice(refused=networks_of(1)[0].key))
     Path("t.validation.json").unlink()
