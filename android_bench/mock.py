@@ -42,8 +42,8 @@ class Costs:
         depthwise_ns: per multiply-add of a depthwise convolution of 3x3 or less.
         large_kernel: times that for larger ones.
         weight_bytes_per_ns: weights stream from memory once.
-        copy_ns: per value of an addition, of a copy, of a transposition.
-        elementwise_ns: per value of everything else: pools, gates, sigmoids.
+        copy_ns: per value of an addition, a copy, a transposition, an activation, and of whatever else there is.
+        gate_ns: per value of a pool, or of a product with one number per channel: runtimes have no fast code for these.
         operator_ns: of any operator, whatever its size.
     """
 
@@ -54,7 +54,7 @@ class Costs:
     large_kernel: float
     weight_bytes_per_ns: float
     copy_ns: float
-    elementwise_ns: float
+    gate_ns: float
     operator_ns: float
 
     def latency_ns(self, operators: Iterable[Operator]) -> float:
@@ -72,10 +72,10 @@ class Costs:
             case "depthwise":
                 factor = 1.0 if operator.kernel <= _SPECIAL_KERNEL else self.large_kernel
                 return fixed + operator.macs * self.depthwise_ns * factor
-            case "add" | "move":
-                return fixed + values_out * self.copy_ns
+            case "pool" | "gate":
+                return fixed + max(values_in, values_out) * self.gate_ns
             case _:
-                return fixed + max(values_in, values_out) * self.elementwise_ns
+                return fixed + values_out * self.copy_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ PROFILES = {
             large_kernel=1.23,
             weight_bytes_per_ns=5.25,
             copy_ns=1.57,
-            elementwise_ns=12.6,
+            gate_ns=12.6,
             operator_ns=84_800.0,
         ),
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-OperatorKind = Literal["conv", "depthwise", "linear", "add", "pool", "move", "other"]
+OperatorKind = Literal["conv", "depthwise", "linear", "add", "pool", "gate", "move", "other"]
 Shape = tuple[int, ...]
 
 
@@ -20,7 +20,8 @@ class Operator:
     """One operator as a runtime executes it (an activation that follows a convolution is part of it).
 
     Attributes:
-        kind: `move` copies or reorders without computing; `other` is elementwise: a product, a sigmoid, ...
+        kind: `gate` is a product with one number per channel; `move` copies or reorders without computing; `other` is
+            elementwise: a product of two maps, a sigmoid, a hard-swish, ...
         macs: multiply-adds.
         kernel: height of the filter, 1 where there is none.
         groups: of a convolution.
@@ -221,7 +222,8 @@ def _move_all(x: Shape, y: Shape) -> Operator:
 
 def _product(a: Shape, b: Shape, y: Shape) -> Operator:
     """Elementwise, of two tensors or with a gate that holds for a whole channel."""
-    return Operator("other", 0, 1, 1, _channels(y), _channels(y), 4 * (_size(a) + _size(b)), 4 * _size(y), 0)
+    kind: OperatorKind = "other" if _size(a) == _size(b) else "gate"
+    return Operator(kind, 0, 1, 1, _channels(y), _channels(y), 4 * (_size(a) + _size(b)), 4 * _size(y), 0)
 
 
 def _channels(shape: Shape) -> int:

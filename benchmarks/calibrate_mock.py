@@ -55,7 +55,7 @@ PRIORS = {
     "large_kernel": (1.0, 0.12),  # a larger kernel loads less for each multiply-add, but code for 3x3 is better
     "weight_bytes_per_ns": (5.0, 0.4),
     "copy_ns": (2.0, 0.5),
-    "elementwise_ns": (3.0, 1.2),
+    "gate_ns": (3.0, 1.2),
     "operator_ns": (70_000.0, 0.4),  # dispatch, and the first touch of a cold output
 }
 # What the runtime on the Pixel 3 has for itself.

@@ -140,10 +140,10 @@ def _timing_table(path: Path, timed: Sequence[Timing], info: DeviceInfo) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = [
+        padded = [
             text.rjust(width) if 0 < n < 6 else text.ljust(width)
             for n, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
-        lines.append("  ".join(cells).rstrip())
+        lines.append("  ".join(padded).rstrip())
     what = f"on {info.model}" + (": computed, not measured" if info.mock else "")
     return "\n".join([*lines, f"{path}: median of the sessions' medians {what}, and half its 95 % confidence interval"])

@@ -55,14 +55,14 @@ def test_the_constants_in_the_code_are_the_fitted_ones(fit) -> None:
 
 def test_constants_are_found_again_from_what_they_give(program, networks, blocks) -> None:
     """Latencies computed from other constants lead there, as far as the priors let them."""
-    true = dataclasses.replace(COSTS, macs_per_ns=9.0, depthwise_ns=1.3, elementwise_ns=8.0)
+    true = dataclasses.replace(COSTS, macs_per_ns=9.0, depthwise_ns=1.3, gate_ns=8.0)
     published_ms = {name: true.latency_ns(operators) / 1e6 for name, operators in networks.items()}
     found = program.calibrate(networks, published_ms, blocks).s9
     for name, operators in networks.items():
         assert found.latency_ns(operators) / 1e6 == pytest.approx(published_ms[name], rel=0.05)
     assert found.macs_per_ns == pytest.approx(9.0, rel=0.12)
     assert found.depthwise_ns == pytest.approx(1.3, rel=0.2)
-    assert found.elementwise_ns < 10
+    assert found.gate_ns < 10
 
 
 def test_what_is_left_out_has_no_part_in_its_prediction(program, networks, blocks, fit) -> None:

@@ -199,4 +199,10 @@ def test_the_device_answers_with_these_costs_and_a_little_noise(tmp_path: Path) 
 
 def test_an_operator_that_nobody_knows_costs_something() -> None:
     unknown = Operator("other", 0, 1, 1, 8, 8, 400, 400, 0)
-    assert COSTS.latency_ns([unknown]) == pytest.approx(COSTS.operator_ns + 100 * COSTS.elementwise_ns)
+    assert COSTS.latency_ns([unknown]) == pytest.approx(COSTS.operator_ns + 100 * COSTS.copy_ns)
+
+
+def test_a_gate_costs_more_than_an_activation_of_the_same_map() -> None:
+    gate = Operator("gate", 0, 1, 1, 8, 8, 432, 400, 0)
+    assert COSTS.latency_ns([gate]) == pytest.approx(COSTS.operator_ns + 108 * COSTS.gate_ns)
+    assert COSTS.gate_ns > COSTS.copy_ns

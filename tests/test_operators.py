@@ -169,7 +169,7 @@ def test_squeeze_and_excitation_hard_swish_and_halves() -> None:
         Operator("pool", 0, 1, 1, 8, 8, whole, one, 0),
         Operator("conv", 64, 1, 1, 8, 8, one, one, weights),
         Operator("other", 0, 1, 1, 8, 8, one, one, 0),
-        Operator("other", 0, 1, 1, 8, 8, whole + one, whole, 0),
+        Operator("gate", 0, 1, 1, 8, 8, whole + one, whole, 0),
         Operator("move", 0, 1, 1, 0, 0, whole, whole, 0),
         Operator("move", 0, 1, 1, 0, 0, whole, whole, 0),
     )
