@@ -146,8 +146,9 @@ def _intervals(frame: pd.DataFrame) -> Iterator[Finding]:
         )
     elif known.any():
         yield Finding("ok", f"known to {half.max():.1%} or better: {int(known.sum()):,} entries")
-    if not known.all():
-        yield Finding("warning", _list("without a confidence interval", sorted(frame["key"][~known]), len(frame)))
+    unknown = sorted(frame["key"][~known & (frame["sessions"] != 1).fillna(True)])  # of one session: said already
+    if unknown:
+        yield Finding("warning", _list("without a confidence interval", unknown, len(frame)))
 
 
 def _quarantined(frame: pd.DataFrame) -> Iterator[Finding]:
@@ -163,9 +164,9 @@ def _quarantined(frame: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _flags(frame: pd.DataFrame) -> Iterator[Finding]:
-    flagged = frame["flags"].fillna("")
-    for flag in sorted(set(flagged[flagged != ""])):
-        keys = sorted(frame["key"][flagged == flag])
+    flags = frame["flags"].fillna("").str.split()
+    for flag in sorted(set(flags.explode().dropna()) - {"unknown"}):  # of one session: said already
+        keys = sorted(frame["key"][flags.map(lambda words, flag=flag: flag in words)])
         yield Finding("warning", _list(f"flagged '{flag}'", keys))
 
 

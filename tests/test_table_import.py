@@ -114,7 +114,7 @@ def test_the_head_says_that_it_is_a_sum_and_counts_come_along(here):
     rows = {row["key"]: row for row in imported(write_yaml(here / "f.yaml")).table.to_pylist()}
     assert {key: row["flags"] for key, row in rows.items()} == {
         **dict.fromkeys(EXPECTED, ""),
-        "head@16-16-10x8": "sum of Conv_1 and Logits",
+        "head@16-16-10x8": "summed",
     }
     assert {key: row["samples"] for key, row in rows.items()} == {
         **dict.fromkeys(EXPECTED, 100),
@@ -228,7 +228,7 @@ def test_import_says_what_it_took_and_what_not(cli, here):
     doctor = cli("build-table", "doctor", "o.parquet")
     assert doctor.exit_code == 1  # no path is at every site
     assert "imported from f.yaml by reader proxyless-yaml, not measured here" in doctor.stdout
-    assert "flagged 'sum of Conv_1 and Logits': 1 entry" in doctor.stdout
+    assert "flagged 'summed': 1 entry" in doctor.stdout
 
 
 def test_an_imported_table_meets_no_measured_one(cli, here):

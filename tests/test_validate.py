@@ -368,7 +368,7 @@ def test_failures_are_reported_and_make_an_exit_code(cli, here, known_device):
     known_device(KnownDevice(refused=networks_of(1)[0].key))
     Path("t.validation.json").unlink()
     done = cli("build-table", "validate", "t.parquet", "--serial", "local", "--networks", "1", "--records", "w.sqlite")
-    assert done.exit_code == 1 and "3 sessions failed" in done.stderr and not Path("t.validation.json").exists()
+    assert done.exit_code == 1 and "3 models failed" in done.stderr and not Path("t.validation.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ class ProxylessYaml:
                 name=" + ".join(names),
                 part=head,
                 latency_ms=sum(piece.latency_ms for piece in pieces),
-                flags="sum of Conv_1 and Logits",
+                flags="summed",
             )
 
 
