@@ -65,14 +65,12 @@ class CampaignOptions:
         Raises:
             UsageError: some of them contradict each other, or there is no device.
         """
-        sessions, most, budget = parameters["sessions"], parameters["max_sessions"], parameters["budget"]
-        if most is not None and most < sessions:
-            raise UsageError(f"--max-sessions {most} is less than --sessions {sessions}: leave it out, or raise it")
+        budget = parameters["budget"]
         given = {name: value for name, value in parameters.items() if value is not None}
         return cls(
             serials=_serials(parameters["serials"]),
             deadline=None if budget is None else time.monotonic() + budget * 60,
-            max_sessions=MAX_SESSIONS if most is None else most,
+            max_sessions=most_sessions(parameters["sessions"], parameters["max_sessions"]),
             device=_of(DeviceOptions, given),
             settings=_of(RunSettings, given),
             **{name: parameters[name] for name in ("runtime", "records", "jobs", "seed", "sessions", "precision")},
@@ -126,6 +124,13 @@ class CampaignOptions:
     def on(self, runtime: str) -> CampaignOptions:
         """The same on another runtime."""
         return replace(self, runtime=runtime)
+
+
+def most_sessions(sessions: int, most: int | None) -> int:
+    """What `--max-sessions` says, or its default; raises UsageError where it contradicts `--sessions`."""
+    if most is not None and most < sessions:
+        raise UsageError(f"--max-sessions {most} is less than --sessions {sessions}: leave it out, or raise it")
+    return MAX_SESSIONS if most is None else most
 
 
 def failure_fields(failures: Sequence[Failure]) -> list[dict[str, Any]]:

@@ -6,10 +6,16 @@ The rules and their reasons stand in docs/measuring.md; every constant stands be
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from bpnas.android_bench.runner import Measurement
+
+Statistic = Literal["median", "p10"]
+
+STATISTICS: dict[Statistic, float] = {"median": 50.0, "p10": 10.0}
+"""What stands for a session, by name: a percentile of its samples."""
 
 MIN_SAMPLES = 10
 """A session of fewer samples says nothing about its noise, about the clock, or, of the sentinel, about the device."""
@@ -29,7 +35,7 @@ class Session:
         key, number: of the part and of this session among those of the part.
         serial: of the device that measured it; empty where the device does not say, as there is just one.
         started_at: seconds since 1970; 0 where the device has no clock.
-        latency_ms: median of the samples, divided by the inferences within each.
+        latency_ms: median of the samples, or another one of `STATISTICS`, divided by the inferences within each.
         samples: how many.
         spread: half the range from the 16th to the 84th percentile over the median. That is the standard deviation of
             normal noise, but rare bursts, which the median ignores as well, do not count. None of too few samples.
@@ -50,8 +56,8 @@ class Session:
         return self.spread is not None and self.spread > NOISY
 
 
-def summarize(measurement: Measurement) -> Session:
-    """A measurement in short."""
+def summarize(measurement: Measurement, statistic: Statistic = "median") -> Session:
+    """A measurement in short; `statistic` of its samples stands for it."""
     samples = np.asarray(measurement.samples_ns, np.float64)
     low, median, high = (float(value) for value in np.percentile(samples, (16, 50, 84)))
     enough = len(samples) >= MIN_SAMPLES and median > 0.0
@@ -62,7 +68,7 @@ def summarize(measurement: Measurement) -> Session:
         number=measurement.session,
         serial=str(measurement.conditions.get("before", {}).get("serial", "")),
         started_at=measurement.started_at,
-        latency_ms=median / measurement.repeats / 1e6,
+        latency_ms=float(np.percentile(samples, STATISTICS[statistic])) / measurement.repeats / 1e6,
         samples=len(samples),
         spread=(high - low) / 2 / median if enough else None,
         is_coarse=is_coarse,

@@ -32,7 +32,7 @@ from bpnas.profiler.paths import (
 )
 from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.sentinel import is_phone
-from bpnas.profiler.session import Session, summarize
+from bpnas.profiler.session import Session, Statistic, summarize
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import BuildError
 from bpnas.tables.latency_table import LatencyTable
@@ -69,6 +69,7 @@ def build_table(
     paths: str | None = None,
     allow_missing: bool = False,
     additivity: str | None = None,
+    statistic: Statistic = "median",
 ) -> BuiltTable:
     """Make a table of all that these records files planned.
 
@@ -79,6 +80,7 @@ def build_table(
         paths: only paths that match this filter.
         allow_missing: make a table although parts of the plan are not measured; its metadata names them.
         additivity: the model that the table predicts with; default what `choose_models` finds.
+        statistic: of a session's samples that stands for the session.
 
     Raises:
         RecordsError: a file cannot be read or is damaged.
@@ -86,7 +88,7 @@ def build_table(
             that was asked for is not available.
         UsageError: there is no such model.
     """
-    plans, sessions = _read(files)
+    plans, sessions = _read(files, statistic)
     plans = [plan for plan in plans if plan.test_seed is None]  # what judges a table must not get into it
     if runtime is not None:
         plans = [plan for plan in plans if plan.setup.device.runtime == runtime]
@@ -128,7 +130,7 @@ def build_table(
     if not rows:
         raise BuildError(f"{names}: nothing is measured yet")
     table = arrow_table(rows)
-    meta = _meta(setup, plans, missing, {row["key"] for row in rows})
+    meta = replace(_meta(setup, plans, missing, {row["key"] for row in rows}), statistic=statistic)
     models = choose_models(LatencyTable(table, meta), additivity)
     return BuiltTable(table, replace(meta, models=models), max(one.largest_correction for one in known))
 
@@ -144,7 +146,7 @@ def _paths_of(part: Part) -> set[BlockPath]:
 
 
 def _read(
-    files: Sequence[str | Path],
+    files: Sequence[str | Path], statistic: Statistic
 ) -> tuple[list[Plan], dict[Setup, dict[Session, npt.NDArray[np.float64]]]]:
     """Plans, and the samples of every session by setup. A row that comes again, from a copied file, is one."""
     plans: list[Plan] = []
@@ -154,7 +156,7 @@ def _read(
             plans.extend(records.plans())
             for setup, measurement in records.measurements():
                 samples_ms = np.asarray(measurement.samples_ns, np.float64) / measurement.repeats / 1e6
-                sessions.setdefault(setup, {})[summarize(measurement)] = samples_ms
+                sessions.setdefault(setup, {})[summarize(measurement, statistic)] = samples_ms
     return plans, sessions
 
 

@@ -15,6 +15,7 @@ from bpnas.tables.tools_cli import diff, doctor, import_, merge, show
 from bpnas.tables.validate_cli import validate
 
 if TYPE_CHECKING:
+    from bpnas.profiler.session import Statistic
     from bpnas.tables.build import BuiltTable
 
 
@@ -38,6 +39,14 @@ def main() -> None:
     type=click.Choice(MODEL_NAMES),
     help="What predicts a network from its parts.  [default: what is closest to whole networks, if any were timed]",
 )
+@click.option(
+    "--statistic",
+    type=click.Choice(["median", "p10"]),
+    default="median",
+    show_default=True,
+    help="What stands for a session. p10, the 10th percentile of its samples, is for computers whose cores have other "
+    "work: what the device takes when nobody disturbs it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build(
     records: tuple[Path, ...],
@@ -48,6 +57,7 @@ def build(
     paths: str | None,
     allow_missing: bool,
     additivity: str | None,
+    statistic: Statistic,
     as_json: bool,
 ) -> None:
     """Make a latency table of RECORDS files (default: all in this directory).
@@ -60,7 +70,13 @@ def build(
 
     files = records or _records_here()
     built = build_table(
-        files, runtime=runtime, backbone=backbone, paths=paths, allow_missing=allow_missing, additivity=additivity
+        files,
+        runtime=runtime,
+        backbone=backbone,
+        paths=paths,
+        allow_missing=allow_missing,
+        additivity=additivity,
+        statistic=statistic,
     )
     as_csv = format_ == "csv" or (format_ is None and out is not None and out.suffix == ".csv")
     path = out or Path(f"{built.meta.device_name}.{'csv' if as_csv else 'parquet'}")
@@ -81,6 +97,7 @@ def build(
         "runtime": meta.runtime,
         "input_sizes": sorted({b.input_size for b in meta.backbones}),
         "paths": len(meta.paths),
+        "statistic": meta.statistic,
         "doubtful": doubtful,
         "flags": dict(sorted(flags.items())),
         "largest_drift_correction": round(built.largest_correction, 4),

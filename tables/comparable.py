@@ -17,7 +17,12 @@ def device_differences(metas: Sequence[TableMeta]) -> list[str]:
 
 def settings_differences(metas: Sequence[TableMeta]) -> list[str]:
     """What differs in how and on which models the runs were made: `threads: 1 | 4`."""
-    return _differences([{**_settings(meta.settings), "export_version": meta.export_version} for meta in metas])
+    return _differences(
+        [
+            {**_settings(meta.settings), "export_version": meta.export_version, "statistic": meta.statistic}
+            for meta in metas
+        ]
+    )
 
 
 def source_differences(metas: Sequence[TableMeta]) -> list[str]:

@@ -74,6 +74,7 @@ def merge_tables(files: Sequence[Path]) -> MergedTable:
         paths=paths_everywhere(ordered, rows),
         missing=tuple(sorted(missing - rows.keys())),
         imported=first.meta.imported,
+        statistic=first.meta.statistic,
     )
     table = arrow_table(rows[key] for key in sorted(rows))
     if meta.imported is None:  # what was fitted to the networks of one table does not hold for those of all

@@ -19,6 +19,7 @@ from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.files import write_atomically
 from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.session import Statistic
 from bpnas.tables.errors import TableError
 from bpnas.tables.model_record import TableModels
 
@@ -89,6 +90,7 @@ class TableMeta:
         missing: keys that were planned but are not there, where that was allowed.
         models: that predict whole networks; see there.
         imported: the published file that the numbers come from; None where bpnas took them.
+        statistic: of a session's samples that stands for the session.
     """
 
     device: DeviceInfo
@@ -99,6 +101,7 @@ class TableMeta:
     missing: tuple[str, ...]
     models: TableModels = field(default_factory=TableModels)
     imported: ImportedFrom | None = None
+    statistic: Statistic = "median"
 
     @property
     def mock(self) -> bool:
@@ -134,6 +137,8 @@ class TableMeta:
         }
         if self.models != TableModels():  # nothing to say without whole networks
             values["models"] = self.models.to_dict()
+        if self.statistic != "median":
+            values["statistic"] = self.statistic
         if self.imported is not None:
             values["imported"] = asdict(self.imported)
         return values
@@ -165,6 +170,7 @@ class TableMeta:
             missing=tuple(values["missing"]),
             models=TableModels.from_dict(values["models"]) if "models" in values else TableModels(),
             imported=ImportedFrom(**values["imported"]) if "imported" in values else None,
+            statistic=values.get("statistic", "median"),
         )
 
 

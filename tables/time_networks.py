@@ -13,8 +13,9 @@ from bpnas.profiler.estimate import estimate
 from bpnas.profiler.graph import EXPORT_VERSION
 from bpnas.profiler.paths import NetworkPart, all_paths
 from bpnas.profiler.records import Plan, Records, Setup, differences
+from bpnas.profiler.rounds import MAX_SESSIONS
 from bpnas.profiler.sentinel import is_phone
-from bpnas.profiler.session import summarize
+from bpnas.profiler.session import Statistic, summarize
 from bpnas.tables.schema import TableMeta
 from bpnas.tables.validate import TimedNetwork
 
@@ -87,10 +88,17 @@ def time_networks(
     records: Records,
     plan: Plan,
     *,
+    statistic: Statistic = "median",
+    max_sessions: int = MAX_SESSIONS,
     serial: str = "device",
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> TimedNetworks:
     """Time what of the plan is not in the records yet; networks that failed are left out.
+
+    Args:
+        statistic: of the table.
+        max_sessions: of one network, if the plan itself has not more.
+        serial: name of the device in messages.
 
     Raises:
         DeviceError: the device was lost; what was timed is kept.
@@ -98,9 +106,9 @@ def time_networks(
         RecordsError: the records hold a campaign with other settings.
     """
     records.refuse_other_setups(plan.setup)
-    result = run_campaign(device, records, plan, serials=[serial], on_progress=on_progress)
+    result = run_campaign(device, records, plan, serials=[serial], max_sessions=max_sessions, on_progress=on_progress)
     parts = {part.key: part for part in plan_parts(plan) if isinstance(part, NetworkPart)}
-    sessions = map(summarize, records.measurements_of(plan.setup))
+    sessions = (summarize(one, statistic) for one in records.measurements_of(plan.setup))
     found = estimate(sessions, dict.fromkeys(parts, plan.sessions), can_throttle=is_phone(plan.setup.device))
     used = {key: found.parts[key].used for key in parts if key in found.parts}
     timed = tuple(TimedNetwork(parts[key], tuple(map(found.corrected_ms, good))) for key, good in used.items() if good)

@@ -59,7 +59,15 @@ def validate(table: LatencyTable, timed: Sequence[TimedNetwork]) -> ValidationRe
         for size in sizes
     )
     meta = table.meta
-    return ValidationReport(table.sha256, meta.device_name, meta.runtime, meta.mock, meta.models.default, reports)
+    return ValidationReport(
+        table_sha256=table.sha256,
+        device=meta.device_name,
+        runtime=meta.runtime,
+        mock=meta.mock,
+        default=meta.models.default,
+        statistic=meta.statistic,
+        sizes=reports,
+    )
 
 
 def _size_report(table: LatencyTable, input_size: int, timed: Sequence[TimedNetwork]) -> SizeReport:

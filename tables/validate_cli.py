@@ -16,6 +16,11 @@ from bpnas.profiler.cli import main as profile_device
 @click.option("--serial", help="The device that the table is of.  [default: as profile-device; of a mock, that mock]")
 @click.option("--networks", type=click.IntRange(1, 10_000), default=60, show_default=True, help="Of each input size.")
 @click.option("--sessions", type=click.IntRange(1, 1000), default=3, show_default=True, help="Of each network.")
+@click.option(
+    "--max-sessions",
+    type=click.IntRange(1, 1000),
+    help="Of one network, where sessions were noisy.  [default: 10, or --sessions if that is more]",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the choice of networks.")
 @click.option("--input-size", "input_sizes", type=int, multiple=True, help="Repeatable.  [default: all of the table]")
 @click.option("--records", type=click.Path(dir_okay=False), help="Records file.  [default: TABLE.validation.sqlite]")
@@ -28,6 +33,7 @@ def validate(
     serial: str | None,
     networks: int,
     sessions: int,
+    max_sessions: int | None,
     seed: int,
     input_sizes: tuple[int, ...],
     records: str | None,
@@ -45,7 +51,7 @@ def validate(
     from bpnas.android_bench.device import DeviceOptions, open_device
     from bpnas.android_bench.files import write_atomically
     from bpnas.profiler.campaign_display import campaign_display
-    from bpnas.profiler.campaign_options import fail_for, failure_fields
+    from bpnas.profiler.campaign_options import fail_for, failure_fields, most_sessions
     from bpnas.profiler.records import Records
     from bpnas.tables.cli_text import check_folder
     from bpnas.tables.latency_table import LatencyTable
@@ -54,6 +60,7 @@ def validate(
 
     out = out or table.with_suffix(".validation.json")
     check_folder(out)
+    most = most_sessions(sessions, max_sessions)
     loaded = LatencyTable.load(table)
     meta = loaded.meta
     serial = serial or (f"mock:{meta.device_name}" if meta.mock else choose_serial())
@@ -65,7 +72,15 @@ def validate(
         )
         file = Path(records) if records else table.with_suffix(".validation.sqlite")
         with Records.write(file) as store, campaign_display(device.info.label) as show:
-            timed = time_networks(device, store, plan, serial=serial, on_progress=show)
+            timed = time_networks(
+                device,
+                store,
+                plan,
+                statistic=meta.statistic,
+                max_sessions=most,
+                serial=serial,
+                on_progress=show,
+            )
     if timed.networks or not timed.campaign.failures:
         report = compare(loaded, timed.networks)
         content = report.to_dict() | {

@@ -72,6 +72,7 @@ class ValidationReport:
         device, runtime: of both.
         mock: nothing of it was measured.
         default: the model that the table uses.
+        statistic: of a session's samples that stands for the session.
         sizes: one report per input size.
     """
 
@@ -80,6 +81,7 @@ class ValidationReport:
     runtime: str
     mock: bool
     default: str
+    statistic: str
     sizes: tuple[SizeReport, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,16 +91,14 @@ class ValidationReport:
     def to_text(self) -> str:
         """For people, as a table per input size."""
         mock = " (MOCK: computed, not measured)" if self.mock else ""
-        lines = [f"{self.device}, {self.runtime}{mock}; the table predicts with {self.default!r}"]
+        statistic = "" if self.statistic == "median" else f", {self.statistic} of the samples of each session"
+        lines = [f"{self.device}, {self.runtime}{mock}{statistic}; the table predicts with {self.default!r}"]
         for size in self.sizes:
             lines += ["", f"Input size {size.input_size}, {size.networks} networks that nothing was fitted to:"]
             lines.append(_HEADER)
             lines += [_line(judgement) for judgement in (*size.models, *size.baselines, size.repetition)]
             if size.repeat_error is not None:
-                lines.append(
-                    f"Two sessions of one network differ by {size.repeat_error:.1%} (median): errors much below that "
-                    "are noise"
-                )
+                lines.append(f"Two sessions of one network differ by {size.repeat_error:.1%} (median)")
             lines += self._worst(size.models)
         return "\n".join(lines)
 

@@ -11,6 +11,7 @@ from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.campaign import plan_parts
 from bpnas.profiler.paths import Part
 from bpnas.profiler.records import Plan
+from bpnas.profiler.session import Statistic
 from bpnas.tables.build import geometry
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.schema import ImportedFrom, TableMeta, arrow_table, write_table
@@ -53,6 +54,7 @@ def write(
     change: Callable[[Row], Row | None] = lambda row: row,
     missing: Iterable[str] = (),
     imported: ImportedFrom | None = None,
+    statistic: Statistic = "median",
 ) -> Path:
     """A table of all parts of a plan; None from `change` leaves an entry out."""
     made = [change(make_row(part, plan)) for part in plan_parts(plan)]
@@ -66,6 +68,7 @@ def write(
         paths=paths_everywhere(backbones, {row["key"] for row in rows}),
         missing=tuple(sorted(missing)),
         imported=imported,
+        statistic=statistic,
     )
     write_table(path, arrow_table(rows), meta)
     return path

@@ -1,5 +1,6 @@
 """What the measuring protocol makes of records in a table: drift, intervals, quarantine and doubts."""
 
+import random
 import statistics
 from dataclasses import replace
 
@@ -7,6 +8,8 @@ import pytest
 
 from bpnas.profiler import Records
 from bpnas.tables import BuildError, build_table
+from bpnas.tables.doctor import diagnose_table
+from bpnas.tables.schema import read_table, write_table
 from tests.records_factory import TOOLS, make_plan, measurement, tasks, write_records
 from tests.simulated_device import SENTINEL, SimulatedDevice, truth_ms
 
@@ -186,3 +189,27 @@ def test_what_is_no_phone_is_never_throttled(file):
     slow[3:9] = [1.5] * 6
     table = rows(write(file, with_sentinels(SimulatedDevice(), slow), plan))
     assert sum(row["quarantined"] for row in table.values()) == 0
+
+
+def test_beside_a_busy_neighbour_the_10th_percentile_is_what_the_device_takes_alone(file):
+    """A core at two speeds, beside another machine: each session has its own share of quick samples."""
+    rng = random.Random(4)
+
+    def measured(key, session):
+        share = rng.uniform(0.2, 0.9)
+        samples = [truth_ms(key) * 1e6 * rng.gauss(1, 0.004) * (1 if rng.random() < share else 1.5) for _ in range(40)]
+        return measurement(key, session, samples_ns=tuple(map(round, samples)), repeats=1)
+
+    write(file, [measured(*task) for task in tasks(PLAN)])
+
+    def errors(**options):
+        return [row["latency_ms"] / truth_ms(key) - 1 for key, row in rows(file, **options).items()]
+
+    assert max(errors()) > 0.3
+    assert max(map(abs, errors(statistic="p10"))) < 0.02
+    built = build_table([file], statistic="p10")
+    assert built.meta.statistic == "p10" and build_table([file]).meta.statistic == "median"
+    write_table(file.with_suffix(".parquet"), built.table, built.meta)
+    assert read_table(file.with_suffix(".parquet"))[1].statistic == "p10"
+    findings = diagnose_table(file.with_suffix(".parquet"))
+    assert not any("below the 10th percentile" in finding.what for finding in findings)

@@ -120,6 +120,14 @@ def test_what_must_not_meet_is_refused_with_the_field_named(folder, plan, named)
         assert all(value in message for value in values)
 
 
+def test_medians_and_low_percentiles_do_not_meet(folder):
+    one, two = write(folder / "1.parquet", PLAN, only(KEYS[:5])), write(folder / "2.parquet", PLAN, statistic="p10")
+    assert "statistic: median | p10" in refusal(one, two)
+    assert (
+        merge_tables([two, write(folder / "3.parquet", PLAN, only(KEYS[:5]), statistic="p10")]).meta.statistic == "p10"
+    )
+
+
 DEVICE = st.fixed_dictionaries(
     {},
     optional={

@@ -247,6 +247,36 @@ def test_networks_are_timed_and_judged(tmp_path, fitted):
     assert size.repeat_error == pytest.approx(0.002, rel=0.01)
 
 
+def test_networks_are_summed_up_as_the_table_was(tmp_path, plain):
+    """Twelve of sixty samples are quick."""
+    device = KnownDevice()
+    run_calmly = device.run
+
+    def disturbed(requests, settings):
+        for one in run_calmly(requests, settings):
+            (quick,) = one.samples_ns
+            yield replace(one, samples_ns=(quick,) * 12 + (quick * 3 // 2,) * 48)
+
+    device.run = disturbed
+    plan = plan_networks(plain.meta, device, networks=2, sessions=1)
+    with Records.write(tmp_path / "v.sqlite") as store:
+        for statistic, factor in (("median", 1.5), ("p10", 1.0)):
+            for each in time_networks(device, store, plan, statistic=statistic, max_sessions=1).networks:
+                assert each.latency_ms == pytest.approx(factor * TRUTH.network_ms(each.network), rel=1e-4)
+    assert len(device.asked) == 2
+
+
+def test_a_table_of_low_percentiles_says_so_wherever_it_is_judged(cli, here, known_device):
+    assert cli("build-table", "r.sqlite", "--out", "t.parquet", "--statistic", "p10").exit_code == 0
+    known_device(KnownDevice())
+    done = cli("build-table", "validate", "t.parquet", "--serial", "local", "--networks", "2", "--sessions", "1")
+    assert done.stdout.startswith("bench, tflite, p10 of the samples of each session; the table predicts with")
+    assert json.loads(Path("t.validation.json").read_text())["statistic"] == "p10"
+    assert (
+        "statistic p10 of the samples of each session, not the median" in cli("build-table", "show", "t.parquet").stdout
+    )
+
+
 def test_what_was_timed_before_the_device_was_lost_is_kept(tmp_path, plain):
     first = KnownDevice(lost_after=5)
     with pytest.raises(DeviceLostError):
@@ -380,6 +410,7 @@ def test_failures_are_reported_and_make_an_exit_code(cli, here, known_device):
         (["t.parquet", "--serial", "local", "--networks", "0"], 2, "--networks"),
         (["t.parquet", "--serial", "local", "--out", "no/v.json"], 2, "does not exist"),
         (["t.parquet", "--serial", "local", "--records", "t.parquet"], 1, "t.parquet"),
+        (["t.parquet", "--serial", "local", "--max-sessions", "2"], 2, "--max-sessions 2 is less than --sessions 3"),
         (["t.parquet", "--serial", "local", "--max-temperature", "-1"], 2, "--max-temperature"),
     ],
     ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else "",
