@@ -2,8 +2,9 @@
 
 An entry counts as changed where its two 95 % confidence intervals do not meet and its p-value, adjusted for the number
 of entries by Benjamini and Hochberg's procedure ("Controlling the False Discovery Rate", 1995), is 0.05 at most. The
-p-value is that of a two-sided z-test; the standard errors are taken from the intervals, width / (2 * 1.96), as if the
-estimates were normally distributed, and independent. An entry without an interval in both tables is undecided.
+p-value is that of a two-sided t-test with sessions - 2 degrees of freedom, those of both tables together; the standard
+errors are taken from the intervals, as if sessions were normally distributed and independent. An entry without an
+interval in both tables is undecided.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ Verdict = Literal["slower", "faster", "within noise", "undecided"]
 FALSE_DISCOVERY_RATE = 0.05
 """Of the entries called changed, this share at most is expected to be called so wrongly."""
 
-_Z95 = 1.959964  # the normal distribution's 97.5th percentile
+# Standard error of a median of n normal values over the expected width of its interval, which of so few runs from the
+# smallest to the largest: H. A. David and H. N. Nagaraja, Order Statistics (2003), tables of moments.
+_ERROR_OF_WIDTH = {2: 0.7071 / 1.1284, 3: 0.6698 / 1.6926, 4: 0.5458 / 2.0588, 5: 0.5356 / 2.3259}
+_ERROR_OF_WIDTH_OF_MANY = 1 / (2 * 1.96)
 _NAMED = 3
 
 
@@ -185,17 +189,26 @@ def _verdict(difference_ms: float, apart: bool, q: float) -> Verdict:
 
 def _adjusted_p(one: pd.DataFrame, other: pd.DataFrame) -> npt.NDArray[np.float64]:
     """Adjusted p-value of each entry; NaN where an interval is missing."""
-    from scipy.stats import false_discovery_control, norm
+    from scipy.stats import false_discovery_control
+    from scipy.stats import t as student
 
-    error = np.hypot(*(((f["high_ms"] - f["low_ms"]) / (2 * _Z95)).to_numpy(np.float64) for f in (one, other)))
+    error = np.hypot(_standard_error(one), _standard_error(other))
     difference = np.abs((other["latency_ms"] - one["latency_ms"]).to_numpy(np.float64))
     # Where both intervals have no width, equal numbers are equal and others are not.
-    z = np.divide(difference, error, out=np.where(difference > 0, np.inf, 0.0), where=error > 0)
-    p = np.where(np.isnan(error), np.nan, 2 * norm.sf(z))
+    t = np.divide(difference, error, out=np.where(difference > 0, np.inf, 0.0), where=error > 0)
+    degrees = (one["sessions"] + other["sessions"] - 2).to_numpy(np.float64, na_value=np.inf)
+    p = np.where(np.isnan(error), np.nan, 2 * student.sf(t, degrees))
     known = ~np.isnan(p)
     if known.any():
         p[known] = false_discovery_control(p[known], method="bh")
     return p
+
+
+def _standard_error(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Of each latency, in ms; NaN where the interval is missing."""
+    factors = frame["sessions"].map(_ERROR_OF_WIDTH).astype("float64").fillna(_ERROR_OF_WIDTH_OF_MANY)
+    width = (frame["high_ms"] - frame["low_ms"]).to_numpy(np.float64)
+    return np.asarray(factors.to_numpy(np.float64) * width)
 
 
 def _groups(entries: Sequence[EntryDiff]) -> Iterable[GroupDiff]:

@@ -100,7 +100,7 @@ def _basis(diff: TableDiff) -> str:
     return (
         f"'slower' and 'faster': the 95 % intervals do not meet, and the p-value q, adjusted for {decided:,} entries "
         f"(Benjamini-Hochberg), is at most {FALSE_DISCOVERY_RATE:g};\nassumed are independent, normally distributed "
-        "errors of the intervals' widths."
+        "sessions."
     )
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bpnas.profiler.estimate import estimate
+from bpnas.profiler.session import Session
 from bpnas.tables import TableError, diff_tables
 from bpnas.tables.schema import ImportedFrom
 from tests.records_factory import QUICK, backbone, make_plan
@@ -73,10 +75,10 @@ def test_intervals_that_meet_are_noise(a, b):
 
 
 def test_many_entries_ask_for_more_than_intervals_that_just_do_not_meet(a, b):
-    """One of many entries, 2.83 standard errors off (p = 0.0046): alone it counts, among many others it does not."""
+    """One of many entries, 2.9 standard errors off (p = 0.044): alone it counts, among many others it does not."""
 
     def change(row):
-        return slower(1.0205)(row) if row["kind"] == "stem" else row
+        return slower(1.033)(row) if row["kind"] == "stem" else row
 
     assert [
         e.verdict
@@ -84,8 +86,37 @@ def test_many_entries_ask_for_more_than_intervals_that_just_do_not_meet(a, b):
     ] == ["slower"]
     diff = diff_tables(write(a, PLAN), write(b, OTHER, change))
     (stem,) = (e for e in diff.entries if e.kind == "stem")
-    assert stem.q == pytest.approx(2 * 0.00229 * len(KEYS), rel=0.1)
+    assert stem.q > 0.05
     assert stem.verdict == "within noise"
+
+
+def of_sessions(count, noise, factor=1.0, seed=0):
+    """Each entry as the median of some sessions with an interval as `build-table` gives it."""
+    rng = np.random.default_rng(seed)
+
+    def change(row):
+        truth = row["latency_ms"] * factor
+        ms = truth * rng.normal(1, noise, count)
+        sessions = [Session("key", n, "", 0.0, float(each), 50, 0.01, False) for n, each in enumerate(ms)]
+        found = estimate(sessions).parts["key"]
+        low_and_high = {"low_ms": found.low_ms, "high_ms": found.high_ms}
+        return {**row, "latency_ms": found.latency_ms, **low_and_high, "sessions": count}
+
+    return change
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8])
+def test_two_campaigns_of_one_device_hardly_differ_and_two_devices_do(a, b, count):
+    plans = [make_plan(backbone(), paths="K[1357]E*G1", os=f"none {n}") for n in (1, 2)]
+    write(a, plans[0], of_sessions(count, 0.01, seed=1))
+    write(b, plans[1], of_sessions(count, 0.01, seed=2))
+    entries = diff_tables(a, b).entries
+    assert len(entries) > 100
+    assert sum(entry.verdict != "within noise" for entry in entries) <= 0.01 * len(entries)
+    write(b, plans[1], of_sessions(count, 0.01, 1.5, seed=3))
+    found = [entry.verdict for entry in diff_tables(a, b).entries]
+    assert found.count("slower") > 0.9 * len(found)
+    assert found.count("faster") == 0
 
 
 def only_stem(row):
