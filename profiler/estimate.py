@@ -6,7 +6,7 @@ The rules and their reasons stand in docs/measuring.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bpnas.profiler.drift import Drift, read_drift
 from bpnas.profiler.sentinel import is_sentinel
-from bpnas.profiler.session import Session
+from bpnas.profiler.session import Session, Statistic
 
 PRECISION = 0.05
 """Half the confidence interval over the estimate that is good enough where nothing else was asked for."""
@@ -37,7 +37,8 @@ class Estimate:
 
     Attributes:
         key: of the part.
-        latency_ms: median of the sessions that are used, corrected for drift; None where none can be used.
+        latency_ms: median (or 10th percentile) of the sessions that are used, corrected for drift; None where none can
+            be used.
         low_ms, high_ms: its confidence interval; None of fewer than two sessions.
         used: the sessions.
         quarantined: sessions that are not used, with the reason.
@@ -103,7 +104,11 @@ class Estimates:
 
 
 def estimate(
-    sessions: Iterable[Session], planned: Mapping[str, int] | None = None, *, can_throttle: bool = True
+    sessions: Iterable[Session],
+    planned: Mapping[str, int] | None = None,
+    *,
+    can_throttle: bool = True,
+    statistic: Statistic = "median",
 ) -> Estimates:
     """What sessions of one setup say of its parts.
 
@@ -112,6 +117,7 @@ def estimate(
         planned: sessions that were planned of a part, by key; one where nothing is said. So many calm sessions are
             enough to leave the noisy ones out.
         can_throttle: whether a slow sentinel makes its neighbours unusable; of a phone, see `sentinel.is_phone`.
+        statistic: of a part's sessions that stands for the part; as that of their samples, see `session.summarize`.
     """
     by_key: dict[str, list[Session]] = {}
     sentinels: dict[str, list[Session]] = {}
@@ -123,11 +129,23 @@ def estimate(
             by_key.setdefault(session.key, []).append(session)
     drifts = {serial: read_drift(serial, sentinels[serial], can_throttle) for serial in sorted(sentinels)}
     found = Estimates({}, drifts)
-    parts = {key: _part(key, by_key[key], (planned or {}).get(key, 1), found) for key in by_key}
+    parts = {key: _part(key, by_key[key], (planned or {}).get(key, 1), found, statistic) for key in by_key}
     return Estimates(parts, drifts)
 
 
-def _part(key: str, sessions: list[Session], planned: int, found: Estimates) -> Estimate:
+def of_sessions(latencies_ms: Sequence[float], statistic: Statistic) -> float:
+    """What stands for several sessions: their median, or 10th percentile, which of ten or less is the smallest."""
+    values = np.sort(np.asarray(latencies_ms, np.float64))
+    lower, upper = _places(len(values), statistic)
+    return float(values[lower] + values[upper]) / 2
+
+
+def _places(n: int, statistic: Statistic) -> tuple[int, int]:
+    """Where among n sorted values the two stand whose mean is the statistic."""
+    return ((n - 1) // 2, n // 2) if statistic == "median" else ((n - 1) // 10, (n - 1) // 10)
+
+
+def _part(key: str, sessions: list[Session], planned: int, found: Estimates, statistic: Statistic) -> Estimate:
     reasons = {session: found.reason_against(session) for session in sessions}
     calm = [session for session in sessions if reasons[session] is None]
     noisy = [session for session in sessions if reasons[session] == "noisy"]
@@ -141,10 +159,10 @@ def _part(key: str, sessions: list[Session], planned: int, found: Estimates) -> 
     if len(used) < planned and len(sessions) >= planned:
         flags.append("throttled")
     values = np.sort([found.corrected_ms(session) for session in used])
-    low_ms, high_ms = _interval(values)
+    low_ms, high_ms = _interval(values, statistic)
     return Estimate(
         key=key,
-        latency_ms=float(np.median(values)) if used else None,
+        latency_ms=of_sessions(values.tolist(), statistic) if used else None,
         low_ms=low_ms,
         high_ms=high_ms,
         used=tuple(used),
@@ -154,22 +172,24 @@ def _part(key: str, sessions: list[Session], planned: int, found: Estimates) -> 
     )
 
 
-def _interval(values: npt.NDArray[np.float64]) -> tuple[float, float] | tuple[None, None]:
-    """Percentile bootstrap of the median, over sorted values.
+def _interval(
+    values: npt.NDArray[np.float64], statistic: Statistic = "median"
+) -> tuple[float, float] | tuple[None, None]:
+    """Percentile bootstrap of the statistic, over sorted values.
 
     B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
     if len(values) < 2:
         return None, None
-    lower, upper = _middles(len(values))
-    medians = (values[lower] + values[upper]) / 2
+    lower, upper = _resampled(len(values), statistic)
     tail = (1.0 - CONFIDENCE) / 2
-    low, high = np.quantile(medians, (tail, 1.0 - tail))
+    low, high = np.quantile((values[lower] + values[upper]) / 2, (tail, 1.0 - tail))
     return float(low), float(high)
 
 
 @cache
-def _middles(n: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Where the two middle values of each resample stand among n sorted values: the same resamples for all parts."""
+def _resampled(n: int, statistic: Statistic) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Where the two values of each resample stand among n sorted ones: the same resamples for all parts."""
     resamples = np.sort(np.random.default_rng(n).integers(0, n, (RESAMPLES, n)), axis=1)
-    return resamples[:, (n - 1) // 2], resamples[:, n // 2]
+    lower, upper = _places(n, statistic)
+    return resamples[:, lower], resamples[:, upper]

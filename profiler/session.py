@@ -15,7 +15,7 @@ from bpnas.android_bench.runner import Measurement
 Statistic = Literal["median", "p10"]
 
 STATISTICS: dict[Statistic, float] = {"median": 50.0, "p10": 10.0}
-"""What stands for a session, by name: a percentile of its samples."""
+"""What stands for the samples of a session, and for the sessions of a part: a percentile, by name."""
 
 MIN_SAMPLES = 10
 """A session of fewer samples says nothing about its noise, about the clock, or, of the sentinel, about the device."""

@@ -80,7 +80,7 @@ def build_table(
         paths: only paths that match this filter.
         allow_missing: make a table although parts of the plan are not measured; its metadata names them.
         additivity: the model that the table predicts with; default what `choose_models` finds.
-        statistic: of a session's samples that stands for the session.
+        statistic: of samples that stands for a session, and of sessions that stands for a part.
 
     Raises:
         RecordsError: a file cannot be read or is damaged.
@@ -115,7 +115,7 @@ def build_table(
     if not any(isinstance(part, PathPart) for part in parts.values()):
         raise BuildError(f"{names}: no path that matches {paths!r} was planned to be measured")
     samples = sessions.get(setup, {})
-    estimates = estimate(samples, planned_sessions, can_throttle=is_phone(setup.device)).parts
+    estimates = estimate(samples, planned_sessions, can_throttle=is_phone(setup.device), statistic=statistic).parts
     unusable = sorted(key for key in parts if key in estimates and not estimates[key].used)
     unmeasured = (k for k in parts if k not in estimates or estimates[k].measured < planned_sessions[k])
     missing = tuple(sorted({*unusable, *unmeasured}))

@@ -90,7 +90,7 @@ class TableMeta:
         missing: keys that were planned but are not there, where that was allowed.
         models: that predict whole networks; see there.
         imported: the published file that the numbers come from; None where bpnas took them.
-        statistic: of a session's samples that stands for the session.
+        statistic: of samples that stands for a session, and of sessions that stands for a part.
     """
 
     device: DeviceInfo

@@ -115,7 +115,7 @@ def header_lines(view: TableView) -> list[str]:
     lines.append(f"{'runtime':9} {device.runtime}, {device.runtime_version}, SHA-256 {_short(device.runtime_sha256)}")
     lines.append(f"{'settings':9} {_settings(meta)}")
     if meta.statistic != "median":
-        lines.append(f"{'statistic':9} {meta.statistic} of the samples of each session, not the median")
+        lines.append(f"{'statistic':9} {meta.statistic} instead of medians")
     sizes = ", ".join(f"{b.input_size} ({b.classes} classes)" for b in meta.backbones)
     lines.append(f"{'backbone':9} {meta.backbones[0].name} at input size {sizes}")
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in view.kinds.items())

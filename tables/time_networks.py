@@ -109,9 +109,13 @@ def time_networks(
     result = run_campaign(device, records, plan, serials=[serial], max_sessions=max_sessions, on_progress=on_progress)
     parts = {part.key: part for part in plan_parts(plan) if isinstance(part, NetworkPart)}
     sessions = (summarize(one, statistic) for one in records.measurements_of(plan.setup))
-    found = estimate(sessions, dict.fromkeys(parts, plan.sessions), can_throttle=is_phone(plan.setup.device))
+    found = estimate(
+        sessions, dict.fromkeys(parts, plan.sessions), can_throttle=is_phone(plan.setup.device), statistic=statistic
+    )
     used = {key: found.parts[key].used for key in parts if key in found.parts}
-    timed = tuple(TimedNetwork(parts[key], tuple(map(found.corrected_ms, good))) for key, good in used.items() if good)
+    timed = tuple(
+        TimedNetwork(parts[key], tuple(map(found.corrected_ms, good)), statistic) for key, good in used.items() if good
+    )
     return TimedNetworks(timed, result)
 
 

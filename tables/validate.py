@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.profiler.estimate import of_sessions
 from bpnas.profiler.networks import fold_of
 from bpnas.profiler.paths import NetworkPart
+from bpnas.profiler.session import Statistic
 from bpnas.tables.accuracy import accuracy
 from bpnas.tables.baselines import baselines
 from bpnas.tables.errors import TableError
@@ -26,16 +28,18 @@ class TimedNetwork:
 
     Attributes:
         network: which.
-        sessions_ms: median of each fresh session, in ms.
+        sessions_ms: latency of each fresh session, in ms.
+        statistic: of the sessions that stands for the network.
     """
 
     network: NetworkPart
     sessions_ms: tuple[float, ...]
+    statistic: Statistic = "median"
 
     @property
     def latency_ms(self) -> float:
-        """Median of the sessions, as in a table."""
-        return statistics.median(self.sessions_ms)
+        """As in a table."""
+        return of_sessions(self.sessions_ms, self.statistic)
 
 
 def validate(table: LatencyTable, timed: Sequence[TimedNetwork]) -> ValidationReport:
@@ -103,10 +107,11 @@ def _judge_repetition(timed: Sequence[TimedNetwork]) -> Judgement:
 
     Every other session predicts what the ones between them measured.
     """
-    halves = [(each.sessions_ms[::2], each.sessions_ms[1::2]) for each in timed]
-    if not all(odd for _, odd in halves):
+    if any(len(each.sessions_ms) < 2 for each in timed):
         return Judgement("A/A", unavailable="not every network has two sessions")
-    predicted, measured = ([statistics.median(half) for half in side] for side in zip(*halves, strict=True))
+    predicted, measured = (
+        [of_sessions(each.sessions_ms[first::2], each.statistic) for each in timed] for first in (0, 1)
+    )
     counts = [len(each.sessions_ms) for each in timed]
     sessions = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
     note = f"half of the {sessions} sessions of each network against the other half"

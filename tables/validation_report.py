@@ -72,7 +72,7 @@ class ValidationReport:
         device, runtime: of both.
         mock: nothing of it was measured.
         default: the model that the table uses.
-        statistic: of a session's samples that stands for the session.
+        statistic: of the table, by which the networks were summed up, too.
         sizes: one report per input size.
     """
 
@@ -91,7 +91,7 @@ class ValidationReport:
     def to_text(self) -> str:
         """For people, as a table per input size."""
         mock = " (MOCK: computed, not measured)" if self.mock else ""
-        statistic = "" if self.statistic == "median" else f", {self.statistic} of the samples of each session"
+        statistic = "" if self.statistic == "median" else f", {self.statistic} instead of medians"
         lines = [f"{self.device}, {self.runtime}{mock}{statistic}; the table predicts with {self.default!r}"]
         for size in self.sizes:
             lines += ["", f"Input size {size.input_size}, {size.networks} networks that nothing was fitted to:"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpnas.profiler.drift import THROTTLED, read_drift
-from bpnas.profiler.estimate import PRECISION, estimate
+from bpnas.profiler.estimate import PRECISION, estimate, of_sessions
 from bpnas.profiler.sentinel import is_sentinel
 from bpnas.profiler.session import COARSE, MIN_SAMPLES, NOISY, summarize
 from tests.records_factory import measurement
@@ -165,6 +165,26 @@ def test_a_device_with_two_speeds_is_told_by_the_interval():
     estimates = found(measured, 8)
     assert statistics.fmean("imprecise" in one.doubts(PRECISION) for one in estimates.parts.values()) > 0.9
     assert all(0.99 < one.latency_ms / truth_ms(key) < 1.31 for key, one in estimates.parts.items())
+
+
+def test_the_10th_percentile_of_sessions_is_the_speed_of_an_undisturbed_device():
+    def mode(one):
+        return random.Random(f"{one.key}/{one.session}").choice((1, 1, 1.3, 1.9))
+
+    measured = [
+        summarize(replace(one, samples_ns=tuple(round(mode(one) * ns) for ns in one.samples_ns)), "p10")
+        for one in without_sentinel(SimulatedDevice().campaign(KEYS, 8))
+    ]
+    parts = estimate(measured, dict.fromkeys(KEYS, 8), statistic="p10").parts
+    errors = [one.latency_ms / truth_ms(key) - 1 for key, one in parts.items()]
+    assert statistics.median(map(abs, errors)) < 0.02 and sum(abs(error) > 0.05 for error in errors) <= 2
+    assert all(one.low_ms <= one.latency_ms <= one.high_ms for one in parts.values())
+
+
+@pytest.mark.parametrize(("count", "median", "p10"), [(1, 1, 1), (2, 1.5, 1), (3, 2, 1), (10, 5.5, 1), (21, 11, 3)])
+def test_what_stands_for_several_sessions(count, median, p10):
+    sessions_ms = random.Random(0).sample([float(n + 1) for n in range(count)], count)
+    assert (of_sessions(sessions_ms, "median"), of_sessions(sessions_ms, "p10")) == (median, p10)
 
 
 # Noisy sessions
