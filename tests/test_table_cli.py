@@ -136,6 +136,7 @@ def test_json(cli):
         "runtime": "tflite",
         "input_sizes": [16, 32],
         "paths": 3,
+        "statistic": "median",
         "doubtful": 2 * ENTRIES,
         "flags": {"unknown": 2 * ENTRIES},
         "largest_drift_correction": 0.0,
