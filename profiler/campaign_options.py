@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,7 +47,6 @@ class CampaignOptions:
     """
 
     serials: tuple[str, ...]
-    runtime: str
     records: str | None
     deadline: float | None
     jobs: int
@@ -66,19 +65,18 @@ class CampaignOptions:
             UsageError: some of them contradict each other, or there is no device.
         """
         budget = parameters["budget"]
-        given = {name: value for name, value in parameters.items() if value is not None}
         return cls(
             serials=_serials(parameters["serials"]),
             deadline=None if budget is None else time.monotonic() + budget * 60,
             max_sessions=most_sessions(parameters["sessions"], parameters["max_sessions"]),
-            device=_of(DeviceOptions, given),
-            settings=_of(RunSettings, given),
-            **{name: parameters[name] for name in ("runtime", "records", "jobs", "seed", "sessions", "precision")},
+            device=given_options(DeviceOptions, parameters),
+            settings=given_options(RunSettings, parameters),
+            **{name: parameters[name] for name in ("records", "jobs", "seed", "sessions", "precision")},
         )
 
     @contextmanager
-    def team(self) -> Iterator[Team]:
-        """The devices, open.
+    def team(self, runtime: str) -> Iterator[Team]:
+        """The devices, open on a runtime.
 
         Raises:
             UsageError: one of them is not there, or they are not alike.
@@ -88,7 +86,7 @@ class CampaignOptions:
 
         with ExitStack() as stack:
             devices = {
-                serial: stack.enter_context(open_device(serial, self.runtime, self.device)) for serial in self.serials
+                serial: stack.enter_context(open_device(serial, runtime, self.device)) for serial in self.serials
             }
             info = devices[self.serials[0]].info
             setup = Setup(info, self.settings, EXPORT_VERSION)
@@ -121,9 +119,11 @@ class CampaignOptions:
                 on_progress=show,
             )
 
-    def on(self, runtime: str) -> CampaignOptions:
-        """The same on another runtime."""
-        return replace(self, runtime=runtime)
+
+def given_options(kind: type[_Options], parameters: Mapping[str, Any]) -> _Options:
+    """Those options among the values of a command's parameters; whatever is None keeps its default."""
+    values = {each.name: parameters.get(each.name) for each in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if value is not None})
 
 
 def most_sessions(sessions: int, most: int | None) -> int:
@@ -147,10 +147,6 @@ def fail_for(failures: Sequence[Failure]) -> None:
             "all are noted in the records, call the same command again to try them again",
             1,
         )
-
-
-def _of(kind: type[_Options], given: Mapping[str, Any]) -> _Options:
-    return kind(**{each.name: given[each.name] for each in fields(kind) if each.name in given})
 
 
 def _serials(serials: tuple[str, ...]) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ def main(context: click.Context, /, **parameters: Any) -> None:
     sizes = dict.fromkeys(parameters["input_sizes"] or _DEFAULT_SIZES)
     backbones = tuple(Backbone.load(parameters["backbone"], size, parameters["classes"]) for size in sizes)
     options = CampaignOptions.of(parameters)
-    with options.team() as team:
+    with options.team(parameters["runtime"]) as team:
         plan = Plan(
             team.setup,
             backbones,

@@ -83,7 +83,7 @@ def _time_others(groups: Mapping[str, Sequence[OtherPart]], parameters: Mapping[
     timed: list[Timing] = []
     results = []
     for runtime, parts in groups.items():
-        with options.on(runtime).team() as team:
+        with options.team(runtime) as team:
             plan = Plan(team.setup, (), None, options.sessions, precision=options.precision)
             result = options.run(team, plan, parts)
         timed += [timing(part, runtime, result.assessment.estimates.get(part.key)) for part in parts]

@@ -51,7 +51,7 @@ def validate(
     from bpnas.android_bench.device import DeviceOptions, open_device
     from bpnas.android_bench.files import write_atomically
     from bpnas.profiler.campaign_display import campaign_display
-    from bpnas.profiler.campaign_options import fail_for, failure_fields, most_sessions
+    from bpnas.profiler.campaign_options import fail_for, failure_fields, given_options, most_sessions
     from bpnas.profiler.records import Records
     from bpnas.tables.cli_text import check_folder
     from bpnas.tables.latency_table import LatencyTable
@@ -65,7 +65,7 @@ def validate(
     meta = loaded.meta
     serial = serial or (f"mock:{meta.device_name}" if meta.mock else choose_serial())
     refuse_mock_mismatch(meta, serial)
-    options = DeviceOptions(**{name: value for name, value in settings.items() if value is not None})
+    options = given_options(DeviceOptions, settings)
     with open_device(serial, meta.runtime, options) as device:
         plan = plan_networks(
             meta, device, networks=networks, sessions=sessions, seed=seed, input_sizes=tuple(dict.fromkeys(input_sizes))
