@@ -7,13 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Not on first use: a submodule of the same name would hide the function once anything had imported it. It is light.
-from bpnas.search.levonas import Trial, levonas
+from bpnas.search.evolution import Trial
+from bpnas.search.levonas import levonas
 
 if TYPE_CHECKING:
     from bpnas.search.data import Dataset, load_data
     from bpnas.search.derive import Assignment, argmax_blocks, most_probable_blocks
     from bpnas.search.errors import DataError, InfeasibleLimitError, RunError, SearchError, StuckError
-    from bpnas.search.evaluate import CandidateEvaluator
+    from bpnas.search.evaluate import CandidateEvaluator, Evaluation
     from bpnas.search.latency_loss import LatencyLoss, expected_latency
     from bpnas.search.presets import Preset
     from bpnas.search.run import SearchResult, run_search
@@ -26,6 +27,7 @@ _HOME = {
     "CandidateEvaluator": "evaluate",
     "DataError": "errors",
     "Dataset": "data",
+    "Evaluation": "evaluate",
     "FeasibleSet": "space",
     "InfeasibleLimitError": "errors",
     "LatencyLoss": "latency_loss",
@@ -48,6 +50,7 @@ __all__ = [
     "CandidateEvaluator",
     "DataError",
     "Dataset",
+    "Evaluation",
     "FeasibleSet",
     "InfeasibleLimitError",
     "LatencyLoss",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
 
@@ -17,22 +18,32 @@ from bpnas.search.presets import ProposalSettings
 T = TypeVar("T")
 
 
-class CandidateEvaluator:
-    """block -> accuracy (0..1) on held-out training images. BP-NAS, block proposal search.
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the training of one candidate gave.
 
-    Test images are never used: they judge the final network only. Two codes of one block are trained once. The
-    result depends on the block and the seed alone, not on what was evaluated before.
+    Attributes:
+        score: accuracy on held-out training images, 0..1.
+        images: trained, over all epochs.
+        seconds: that took, measuring the accuracy included.
+    """
+
+    score: float
+    images: int
+    seconds: float
+
+
+class CandidateEvaluator:
+    """block -> `Evaluation` on held-out training images. BP-NAS, block proposal search.
+
+    Test images are never used: they judge the final network only. The score depends on the block and the seed alone,
+    not on what was evaluated before. Nothing is remembered: who calls keeps what it got (see `bpnas.search.drive`).
 
     Args:
         backbone: every site gets the block; its head must have the data set's classes.
         dataset: the images; `settings` say how many are used and which share is held out.
         settings: see `ProposalSettings`.
         seed: of weights, order and augmentation.
-        known: scores of earlier runs.
-
-    Attributes:
-        images: trained so far.
-        seconds: that took, evaluation included.
 
     Raises:
         UsageError: the head has another number of classes.
@@ -45,25 +56,20 @@ class CandidateEvaluator:
         dataset: Dataset,
         settings: ProposalSettings,
         seed: int,
-        known: Mapping[Block, float] | None = None,
     ) -> None:
         check_classes(dataset, backbone.classes, backbone.input_size)
         self._backbone, self._dataset, self._settings, self._seed = backbone, dataset, settings, seed
         pool = dataset.train.first(settings.train.train_images)
         self._train, self._validation = pool.parted(1 - settings.validation_share)
-        self._scores = dict(known or {})
-        self.images = 0
-        self.seconds = 0.0
 
-    def __call__(self, block: Block) -> float:
-        if block not in self._scores:
-            start = perf_counter()
-            self._scores[block] = self._evaluate(block)
-            self.images += len(self._train) * self._settings.train.epochs
-            self.seconds += perf_counter() - start
-        return self._scores[block]
+    def __call__(self, block: Block) -> Evaluation:
+        """Train the network that has `block` at every site, and judge it."""
+        start = perf_counter()
+        score = self._score(block)
+        images = len(self._train) * self._settings.train.epochs
+        return Evaluation(score, images, perf_counter() - start)
 
-    def _evaluate(self, block: Block) -> float:
+    def _score(self, block: Block) -> float:
         from bpnas.profiler import build_module
         from bpnas.search.train import accuracy, train
 

@@ -13,7 +13,8 @@ from bpnas.search.chance import derived_seed
 from bpnas.search.data import load_data
 from bpnas.search.errors import RunError
 from bpnas.search.evaluate import CandidateEvaluator
-from bpnas.search.levonas import Trial, levonas
+from bpnas.search.evolution import Trial
+from bpnas.search.levonas import levonas
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
@@ -56,12 +57,24 @@ def run_proposals(
     progress.stage("block proposals", settings.cycles * len(limits_ms), sum(map(len, recorded)))
     known = {space.block(trial.genotype): trial.score for trials in recorded for trial in trials}
     dataset = load_data(data, space.backbone.input_size, settings.train.train_images)
-    evaluator = CandidateEvaluator(space.backbone, dataset, settings, seed, known)
+    evaluator = CandidateEvaluator(space.backbone, dataset, settings, seed)
+    images, seconds = 0, 0.0
+
+    def evaluate(code: int) -> float:
+        nonlocal images, seconds
+        block = space.block(code)
+        if block not in known:
+            evaluation = evaluator(block)
+            known[block] = evaluation.score
+            images += evaluation.images
+            seconds += evaluation.seconds
+        return known[block]
+
     proposals = []
     for number, (limit, history) in enumerate(zip(limits_ms, recorded, strict=True)):
         trials = levonas(
             space,
-            lambda code: evaluator(space.block(code)),
+            evaluate,
             limit_ms=limit,
             population=settings.population,
             sample=settings.sample,
@@ -79,10 +92,8 @@ def run_proposals(
         # Few validation images make many equals: of these the faster one is worth more.
         best = max(done, key=lambda trial: (trial.score, -trial.latency_ms))
         proposals.append(Proposal(space.block(best.genotype), limit, best.latency_ms, best.score))
-    if evaluator.seconds:
-        directory.append(
-            "timings.jsonl", {"stage": "proposals", "images": evaluator.images, "seconds": evaluator.seconds}
-        )
+    if seconds:
+        directory.append("timings.jsonl", {"stage": "proposals", "images": images, "seconds": seconds})
     meta = space.table.meta
     directory.write_json(
         "proposals.json",
