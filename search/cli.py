@@ -60,6 +60,27 @@ _OVERRIDES = {
 @click.option("--proposals", help="Blocks in place of stage 1: a proposals.json, or texts as 'K3E6G1,K1G1+K5E3G2'.")
 @click.option("--out", type=click.Path(file_okay=False), help="Run directory.  [default: runs/TABLE-seedN]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "processes", "ray"]),
+    default="local",
+    show_default=True,
+    help="Train candidates here, on processes (one GPU each) or on a Ray cluster.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), help="How many at a time.  [default: one per GPU, else per two cores]"
+)
+@click.option(
+    "--window",
+    type=click.IntRange(1),
+    help="Candidates under way. It decides the trials, the workers do not; twice the workers keeps them busier.  "
+    "[default: --workers]",
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of one training.  [default: cores / workers]")
+@click.option(
+    "--asynchronous", is_flag=True, help="Use results as they come: no worker waits, but trials depend on timing."
+)
+@click.option("--ray-address", metavar="ADDRESS", help="Of a running cluster.  [default: one on this machine]")
 @click.option("--population", type=int, help="Overrides the preset, as all below: P of LEvoNAS.")
 @click.option("--sample", type=int, help="S of LEvoNAS.")
 @click.option("--cycles", type=int, help="C of LEvoNAS, trials per limit.")
@@ -86,6 +107,12 @@ def main(
     proposals: str | None,
     out: str | None,
     seed: int,
+    executor: Any,
+    workers: int | None,
+    window: int | None,
+    threads: int | None,
+    asynchronous: bool,
+    ray_address: str | None,
     as_json: bool,
     **overrides: Any,
 ) -> None:
@@ -120,6 +147,12 @@ def main(
             connections_input_size=connections_input_size,
             proposals=blocks,
             seed=seed,
+            executor=executor,
+            workers=workers,
+            window=window,
+            threads=threads,
+            asynchronous=asynchronous,
+            ray_address=ray_address,
             progress=progress,
         )
     cost = None if preset == "paper" or blocks else _cost(loaded, result)

@@ -42,7 +42,7 @@ def estimate_paper_cost(result: SearchResult, space: BlockSpace) -> CostEstimate
     for line in RunDirectory(result.directory).lines("timings.jsonl"):
         totals = seen.setdefault(line["stage"], [0.0, 0.0])
         totals[0] += line["images"]
-        totals[1] += line["seconds"]
+        totals[1] += line["seconds"] / line.get("workers", 1)  # so many trained at the same time
     rates = {stage: images / seconds for stage, (images, seconds) in seen.items() if seconds > 0}
     paper_limits = default_limits(space, paper.proposals.limit_quantiles)
     slower = statistics.mean(paper_limits) / statistics.mean(result.limits_ms) if result.limits_ms else 1.0

@@ -4,6 +4,7 @@ SearchError
 ├── InfeasibleLimitError   no block, or no network, meets a latency limit (exit code 2)
 ├── StuckError             the paper's mutation found no feasible child in a bounded number of tries
 ├── DataError              images that are missing or cannot be read
+├── WorkerLostError        an evaluation that lost its worker again and again
 └── RunError               a run directory that belongs to another run, or is damaged
 """
 
@@ -41,6 +42,16 @@ class StuckError(SearchError):
 
 class DataError(SearchError):
     """Images or labels that are missing or cannot be read."""
+
+
+class WorkerLostError(SearchError):
+    """An evaluation that lost its worker again and again, and is not tried any more."""
+
+    def __init__(self, block: object, attempts: int, reason: str) -> None:
+        super().__init__(
+            f"the evaluation of block {block} lost its worker {attempts} times, at last {reason}; if memory is short, "
+            "use fewer --workers, then call the same command again to go on"
+        )
 
 
 class RunError(SearchError):

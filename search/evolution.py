@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -115,6 +116,7 @@ class Evolution(Generic[G]):
         self._queue: deque[Trial[G]] = deque()
         self._waiting: dict[int, Candidate[G]] = {}
         self._asked = 0
+        self._told = 0
         # The first draw comes at once: an infeasible limit is known now, not at the first trial.
         self._first = self._finder.initial()
 
@@ -122,6 +124,21 @@ class Evolution(Generic[G]):
     def asked(self) -> int:
         """How many candidates were proposed so far; at most `cycles` should be."""
         return self._asked
+
+    @property
+    def told(self) -> int:
+        """How many trials there are."""
+        return self._told
+
+    def restore(self, trials: Iterable[Trial[G]]) -> None:
+        """Take up the trials of an earlier evolution, in the order in which they were told there.
+
+        Chance is not replayed: what is proposed now depends on this evolution's `rng`. Candidates that were still
+        waiting there are forgotten, and their numbers not used again.
+        """
+        for trial in trials:
+            self._join(trial)
+            self._asked = max(self._asked, trial.index + 1)
 
     def ask(self) -> Candidate[G]:
         """The next candidate. Earlier ones may still wait for their scores.
@@ -155,10 +172,14 @@ class Evolution(Generic[G]):
         if math.isnan(score):
             raise SearchError(f"the score of genotype {candidate.genotype} is not a number")
         trial = Trial(index, candidate.genotype, candidate.latency_ms, score, candidate.parent)
+        self._join(trial)
+        return trial
+
+    def _join(self, trial: Trial[G]) -> None:
+        self._told += 1
         self._queue.append(trial)
         if len(self._queue) > self._population:
             self._queue.popleft()
-        return trial
 
 
 class _Finder(Generic[G]):

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
 from bpnas.search.errors import InfeasibleLimitError
+from bpnas.search.executor import CandidateTraining, ExecutorKind, check_executor, default_threads, open_executor
 from bpnas.search.latency_loss import LatencyLoss
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.run_connections import NetworkResult, check_target, run_connections
 from bpnas.search.run_directory import RunDirectory
-from bpnas.search.run_proposals import Proposal, read_proposals, run_proposals
+from bpnas.search.run_proposals import Proposal, keep_losses, read_proposals, run_proposals
 from bpnas.search.sources import Source
 from bpnas.search.space import BlockSpace
 
@@ -70,6 +73,12 @@ def run_search(
     connections_input_size: int | None = None,
     proposals: Sequence[Block | str] = (),
     seed: int = 0,
+    executor: ExecutorKind = "local",
+    workers: int | None = None,
+    window: int | None = None,
+    threads: int | None = None,
+    asynchronous: bool = False,
+    ray_address: str | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Search a network for the device of `table`, or go on with the search that `out` holds.
@@ -86,6 +95,13 @@ def run_search(
         input_size, connections_input_size: in pixels; default the images' own size.
         proposals: blocks, as objects or texts, in place of a search for them.
         seed: of everything that is drawn.
+        executor, workers, ray_address: where the candidates of stage 1 are trained (see `open_executor`). A run may go
+            on elsewhere: they do not change its results.
+        window: candidates of stage 1 under way at a time (see `drive`). With the seed and `threads` it decides the
+            trials. Default: the number of workers; a run that goes on keeps the one that it began with.
+        threads: CPU threads of the training of one candidate. Default: torch's own for "local", the cores' share of a
+            worker for "processes", 1 for "ray"; a run that goes on keeps those that it began with.
+        asynchronous: tell results as they come. No worker waits then, but the trials depend on timing.
         progress: is told what happens.
 
     Raises:
@@ -93,6 +109,7 @@ def run_search(
             as far as that can be known.
         TableError, MissingEntryError: the table is damaged or lacks something.
         DataError: images are missing or damaged.
+        WorkerLostError: an evaluation has lost its worker too often.
         RunError: `out` belongs to another search, is in use or is damaged.
     """
     from bpnas.tables import LatencyTable
@@ -107,6 +124,10 @@ def run_search(
         raise UsageError("with given proposals there is nothing to do in stage proposals: use stage connections")
     if proposals and constraints:
         raise UsageError("limits are for the search of proposals; with given ones, leave --constraints out")
+    check_executor(executor, workers, ray_address)
+    for name, count in (("window", window), ("threads", threads)):
+        if count is not None and count < 1:
+            raise UsageError(f"{name} must be at least 1, not {count}")
     given = tuple(Block.parse(block) if isinstance(block, str) else block for block in proposals)
 
     source = Source.parse(data)
@@ -130,37 +151,61 @@ def run_search(
             _check_reachable(BlockSpace(table, later_backbone.input_size, classes=later_backbone.classes), target_ms)
 
     directory = RunDirectory(out)
+    config = {
+        "bpnas": version("bpnas"),
+        "table_sha256": table.sha256,
+        "additivity": table.additivity,
+        "device": table.meta.device_name,
+        "runtime": table.meta.runtime,
+        "mock": table.meta.mock,
+        "data": _absolute(source),
+        "connections_data": _absolute(later_source),
+        "input_size": input_size or source.native_size,
+        "connections_input_size": later_size or later_source.native_size,
+        "constraints_ms": list(limits),
+        "target_ms": target_ms,
+        "proposals": [str(block) for block in given],
+        "seed": seed,
+        "schedule": "asynchronous: the trials depend on timing" if asynchronous else "ordered",
+        "preset": preset.to_dict(),
+    }
     with directory.locked():
-        directory.agree(
-            {
-                "bpnas": version("bpnas"),
-                "table_sha256": table.sha256,
-                "additivity": table.additivity,
-                "device": table.meta.device_name,
-                "runtime": table.meta.runtime,
-                "mock": table.meta.mock,
-                "data": _absolute(source),
-                "connections_data": _absolute(later_source),
-                "input_size": input_size or source.native_size,
-                "connections_input_size": later_size or later_source.native_size,
-                "constraints_ms": list(limits),
-                "target_ms": target_ms,
-                "proposals": [str(block) for block in given],
-                "seed": seed,
-                "preset": preset.to_dict(),
-            }
-        )
-        if given:
-            found = tuple(Proposal(block) for block in given)
-        elif directory.has("proposals.json"):
-            found = read_proposals(directory)
-        elif stage == "connections" or space is None:
-            raise UsageError(
-                f"{directory.root}: holds no proposals yet; search them with --stage proposals or give them with "
-                "--proposals"
-            )
+        window, threads = window or directory.settled("window"), threads or directory.settled("threads")
+        if stage != "connections" and space is not None and not directory.has("proposals.json"):
+            threads = threads or default_threads(executor, workers)
+            training = CandidateTraining(space.backbone, _absolute(source), preset.proposals, seed, threads)
+            losses = keep_losses(directory, watcher)
+            with (
+                _threads_kept(),
+                open_executor(
+                    executor, training, workers=workers, ray_address=ray_address, on_loss=losses
+                ) as evaluations,
+            ):
+                window = window or evaluations.workers
+                directory.agree({**config, "window": window, "threads": threads})
+                found = run_proposals(
+                    directory,
+                    space,
+                    limits,
+                    data,
+                    preset,
+                    seed,
+                    watcher,
+                    evaluations,
+                    window=window,
+                    asynchronous=asynchronous,
+                )
         else:
-            found = run_proposals(directory, space, limits, data, preset, seed, watcher)
+            directory.agree({**config, "window": window, "threads": threads})
+            if given:
+                found = tuple(Proposal(block) for block in given)
+            elif directory.has("proposals.json"):
+                found = read_proposals(directory)
+            else:
+                raise UsageError(
+                    f"{directory.root}: holds no proposals yet; search them with --stage proposals or give them with "
+                    "--proposals"
+                )
         network = None
         if stage != "proposals":
             blocks = tuple(proposal.block for proposal in found)
@@ -174,6 +219,17 @@ def run_search(
     return SearchResult(
         directory.root, meta.mock, meta.device_name, meta.runtime, found, network, limits, table.additivity
     )
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """What a candidate trained in this process needs must not change how the second stage is trained."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def default_limits(space: BlockSpace, quantiles: Sequence[float]) -> tuple[float, ...]:

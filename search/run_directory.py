@@ -1,10 +1,13 @@
 """The directory of one search: its configuration, its trials, its results. A run can be killed at any moment.
 
 config.json        everything that determines the run; a later call must agree with it
-trials.jsonl       one line per evaluated block, appended as soon as it is known
+evaluations.jsonl  one line per trained block, appended as soon as it is known
+trials.jsonl       one line per candidate, in the order in which the search learned its score
 proposals.json     the best block per limit
 connections.jsonl  one line per epoch of the supernet
 checkpoints/       training states
+timings.jsonl      how many images were trained in how many seconds
+losses.jsonl       one line per worker that was lost in the middle of an evaluation
 network.json, network.onnx, network.tflite    the result
 """
 
@@ -23,7 +26,7 @@ from bpnas.android_bench.files import write_atomically
 from bpnas.search.errors import RunError
 
 _LATER_RESULTS = ("connections.jsonl", "connections.json", "network.json")
-_RESULTS = ("trials.jsonl", "proposals.json", *_LATER_RESULTS)
+_RESULTS = ("evaluations.jsonl", "trials.jsonl", "proposals.json", *_LATER_RESULTS)
 _LATER_FIELDS = (
     "target_ms",
     "connections_data",
@@ -71,7 +74,7 @@ class RunDirectory:
             RunError: the stored one differs; the message names the first field that does.
         """
         now = json.loads(json.dumps(config))
-        if self.has("config.json") and any(map(self.has, _RESULTS)):
+        if self._has_begun():
             free = () if any(map(self.has, _LATER_RESULTS)) else _LATER_FIELDS
             for name, (before, after) in _differences(self.read_json("config.json"), now).items():
                 if name.startswith(free):
@@ -81,6 +84,13 @@ class RunDirectory:
                     "call it as before to go on, or choose another directory with --out"
                 )
         self.write_json("config.json", now)
+
+    def settled(self, name: str) -> Any:
+        """A field of the stored configuration, if this run is bound to it; else None."""
+        return self.read_json("config.json").get(name) if self._has_begun() else None
+
+    def _has_begun(self) -> bool:
+        return self.has("config.json") and any(map(self.has, _RESULTS))
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a file whole or not at all."""

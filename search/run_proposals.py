@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from bpnas.profiler.block import Block, BlockError
 from bpnas.search.chance import derived_seed
-from bpnas.search.data import load_data
+from bpnas.search.drive import drive
 from bpnas.search.errors import RunError
-from bpnas.search.evaluate import CandidateEvaluator
-from bpnas.search.evolution import Trial
-from bpnas.search.levonas import levonas
+from bpnas.search.evaluate import Evaluation
+from bpnas.search.evolution import Evolution, Trial
+from bpnas.search.executor import Executor
+from bpnas.search.levonas import replayed
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.space import BlockSpace
+from bpnas.search.worker_pool import MAX_ATTEMPTS, Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,54 +47,62 @@ def run_proposals(
     preset: Preset,
     seed: int,
     progress: Progress,
+    executor: Executor,
+    *,
+    window: int,
+    asynchronous: bool = False,
 ) -> tuple[Proposal, ...]:
-    """The most accurate block found under each limit; every trial is on the disk before the next one starts.
+    """The most accurate block found under each limit; every evaluation and trial is on the disk as soon as it is known.
 
-    A later call replays the trials that are there and goes on behind them: chance depends on the seed and the number
-    of the limit alone.
+    A later call goes on behind the trials that are there. With the ordered schedule (see `drive`) it does so as if it
+    had never stopped: chance depends on the seed and the number of the limit alone, and what was evaluated is not
+    evaluated again. With the asynchronous one they make up the population, and chance depends on their number as well.
     """
     settings = preset.proposals
-    recorded = _recorded(directory, limits_ms)
+    recorded = _recorded(directory, limits_ms, asynchronous)
     progress.stage("block proposals", settings.cycles * len(limits_ms), sum(map(len, recorded)))
-    known = {space.block(trial.genotype): trial.score for trials in recorded for trial in trials}
-    dataset = load_data(data, space.backbone.input_size, settings.train.train_images)
-    evaluator = CandidateEvaluator(space.backbone, dataset, settings, seed)
-    images, seconds = 0, 0.0
+    known = _evaluations(directory)
 
-    def evaluate(code: int) -> float:
-        nonlocal images, seconds
-        block = space.block(code)
-        if block not in known:
-            evaluation = evaluator(block)
-            known[block] = evaluation.score
-            images += evaluation.images
-            seconds += evaluation.seconds
-        return known[block]
+    def keep(block: Block, evaluation: Evaluation) -> None:
+        # Nothing that depends on the clock stands beside what a search is made of.
+        values = {name: value for name, value in asdict(evaluation).items() if name != "seconds"}
+        directory.append("evaluations.jsonl", {"block": str(block), **values})
+        work = {"images": evaluation.images, "seconds": evaluation.seconds, "workers": executor.workers}
+        directory.append("timings.jsonl", {"stage": "proposals", "block": str(block), **work})
 
     proposals = []
     for number, (limit, history) in enumerate(zip(limits_ms, recorded, strict=True)):
-        trials = levonas(
+        restored = history if asynchronous else []
+        evolution = Evolution(
             space,
-            evaluate,
             limit_ms=limit,
             population=settings.population,
             sample=settings.sample,
             cycles=settings.cycles,
-            rng=random.Random(derived_seed(seed, "levonas", number)),
+            rng=random.Random(derived_seed(seed, "levonas", number, *([len(restored)] if restored else []))),
             strategy=settings.strategy,
-            history=history,
         )
-        done = list(islice(trials, len(history)))
-        for trial in trials:
-            block = space.block(trial.genotype)
-            directory.append("trials.jsonl", _line(number, limit, trial, block))
-            progress.step(f"limit {limit:g} ms: {block}, {trial.latency_ms:.4g} ms, accuracy {trial.score:.3f}")
+        evolution.restore(restored)
+        done = list(restored)
+        for trial in drive(
+            evolution,
+            executor,
+            space.block,
+            window=window,
+            asynchronous=asynchronous,
+            known=known,
+            on_evaluation=keep,
+        ):
+            if len(done) < len(history):
+                _check_replayed(directory, history[len(done)], trial)
+            else:
+                block = space.block(trial.genotype)
+                directory.append("trials.jsonl", _line(number, limit, trial, block))
+                progress.step(f"limit {limit:g} ms: {block}, {trial.latency_ms:.4g} ms, accuracy {trial.score:.3f}")
             done.append(trial)
         # Few validation images make many equals: of these the faster one is worth more.
         best = max(done, key=lambda trial: (trial.score, -trial.latency_ms))
         proposals.append(Proposal(space.block(best.genotype), limit, best.latency_ms, best.score))
-    if seconds:
-        directory.append("timings.jsonl", {"stage": "proposals", "images": images, "seconds": seconds})
     meta = space.table.meta
     directory.write_json(
         "proposals.json",
@@ -113,6 +122,17 @@ def run_proposals(
         },
     )
     return tuple(proposals)
+
+
+def keep_losses(directory: RunDirectory, progress: Progress) -> Callable[[Loss], None]:
+    """What tells of a lost worker: the one who watches, and a line of losses.jsonl."""
+
+    def keep(loss: Loss) -> None:
+        directory.append("losses.jsonl", {**asdict(loss), "block": str(loss.block)})
+        then = f"is repeated, attempt {loss.attempt + 1} of {MAX_ATTEMPTS}" if loss.attempt < MAX_ATTEMPTS else "ends"
+        progress.note(f"worker {loss.worker} is lost ({loss.reason}); its evaluation of {loss.block} {then}")
+
+    return keep
 
 
 def read_proposals(directory: RunDirectory) -> tuple[Proposal, ...]:
@@ -156,8 +176,8 @@ def _line(number: int, limit_ms: float, trial: Trial[int], block: Block) -> dict
     }
 
 
-def _recorded(directory: RunDirectory, limits_ms: Sequence[float]) -> list[list[Trial[int]]]:
-    """The trials on the disk, one list per limit."""
+def _recorded(directory: RunDirectory, limits_ms: Sequence[float], asynchronous: bool) -> list[list[Trial[int]]]:
+    """The trials on the disk, one list per limit, in the order in which they were told."""
     path = directory.root / "trials.jsonl"
     recorded: list[list[Trial[int]]] = [[] for _ in limits_ms]
     for row, line in enumerate(directory.lines("trials.jsonl"), start=1):
@@ -167,7 +187,33 @@ def _recorded(directory: RunDirectory, limits_ms: Sequence[float]) -> list[list[
             trials = recorded[line["limit"]]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise RunError(f"{path}: line {row} is no trial of this run ({error})") from error
-        if trial.index != len(trials):
+        if trial.index != len(trials) and not asynchronous:
             raise RunError(f"{path}: line {row} is trial {trial.index}, but {len(trials)} should follow")
         trials.append(trial)
     return recorded
+
+
+def _evaluations(directory: RunDirectory) -> dict[Block, Evaluation]:
+    """The evaluations on the disk; how long they took stands elsewhere."""
+    path = directory.root / "evaluations.jsonl"
+    known = {}
+    for row, line in enumerate(directory.lines("evaluations.jsonl"), start=1):
+        try:
+            block = Block.parse(line.pop("block"))
+            known[block] = Evaluation(**{name: _frozen(value) for name, value in line.items()}, seconds=0.0)
+        except (AttributeError, KeyError, TypeError, BlockError) as error:
+            raise RunError(f"{path}: line {row} is no evaluation of this run ({error})") from error
+    return known
+
+
+def _frozen(value: Any) -> Any:
+    """JSON's lists as the tuples that they were written from."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _check_replayed(directory: RunDirectory, earlier: Trial[int], trial: Trial[int]) -> None:
+    if replayed(earlier, trial.index, trial.genotype) != trial.score:
+        raise RunError(
+            f"{directory.root}: trial {trial.index} scored {earlier.score} in trials.jsonl, but {trial.score} in "
+            "evaluations.jsonl; delete both to start anew"
+        )
