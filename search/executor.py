@@ -13,7 +13,7 @@ from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
 from bpnas.search.presets import ProposalSettings
-from bpnas.search.worker_pool import EvaluatorFactory, Loss, Worker
+from bpnas.search.worker_pool import EvaluatorFactory, Loss, Worker, usable_cores
 
 if TYPE_CHECKING:
     from typing import Self
@@ -191,11 +191,6 @@ def default_threads(kind: ExecutorKind, workers: int | None) -> int:
 
         return torch.get_num_threads()
     return max(1, usable_cores() // (workers or default_workers())) if kind == "processes" else 1
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cuda_devices() -> tuple[str, ...]:

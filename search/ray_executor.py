@@ -5,20 +5,27 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.block import Block
 from bpnas.search.errors import SearchError
-from bpnas.search.worker_pool import EvaluatorFactory, Loss, Worker, WorkerGone, WorkerPool
+from bpnas.search.worker_pool import EvaluatorFactory, Loss, Worker, WorkerGone, WorkerPool, usable_cores
 
 if TYPE_CHECKING:
     from bpnas.search.evaluate import Evaluation
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Of a cluster of our own: only blocks and scores go through it, where Ray would take a third of the memory."""
+
+_CONNECT_S = 10.0
+_NO_ANSWER = "Ray at {} does not answer ({}): start it, or leave --ray-address out for a cluster on this machine"
 
 
 def require_ray() -> None:
@@ -103,11 +110,10 @@ class RayExecutor(WorkerPool[Any]):
         del self._answers[busy[slot]]
         try:
             answer: Evaluation | BaseException = self._ray.get(ready)
-        except self._ray.exceptions.RayTaskError as error:
-            # `answer` raises nothing: this is what ended the worker, or kept it from starting.
-            return slot, WorkerGone(str(error.cause).splitlines()[0])
         except self._ray.exceptions.RayError as error:
-            return slot, WorkerGone(type(error).__name__)
+            # `Worker.answer` raises nothing itself. Of the many lines, the last one says what happened, and at length.
+            detail = str(error).strip().splitlines() or [""]
+            return slot, WorkerGone(f"{type(error).__name__}: {detail[-1].partition('. ')[0].strip()}")
         return slot, answer
 
     def _dismiss(self, workers: Iterable[Any]) -> None:
@@ -127,14 +133,35 @@ def _connect(address: str | None, workers: int | None) -> bool:
 
     if ray.is_initialized():
         return False
+    _see_that_somebody_listens(address)
     own: dict[str, Any] = {}
     if address == "local":
-        cores = max(len(os.sched_getaffinity(0)), workers or 0)
+        cores = max(usable_cores(), workers or 0)
         own = {"num_cpus": cores, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
-        raise SearchError(
-            f"Ray at {address} does not answer ({error}): start it, or name it with --ray-address"
-        ) from error
+    with _signals_kept():
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+            raise SearchError(_NO_ANSWER.format(address, error)) from error
     return True
+
+
+def _see_that_somebody_listens(address: str) -> None:
+    # Ray itself tries for minutes, and then ends the process.
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+        except OSError as error:
+            raise SearchError(_NO_ANSWER.format(address, error)) from error
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    # Ray puts a handler of its own in the place of the command's, which ends a search in good order.
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

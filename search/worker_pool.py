@@ -7,6 +7,7 @@ What a worker is made of, and how its answer arrives, is for the pools to say: `
 from __future__ import annotations
 
 import copy
+import os
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
@@ -177,6 +178,11 @@ class Worker:
                 portable = SearchError(f"{type(error).__name__}: {error}")
             portable.add_note(note)
             return portable
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_out_of_memory(answer: object) -> bool:

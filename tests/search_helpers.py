@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,3 +91,20 @@ class FormulaTable:
         return np.zeros(len(self.backbone(input_size).sites))
 
     once_latencies = join_latencies
+
+
+class Steps:
+    """A `Progress` that calls `on_step` with the number of every step, from 1, and keeps the notes."""
+
+    def __init__(self, on_step: Callable[[int], None]) -> None:
+        self.on_step, self.steps, self.notes = on_step, 0, []
+
+    def stage(self, title: str, steps: int, done: int = 0) -> None:
+        pass
+
+    def step(self, text: str) -> None:
+        self.steps += 1
+        self.on_step(self.steps)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
