@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -84,6 +85,10 @@ BAD = {
         "no entry 'K7G1@",
     ),
     "override": (lambda t, d: ["--table", t, "--sample", "99"], 2, "population"),
+    "workers of none": (lambda t, d: ["--table", t, "--workers", "2"], 2, "without workers"),
+    "no workers": (lambda t, d: ["--table", t, "--executor", "processes", "--workers", "0"], 2, "x>=1"),
+    "window": (lambda t, d: ["--table", t, "--window", "0"], 2, "x>=1"),
+    "address": (lambda t, d: ["--table", t, "--ray-address", "auto"], 2, "use --executor ray"),
     "epochs": (lambda t, d: ["--table", t, "--connection-epochs", "1"], 2, "warm-up"),
 }
 
@@ -194,14 +199,50 @@ def test_killed_at_any_moment_it_ends_as_if_undisturbed(small_table, tmp_path):
 
 
 @pytest.mark.slow
-def test_interrupting_it_ends_with_130_and_a_sentence(small_table, tmp_path):
+@pytest.mark.parametrize("executor", [["local"], ["processes", "--workers", 2]], ids=["local", "processes"])
+def test_killed_at_random_moments_it_ends_with_the_same_trials(executor, small_table, tmp_path):
+    options = [*MICRO, "--cycles", 12, "--stage", "proposals", "--window", 3, "--threads", 1]
+
+    def run_in(name, *more):
+        return command("run-search", "--table", small_table, "--out", tmp_path / name, *options, *more)
+
+    env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    subprocess.run(run_in("whole"), check=True, capture_output=True, env=env)
+    killed, count = tmp_path / "killed", len((tmp_path / "whole/trials.jsonl").read_bytes().splitlines())
+    rng = random.Random(5)
+    for goal in sorted(rng.sample(range(1, count), 4)):
+        process = subprocess.Popen(run_in("killed", "--executor", *executor), stdout=-3, stderr=-3, env=env)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            file = killed / "trials.jsonl"
+            if file.exists() and file.read_bytes().count(b"\n") >= goal:
+                break
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = (killed / "evaluations.jsonl").read_bytes()
+    subprocess.run(run_in("killed", "--executor", *executor), check=True, capture_output=True, env=env)
+    for name in ("config.json", "trials.jsonl", "proposals.json"):
+        assert (killed / name).read_text() == (tmp_path / "whole" / name).read_text(), name
+    trained = (killed / "evaluations.jsonl").read_bytes()
+    assert trained.startswith(before[: before.rfind(b"\n") + 1])
+    blocks = [json.loads(line)["block"] for line in trained.splitlines()]
+    assert len(set(blocks)) == len(blocks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", [[], ["--executor", "processes"]], ids=["local", "processes"])
+def test_interrupting_it_ends_with_130_and_a_sentence(executor, small_table, tmp_path):
     out = tmp_path / "out"
-    arguments = command("run-search", "--table", small_table, "--out", out, *MICRO, "--cycles", 200)
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = command("run-search", "--table", small_table, "--out", out, *MICRO, "--cycles", 200, *executor)
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while not (out / "trials.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "call the same command again" in errors and "Traceback" not in errors

@@ -1,4 +1,5 @@
 import json
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -7,9 +8,9 @@ torch = pytest.importorskip("torch")
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler import Block
-from bpnas.search import InfeasibleLimitError, Preset, RunError, run_search
+from bpnas.search import DataError, InfeasibleLimitError, Preset, RunError, run_search
 from bpnas.search.space import BlockSpace
-from tests.search_helpers import FormulaTable
+from tests.search_helpers import FormulaTable, Steps
 
 PATHS = "K1G1,K3G1,K3G4,K3E1G1,K3E3G2,K5E2G1"
 MICRO = Preset.load("tiny").override(
@@ -116,6 +117,106 @@ def test_a_half_written_last_line_is_dropped(finished, table, tmp_path):
     assert (tmp_path / "b/trials.jsonl").read_text() == (finished.directory / "trials.jsonl").read_text()
 
 
+EXECUTION = {"constraints": (0.2, 0.3), "seed": 1, "stage": "proposals", "preset": MICRO, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def windowed(table, tmp_path_factory):
+    """Stage 1 with three candidates under way, in this process."""
+    out = tmp_path_factory.mktemp("run") / "windowed"
+    run_search(table, out=out, window=3, **EXECUTION)
+    return out
+
+
+def same_trials(one, other):
+    return all((one / name).read_text() == (other / name).read_text() for name in ("trials.jsonl", "proposals.json"))
+
+
+def test_every_block_is_trained_once_and_kept(windowed):
+    trained = [json.loads(line) for line in (windowed / "evaluations.jsonl").read_text().splitlines()]
+    trials = [json.loads(line) for line in (windowed / "trials.jsonl").read_text().splitlines()]
+    scores = {line["block"]: line["score"] for line in trained}
+    assert len(scores) == len(trained) and {line["block"]: line["score"] for line in trials} == scores
+    assert all("seconds" not in line for line in trained)
+    times = [json.loads(line) for line in (windowed / "timings.jsonl").read_text().splitlines()]
+    assert [line["block"] for line in times] == [line["block"] for line in trained]
+
+
+def test_processes_find_the_same_and_a_lost_one_changes_nothing(windowed, table, tmp_path):
+    def kill(step):
+        if step == 2:
+            active_children()[0].kill()
+
+    watcher = Steps(kill)
+    arguments = {**EXECUTION, "executor": "processes", "workers": 2, "window": 3}
+    run_search(table, out=tmp_path, progress=watcher, **arguments)
+    assert active_children() == []
+    assert same_trials(tmp_path, windowed)
+    assert (tmp_path / "config.json").read_text() == (windowed / "config.json").read_text()
+    (note,) = watcher.notes
+    assert "is lost (killed by signal 9)" in note and "attempt 2 of 3" in note
+    (loss,) = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
+    assert (loss["attempt"], loss["reason"]) == (1, "killed by signal 9")
+
+
+@pytest.mark.parametrize("steps", [0, 2, 5])
+def test_a_run_goes_on_elsewhere_with_the_window_it_began_with(steps, windowed, table, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_search(table, out=tmp_path, progress=Stop(steps), window=3, **EXECUTION)
+    for name in ("evaluations.jsonl", "trials.jsonl"):
+        with (tmp_path / name).open("a") as file:
+            file.write('{"block": "K1')
+    known = (tmp_path / "evaluations.jsonl").read_text().splitlines()[:-1]
+    elsewhere = {key: value for key, value in EXECUTION.items() if key != "threads"}
+    run_search(table, out=tmp_path, executor="processes", workers=1, **elsewhere)
+    assert same_trials(tmp_path, windowed)
+    trained = (tmp_path / "evaluations.jsonl").read_text().splitlines()
+    assert trained[: len(known)] == known and len(set(trained)) == len(trained)
+    with pytest.raises(RunError, match="window = 3, now it is 2"):
+        run_search(table, out=tmp_path, window=2, **EXECUTION)
+    with pytest.raises(RunError, match="schedule = ordered, now it is asynchronous: the trials depend on timing"):
+        run_search(table, out=tmp_path, asynchronous=True, **EXECUTION)
+
+
+@pytest.mark.parametrize("steps", [0, 3, 6])
+def test_an_asynchronous_run_that_stopped_keeps_its_trials(steps, table, tmp_path):
+    arguments = {**EXECUTION, "window": 3, "asynchronous": True}
+    with pytest.raises(KeyboardInterrupt):
+        run_search(table, out=tmp_path, progress=Stop(steps), **arguments)
+    before = (tmp_path / "trials.jsonl").read_text()
+    assert len(run_search(table, out=tmp_path, **arguments).proposals) == 2
+    after = (tmp_path / "trials.jsonl").read_text()
+    assert after.startswith(before)
+    lines = [json.loads(line) for line in after.splitlines()]
+    assert [line["limit"] for line in lines] == [0] * 4 + [1] * 4
+    assert len({(line["limit"], line["index"]) for line in lines}) == 8
+
+
+def test_threads_of_candidates_are_not_those_of_the_second_stage(table, tmp_path):
+    before = torch.get_num_threads()
+    run_search(table, out=tmp_path, **{**EXECUTION, "constraints": (0.2,)})
+    assert torch.get_num_threads() == before
+
+
+def test_what_workers_cannot_load_is_said_as_it_is(table, tmp_path):
+    arguments = {"data": f"cifar10:{tmp_path / 'none'}", "stage": "proposals", "preset": MICRO}
+    for executor in ("local", "processes"):
+        with pytest.raises(DataError, match="no such directory of images"):
+            run_search(table, out=tmp_path / executor, executor=executor, **arguments)
+
+
+def test_evaluations_and_trials_that_do_not_agree(windowed, table, tmp_path):
+    for file in windowed.iterdir():
+        if file.suffix == ".jsonl" or file.name == "config.json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    kept = tmp_path / "evaluations.jsonl"
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    for first, message in (({**lines[0], "score": 2.0}, r"scored .* but 2\.0"), ({}, "line 1 is no evaluation")):
+        kept.write_text("".join(json.dumps(line) + "\n" for line in (first, *lines[1:])))
+        with pytest.raises(RunError, match=message):
+            run_search(table, out=tmp_path, **EXECUTION)
+
+
 def test_stages_one_by_one_are_the_whole(finished, table, tmp_path):
     arguments = {"out": tmp_path / "b", "preset": MICRO, "constraints": (0.2, 0.3), "seed": 1}
     assert run_search(table, stage="proposals", **arguments).network is None
@@ -212,6 +313,10 @@ def test_nothing_starts_under_an_infeasible_limit(table, tmp_path):
         ({"proposals": ("K3G1",), "stage": "proposals"}, "nothing to do"),
         ({"proposals": ("K3G1",), "constraints": (1.0,)}, "leave --constraints out"),
         ({"stage": "connections"}, "holds no proposals yet"),
+        ({"executor": "cluster"}, "executor 'cluster' is unknown"),
+        ({"workers": 2}, "without workers"),
+        ({"window": 0}, "window must be at least 1"),
+        ({"threads": -1}, "threads must be at least 1"),
     ],
 )
 def test_senseless_requests(request_, message, table, tmp_path):
