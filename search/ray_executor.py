@@ -71,7 +71,7 @@ class RayExecutor(WorkerPool[Any]):
         self._ray = ray
         self._answers: dict[Any, Any] = {}
         try:
-            resources = ray.cluster_resources()
+            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
             super().__init__(workers or gpus or max(1, cpus // 2), on_loss)
             if self.workers > cpus:
