@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Generic, Literal
 
 from bpnas.android_bench.errors import UsageError
@@ -37,7 +39,8 @@ class Trial(Generic[G]):
         genotype: for a `BlockSpace`, the 23-bit code.
         latency_ms: of the network, at most the limit.
         score: what `evaluate` answered; higher is better.
-        parent: index of the trial that it was mutated from; None if it was drawn at random.
+        parent: index of the trial that it was mutated from, or whose genotype is evaluated again; None if it was drawn
+            at random.
     """
 
     index: int
@@ -102,14 +105,15 @@ class Evolution(Generic[G]):
         self._population, self._sample, self._rng = population, sample, rng
         paper = strategy == "paper"
         self._finder = (PaperFinder if paper else NewFinder)(space, limit_ms, at_least_ms, rng)
-        # The paper fills the population at random. A tournament needs no more than `sample` members [ours].
-        self._at_random = population if paper else sample
+        # The paper fills the population at random. Half a tournament is enough to start from [ours].
+        self._at_random = population if paper else (sample + 1) // 2
         self._parents, self._immigrants = (1, 0.0) if paper else (_PARENTS, _IMMIGRANTS)
         self._queue: deque[Trial[G]] = deque()
         self._waiting: dict[int, Candidate[G]] = {}
+        self._opinions: dict[Hashable, tuple[Trial[G], list[float]]] = {}
         self._asked = 0
         # The first draw comes at once: an infeasible limit is known now, not at the first trial.
-        self._first = self._finder.anything()
+        self._first = self._proposal(0)
 
     @property
     def asked(self) -> int:
@@ -122,17 +126,8 @@ class Evolution(Generic[G]):
         Raises:
             StuckError: "paper" found no feasible child.
         """
-        index, parent = self._asked, None
-        if index == 0:
-            genotype = self._first
-        elif index < self._at_random or not self._queue or self._is_immigrant():
-            genotype = self._finder.anything()
-        else:
-            members = draw(self._rng, self._queue, min(self._sample, len(self._queue)))
-            # The draw is in random order, and sorting is stable: ties fall by chance.
-            best = sorted(members, key=lambda trial: -trial.score)[: self._parents]
-            genotype, number = self._finder.child([trial.genotype for trial in best])
-            parent = None if number is None else best[number].index
+        index = self._asked
+        genotype, parent = (self._proposal(index) if index else self._first) or self._again()
         self._asked += 1
         candidate = Candidate(index, genotype, self._finder.latency(genotype), parent)
         self._waiting[index] = candidate
@@ -150,9 +145,27 @@ class Evolution(Generic[G]):
             raise SearchError(f"the score of genotype {candidate.genotype} is not a number")
         trial = Trial(index, candidate.genotype, candidate.latency_ms, score, candidate.parent)
         self._queue.append(trial)
+        self._opinions.setdefault(self._finder.canonical(trial.genotype), (trial, []))[1].append(score)
         if len(self._queue) > self._population:
             self._queue.popleft()
         return trial
 
-    def _is_immigrant(self) -> bool:
-        return self._immigrants > 0 and self._rng.random() < self._immigrants
+    def _proposal(self, index: int) -> tuple[G, int | None] | None:
+        """A genotype and its parent's index; None if there is nothing that was not evaluated."""
+        if index < self._at_random or not self._queue or (self._immigrants and self._rng.random() < self._immigrants):
+            genotype = self._finder.anything()
+            return None if genotype is None else (genotype, None)
+        members = draw(self._rng, self._queue, min(self._sample, len(self._queue)))
+        # The draw is in random order, and sorting is stable: ties fall by chance.
+        best = sorted(members, key=lambda trial: -trial.score)[: self._parents]
+        found = self._finder.child([trial.genotype for trial in best])
+        return None if found is None else (found[0], None if found[1] is None else best[found[1]].index)
+
+    def _again(self) -> tuple[G, int | None]:
+        """A further opinion on what was evaluated already, as scores may be noisy: the better half in turns."""
+        if not self._opinions:
+            candidate = next(iter(self._waiting.values()))
+            return candidate.genotype, candidate.index
+        ranked = sorted(self._opinions.values(), key=lambda opinion: -fmean(opinion[1]))
+        trial, _ = min(ranked[: (len(ranked) + 1) // 2], key=lambda opinion: len(opinion[1]))
+        return trial.genotype, trial.index

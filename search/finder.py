@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from bpnas.search.chance import Rng, below, choice
+from bpnas.search.chance import Rng, below
 from bpnas.search.errors import InfeasibleLimitError, StuckError
 
 G = TypeVar("G")
@@ -17,7 +17,7 @@ MAX_TRIES = 10_000
 _DRAWS = 1000
 """Random genotypes that are looked at before a descent."""
 
-_STEPS = 64
+_STEPS = 32
 """Mutations of a parent before it counts as used up, and on walks away from it."""
 
 _PATIENCE = 1000
@@ -48,6 +48,9 @@ class _Finder(Generic[G]):
         limit_ms, at_least_ms: what is feasible, both ends included; there is no lower end at 0.
         rng: the source of chance.
 
+    Attributes:
+        canonical: what genotypes that mean the same have in common, hashable.
+
     Raises:
         InfeasibleLimitError: the space's exact feasible set is empty.
     """
@@ -56,6 +59,7 @@ class _Finder(Generic[G]):
         self._space, self._limit_ms, self._at_least_ms, self._rng = space, limit_ms, at_least_ms, rng
         self._low_ms = at_least_ms if at_least_ms > 0 else -math.inf
         self._smallest_ms, self._below_ms, self._above_ms = math.inf, -math.inf, math.inf
+        self.canonical: Any = getattr(space, "canonical", hashable)
         feasible: Any = getattr(space, "feasible", None)
         band = {"at_least_ms": at_least_ms} if at_least_ms > 0 else {}
         self._exact: Any = None if feasible is None else feasible(limit_ms, **band)
@@ -82,22 +86,18 @@ class _Finder(Generic[G]):
         return math.inf
 
     def _nothing(self) -> InfeasibleLimitError:
-        nearest = (self._below_ms, self._above_ms)
         return InfeasibleLimitError(
             self._limit_ms,
             self._smallest_ms,
             "genotype",
             exact=False,
             at_least_ms=self._at_least_ms,
-            nearest_ms=nearest,
+            nearest_ms=(self._below_ms, self._above_ms),
         )
 
     def _within(self) -> str:
-        return (
-            f"{self._at_least_ms:.6g} to {self._limit_ms:.6g} ms"
-            if self._at_least_ms > 0
-            else f"{self._limit_ms:.6g} ms"
-        )
+        low = f"{self._at_least_ms:.6g} to " if self._at_least_ms > 0 else ""
+        return f"{low}{self._limit_ms:.6g} ms"
 
 
 class PaperFinder(_Finder[G]):
@@ -114,7 +114,7 @@ class PaperFinder(_Finder[G]):
             genotype = self._space.random(self._rng)
             if self._excess(genotype) == 0:
                 return genotype
-        if self._exact is None:
+        if self._exact is None:  # ask the default strategy whether there is one
             NewFinder(self._space, self._limit_ms, self._at_least_ms, self._rng).anything()
         raise StuckError(
             f"{MAX_TRIES} random draws met nothing within {self._within()}, though something exists: "
@@ -137,73 +137,84 @@ class PaperFinder(_Finder[G]):
 
 
 class NewFinder(_Finder[G]):
-    """Gives out nothing twice as long as it can find anything new [ours]."""
+    """Gives out nothing twice [ours]."""
 
     def __init__(self, space: Space[G], limit_ms: float, at_least_ms: float, rng: Rng) -> None:
         super().__init__(space, limit_ms, at_least_ms, rng)
-        self._canonical: Any = getattr(space, "canonical", _hashable)
-        self._known: dict[Hashable, G] = {}
+        self._known: set[Hashable] = set()
         self._used_up: set[Hashable] = set()
         self._effort = MAX_TRIES
 
-    def anything(self) -> G:
-        """A random feasible genotype, new if one can be found, else one that was given out before.
+    def anything(self) -> G | None:
+        """A new random feasible genotype; None if none is found any more.
 
         Raises:
             InfeasibleLimitError: none was ever found.
         """
-        found = self._anything_new()
+        found = self._random()
         if found is not None:
-            return found
-        if not self._known:
+            self._known.add(self.canonical(found))
+        elif not self._known:
             raise self._nothing()
-        return choice(self._rng, list(self._known.values()))
+        return found
 
-    def child(self, parents: Sequence[G]) -> tuple[G, int | None]:
+    def child(self, parents: Sequence[G]) -> tuple[G, int | None] | None:
         """A new feasible genotype near one of `parents`, tried in this order, and that parent's number.
 
-        Where none has any: one at random, and None.
+        Where none has any: a new one at random and None. Where there is nothing new at all: None.
         """
         for number, parent in enumerate(parents):
-            key = self._canonical(parent)
-            if key in self._used_up:
-                continue
-            for _ in range(_STEPS):
-                child = self._space.mutate(parent, self._rng)
-                if self._is_new(child):
-                    return self._given(child), number
-            self._used_up.add(key)
+            if (child := self._mutation(parent)) is not None:
+                self._known.add(self.canonical(child))
+                return child, number
         # Under a tight limit feasible genotypes form islands: pass through infeasible ones to the next island.
-        if not self._all_known():
-            for number, parent in enumerate(parents):
-                for _ in range(_STEPS // _LONGEST_WALK):
-                    child = parent
-                    for _ in range(_LONGEST_WALK):
-                        child = self._space.mutate(child, self._rng)
-                        if self._is_new(child):
-                            return self._given(child), number
-        return self.anything(), None
+        if (child := self._walk(parents[0])) is not None:
+            self._known.add(self.canonical(child))
+            return child, 0
+        found = self.anything()
+        return None if found is None else (found, None)
 
-    def _anything_new(self) -> G | None:
+    def _mutation(self, parent: G) -> G | None:
+        key = self.canonical(parent)
+        if key in self._used_up:
+            return None
+        for _ in range(_STEPS):
+            child = self._space.mutate(parent, self._rng)
+            if self._is_new(child):
+                return child
+        self._used_up.add(key)
+        return None
+
+    def _walk(self, parent: G) -> G | None:
+        if self._all_known():
+            return None
+        for _ in range(_STEPS // _LONGEST_WALK):
+            child = parent
+            for _ in range(_LONGEST_WALK):
+                child = self._space.mutate(child, self._rng)
+                if self._is_new(child):
+                    return child
+        return None
+
+    def _random(self) -> G | None:
+        if self._all_known():
+            return None
         if self._exact is not None:
-            if self._all_known():
-                return None
-            draws: Iterable[G] = (self._exact.sample(self._rng) for _ in range(MAX_TRIES))
-            return next((self._given(g) for g in draws if self._canonical(g) not in self._known), None)
-        left = self._effort
-        for _ in range(min(_DRAWS, left)):
+            draws: Iterator[G] = (self._exact.sample(self._rng) for _ in range(MAX_TRIES))
+            return next((genotype for genotype in draws if self.canonical(genotype) not in self._known), None)
+        for _ in range(min(_DRAWS, self._effort)):
             genotype = self._space.random(self._rng)
             if self._is_new(genotype):
                 self._effort = MAX_TRIES
-                return self._given(genotype)
-        left -= _DRAWS
+                return genotype
+        left = self._effort - _DRAWS
         while left > 0:
             genotype, steps = self._descent(left)
             left -= steps
             if self._is_new(genotype):
-                return self._given(genotype)
+                return genotype
         # Perhaps there is nothing more: next time look less hard.
-        self._effort = max(self._effort // 2, _STEPS) if self._known else MAX_TRIES
+        self._effort = max(self._effort // 2, _STEPS)
         return None
 
     def _descent(self, most: int) -> tuple[G, int]:
@@ -224,18 +235,14 @@ class NewFinder(_Finder[G]):
         return genotype, steps
 
     def _is_new(self, genotype: G) -> bool:
-        return self._canonical(genotype) not in self._known and self._excess(genotype) == 0
-
-    def _given(self, genotype: G) -> G:
-        self._known[self._canonical(genotype)] = genotype
-        return genotype
+        return self.canonical(genotype) not in self._known and self._excess(genotype) == 0
 
     def _all_known(self) -> bool:
         return self._exact is not None and len(self._known) >= self._exact.size
 
 
-def _hashable(genotype: Any) -> Hashable:
-    """Equal for equal genotypes, whatever they are made of."""
+def hashable(genotype: Any) -> Hashable:
+    """A value that is equal for equal genotypes, also where these are lists, dictionaries or arrays."""
     try:
         hash(genotype)
     except TypeError:
@@ -245,7 +252,7 @@ def _hashable(genotype: Any) -> Hashable:
     if hasattr(genotype, "tobytes"):  # arrays
         return (str(genotype.dtype), tuple(genotype.shape), genotype.tobytes())
     if isinstance(genotype, dict):
-        return frozenset((key, _hashable(value)) for key, value in genotype.items())
+        return frozenset((key, hashable(value)) for key, value in genotype.items())
     if isinstance(genotype, (list, tuple)):
-        return tuple(map(_hashable, genotype))
+        return tuple(map(hashable, genotype))
     return repr(genotype)
