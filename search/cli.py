@@ -48,6 +48,9 @@ _OVERRIDES = {
 )
 @click.option("--preset", default="tiny", show_default=True, help="'tiny' (minutes on a CPU) or 'paper'.")
 @click.option("--constraints", metavar="MS,MS,...", help="Latency limits of stage 1.  [default: five from the table]")
+@click.option(
+    "--bands", is_flag=True, help="Search each limit above the one before it: proposals spread over the budget."
+)
 @click.option("--target", "target_ms", type=float, metavar="MS", help="Limit of the network.  [default: middle one]")
 @click.option(
     "--data", default="digits", show_default=True, help="digits, cifar10:DIR, fashion-mnist:DIR or folder:DIR."
@@ -99,6 +102,7 @@ def main(
     stage: Any,
     preset: str,
     constraints: str | None,
+    bands: bool,
     target_ms: float | None,
     data: str,
     connections_data: str | None,
@@ -140,6 +144,7 @@ def main(
             stage=stage,
             preset=chosen,
             constraints=limits,
+            bands=bands,
             target_ms=target_ms,
             data=data,
             connections_data=connections_data,

@@ -8,39 +8,26 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from statistics import fmean
+from typing import Generic, Literal
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.search.chance import Rng
 from bpnas.search.chance import sample as draw
-from bpnas.search.errors import InfeasibleLimitError, SearchError, StuckError
+from bpnas.search.errors import SearchError
+from bpnas.search.finder import G, NewFinder, PaperFinder, Space
 
-G = TypeVar("G")
-
-MAX_TRIES = 10_000
-"""Every loop that waits for a feasible genotype gives up after so many draws."""
-
-_SINGLE_FLIPS = 64
-"""Single mutations of a parent before the default strategy walks further; 23 bits are covered by then mostly."""
-
-_WALK_STEPS = 4
-"""Mutations in a row that the default strategy takes at most away from a parent."""
+__all__ = ["Candidate", "Evolution", "G", "Space", "Strategy", "Trial"]
 
 Strategy = Literal["default", "paper"]
 
+_PARENTS = 3
+"""So many of the best of a tournament are asked for a new child before anything further away is looked at."""
 
-class Space(Protocol[G]):
-    """What `levonas` needs of a search space.
-
-    An optional `feasible(limit_ms)` gives an object with `size`, `smallest_ms` and `sample(rng)`; with it the default
-    strategy is exact where chance would be slow.
-    """
-
-    def random(self, rng: Rng) -> G: ...
-    def mutate(self, genotype: G, rng: Rng) -> G: ...
-    def latency(self, genotype: G) -> float: ...
+_IMMIGRANTS = 0.05
+"""Share of trials that are random, beside the first ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +39,8 @@ class Trial(Generic[G]):
         genotype: for a `BlockSpace`, the 23-bit code.
         latency_ms: of the network, at most the limit.
         score: what `evaluate` answered; higher is better.
-        parent: index of the trial that it was mutated from; None if it was drawn at random.
+        parent: index of the trial that it was mutated from, or whose genotype is evaluated again; None if it was drawn
+            at random.
     """
 
     index: int
@@ -95,6 +83,7 @@ class Evolution(Generic[G]):
         space: Space[G],
         *,
         limit_ms: float,
+        at_least_ms: float = 0.0,
         population: int,
         sample: int,
         cycles: int,
@@ -108,17 +97,24 @@ class Evolution(Generic[G]):
             )
         if strategy not in ("default", "paper"):
             raise UsageError(f"strategy {strategy!r} is unknown: use 'default' or 'paper'")
-        if math.isnan(limit_ms):
+        if math.isnan(limit_ms) or math.isnan(at_least_ms):
             raise UsageError("the latency limit is not a number")
+        if at_least_ms > limit_ms:
+            raise UsageError(f"a latency of at least {at_least_ms:.6g} ms is above the limit of {limit_ms:.6g} ms")
         self.cycles = cycles
         self._population, self._sample, self._rng = population, sample, rng
-        self._finder = _Finder(space, limit_ms, rng, strategy)
+        paper = strategy == "paper"
+        self._finder = (PaperFinder if paper else NewFinder)(space, limit_ms, at_least_ms, rng)
+        # The paper fills the population at random. Half a tournament is enough to start from [ours].
+        self._at_random = population if paper else (sample + 1) // 2
+        self._parents, self._immigrants = (1, 0.0) if paper else (_PARENTS, _IMMIGRANTS)
         self._queue: deque[Trial[G]] = deque()
         self._waiting: dict[int, Candidate[G]] = {}
+        self._opinions: dict[Hashable, tuple[Trial[G], list[float]]] = {}
         self._asked = 0
         self._told = 0
         # The first draw comes at once: an infeasible limit is known now, not at the first trial.
-        self._first = self._finder.initial()
+        self._first = self._proposal(0)
 
     @property
     def asked(self) -> int:
@@ -137,6 +133,7 @@ class Evolution(Generic[G]):
         waiting there are forgotten, and their numbers not used again.
         """
         for trial in trials:
+            self._finder.remember(trial.genotype)
             self._join(trial)
             self._asked = max(self._asked, trial.index + 1)
 
@@ -146,18 +143,10 @@ class Evolution(Generic[G]):
         Raises:
             StuckError: "paper" found no feasible child.
         """
-        index, parent = self._asked, None
-        if index == 0:
-            genotype = self._first
-        elif index < self._population or not self._queue:
-            genotype = self._finder.initial()
-        else:
-            # max() takes the first of equals, and the draw is in random order: ties fall by chance.
-            members = draw(self._rng, self._queue, min(self._sample, len(self._queue)))
-            parent = max(members, key=lambda trial: trial.score)
-            genotype = self._finder.child(parent.genotype)
+        index = self._asked
+        genotype, parent = (self._proposal(index) if index else self._first) or self._again()
         self._asked += 1
-        candidate = Candidate(index, genotype, self._finder.latency(genotype), None if parent is None else parent.index)
+        candidate = Candidate(index, genotype, self._finder.latency(genotype), parent)
         self._waiting[index] = candidate
         return candidate
 
@@ -178,65 +167,26 @@ class Evolution(Generic[G]):
     def _join(self, trial: Trial[G]) -> None:
         self._told += 1
         self._queue.append(trial)
+        self._opinions.setdefault(self._finder.canonical(trial.genotype), (trial, []))[1].append(trial.score)
         if len(self._queue) > self._population:
             self._queue.popleft()
 
+    def _proposal(self, index: int) -> tuple[G, int | None] | None:
+        """A genotype and its parent's index; None if there is nothing that was not evaluated."""
+        if index < self._at_random or not self._queue or (self._immigrants and self._rng.random() < self._immigrants):
+            genotype = self._finder.anything()
+            return None if genotype is None else (genotype, None)
+        members = draw(self._rng, self._queue, min(self._sample, len(self._queue)))
+        # The draw is in random order, and sorting is stable: ties fall by chance.
+        best = sorted(members, key=lambda trial: -trial.score)[: self._parents]
+        found = self._finder.child([trial.genotype for trial in best])
+        return None if found is None else (found[0], None if found[1] is None else best[found[1]].index)
 
-class _Finder(Generic[G]):
-    """Finds feasible genotypes, in bounded time."""
-
-    def __init__(self, space: Space[G], limit_ms: float, rng: Rng, strategy: Strategy) -> None:
-        self._space, self._limit_ms, self._rng, self._strategy = space, limit_ms, rng, strategy
-        feasible: Any = getattr(space, "feasible", None)
-        self._exact: Any = None if feasible is None else feasible(limit_ms)
-        if self._exact is not None and not self._exact.size:
-            raise InfeasibleLimitError(limit_ms, self._exact.smallest_ms)
-
-    def latency(self, genotype: G) -> float:
-        return float(self._space.latency(genotype))
-
-    def _fits(self, genotype: G) -> bool:
-        return self.latency(genotype) <= self._limit_ms
-
-    def initial(self) -> G:
-        """A random feasible genotype."""
-        if self._exact is not None and self._strategy == "default":
-            exact: G = self._exact.sample(self._rng)
-            return exact
-        smallest = math.inf
-        for _ in range(MAX_TRIES):
-            genotype = self._space.random(self._rng)
-            if self._fits(genotype):
-                return genotype
-            smallest = min(smallest, self.latency(genotype))
-        if self._exact is not None:
-            raise StuckError(
-                f"{MAX_TRIES} random draws met no block within {self._limit_ms:.6g} ms, though {self._exact.size} "
-                "exist: strategy 'default' finds them"
-            )
-        raise InfeasibleLimitError(self._limit_ms, smallest, "genotype", exact=False)
-
-    def child(self, parent: G) -> G:
-        """A feasible mutation of `parent`."""
-        if self._strategy == "paper":
-            for _ in range(MAX_TRIES):
-                child = self._space.mutate(parent, self._rng)
-                if self._fits(child):
-                    return child
-            raise StuckError(
-                f"no mutation of {parent} meets {self._limit_ms:.6g} ms in {MAX_TRIES} tries: "
-                "strategy 'default' walks further"
-            )
-        for _ in range(_SINGLE_FLIPS):
-            child = self._space.mutate(parent, self._rng)
-            if self._fits(child):
-                return child
-        # Under a tight limit feasible genotypes form islands: pass through infeasible ones to the next island.
-        for _ in range(_SINGLE_FLIPS):
-            child = parent
-            for _ in range(_WALK_STEPS):
-                child = self._space.mutate(child, self._rng)
-                if self._fits(child):
-                    return child
-        # No island in reach. A random feasible genotype is then the best use of a trial.
-        return self.initial()
+    def _again(self) -> tuple[G, int | None]:
+        """A further opinion on what was evaluated already, as scores may be noisy: the better half in turns."""
+        if not self._opinions:
+            candidate = next(iter(self._waiting.values()))
+            return candidate.genotype, candidate.index
+        ranked = sorted(self._opinions.values(), key=lambda opinion: -fmean(opinion[1]))
+        trial, _ = min(ranked[: (len(ranked) + 1) // 2], key=lambda opinion: len(opinion[1]))
+        return trial.genotype, trial.index

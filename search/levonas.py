@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from bpnas.search.chance import Rng
 from bpnas.search.errors import RunError
 from bpnas.search.evolution import Evolution, G, Space, Strategy, Trial
+from bpnas.search.finder import hashable
 
 
 def levonas(
@@ -14,6 +15,7 @@ def levonas(
     evaluate: Callable[[G], float],
     *,
     limit_ms: float,
+    at_least_ms: float = 0.0,
     population: int = 100,
     sample: int = 25,
     cycles: int = 300,
@@ -23,21 +25,28 @@ def levonas(
 ) -> Iterator[Trial[G]]:
     """Search `space` for the genotype of the highest score whose latency is at most `limit_ms`.
 
-    The population is a queue. It is filled with `population` random feasible genotypes; then, until `cycles` trials
-    exist, the best of `sample` members is mutated to a feasible child, which joins on the right while the oldest
-    leaves on the left. The best of all trials, not of the last population, is the result:
-    `max(trials, key=lambda trial: trial.score)`.
+    Strategy "paper" is Algorithm 2 to the letter, but bounded: a queue is filled with `population` random feasible
+    genotypes; then, until `cycles` trials exist, the best of `sample` members is mutated once, again and again until
+    the child is feasible; it joins on the right, and the oldest leaves on the left.
+
+    "default" differs in what it proposes [ours]. Nothing is evaluated twice as long as anything new can be found. It
+    evolves after `sample` / 2 random trials, and the oldest leaves once there are more than `population`; a twentieth
+    of the later trials is random too. A child is a new feasible mutation of one of the three best of `sample` members;
+    if there is none, one some mutations away from the best, through infeasible genotypes too; if there is none either,
+    a random one. Random ones are drawn from the space's exact feasible set where it has one, else by rejection and,
+    where that fails, by descents in latency. Once nothing new is found, those of the better half
+    by mean score are evaluated again in turns.
+
+    The best of all trials, not of the last population, is the result: `max(trials, key=lambda trial: trial.score)`.
 
     Args:
         space: any object with `random`, `mutate` and `latency` (see `Space`).
         evaluate: genotype -> score, higher is better.
-        limit_ms: latency limit in ms.
+        limit_ms, at_least_ms: the latency band in ms, both ends included.
         population, sample: P and S of the paper.
-        cycles: C, the number of trials in all, the initial ones included.
+        cycles: C, the number of trials in all, the initial ones included; it has no influence on what they are.
         rng: `random.Random`, `numpy.random.Generator` or anything else with `random()`; the sole source of chance.
-        strategy: "paper" draws at random and mutates once, again and again until feasible, as Algorithm 2 has it;
-            "default" uses the space's exact feasible set where there is one, and walks further when all single
-            mutations of a parent are too slow. Both are bounded.
+        strategy: "default" or "paper".
         history: the first trials of an earlier call with the same arguments and seed: they are not evaluated again but
             replayed, so that the search goes on as if it had never stopped.
 
@@ -45,15 +54,16 @@ def levonas(
         An iterator over all `cycles` trials in order, replayed ones included. Each is evaluated when it is asked for.
 
     Raises:
-        InfeasibleLimitError: at once, if nothing meets the limit; without an exact set, if nothing of `MAX_TRIES`
-            random genotypes does.
+        InfeasibleLimitError: at once, if nothing meets the limit; without an exact set, if neither `MAX_TRIES` random
+            draws and mutations do. It names the smallest latency, or for a band what lies nearest on both sides.
         UsageError: an argument is out of range.
-        StuckError: "paper" found no feasible child (while iterating).
+        StuckError: "paper" found no feasible genotype (at once) or child (while iterating) in `MAX_TRIES` tries.
         RunError: `history` is not of this search (while iterating).
     """
     evolution = Evolution(
         space,
         limit_ms=limit_ms,
+        at_least_ms=at_least_ms,
         population=population,
         sample=sample,
         cycles=cycles,
@@ -79,7 +89,7 @@ def replayed(trial: Trial[G], index: int, genotype: G) -> float:
     Raises:
         RunError: they differ.
     """
-    if trial.genotype != genotype:
+    if hashable(trial.genotype) != hashable(genotype):
         raise RunError(
             f"trial {index} of the earlier history is {trial.genotype}, but this search arrives at {genotype}: "
             "it has another seed, table or setting"

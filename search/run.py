@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -66,6 +68,7 @@ def run_search(
     stage: Stage = "all",
     preset: Preset | str = "tiny",
     constraints: Sequence[float] = (),
+    bands: bool = False,
     target_ms: float | None = None,
     data: str = "digits",
     connections_data: str | None = None,
@@ -89,6 +92,7 @@ def run_search(
         stage: "proposals" searches blocks only, "connections" goes on from proposals, "all" does both.
         preset: all hyper-parameters.
         constraints: latency limits of stage 1 in ms; default quantiles of the latencies of all blocks.
+        bands: each limit is searched above the one before it only, so that the proposals spread over the budget.
         target_ms: limit of the final network; default the middle limit, or where the two stages have different input
             sizes, the latency of the middle proposal at the second.
         data, connections_data: images of the two stages (see `Source`); the second defaults to the first.
@@ -139,6 +143,8 @@ def run_search(
         backbone = _backbone(table, source, input_size)
         space = BlockSpace(table, backbone.input_size, classes=backbone.classes)
         limits = _limits(space, constraints, preset)
+        if bands:
+            _check_bands(space, limits)
     later_backbone = _backbone(table, later_source, later_size)
     if target_ms is None and space is not None and later_backbone == space.backbone:
         target_ms = limits[len(limits) // 2]
@@ -163,6 +169,7 @@ def run_search(
         "input_size": input_size or source.native_size,
         "connections_input_size": later_size or later_source.native_size,
         "constraints_ms": list(limits),
+        "bands": bands,
         "target_ms": target_ms,
         "proposals": [str(block) for block in given],
         "seed": seed,
@@ -192,6 +199,7 @@ def run_search(
                     seed,
                     watcher,
                     evaluations,
+                    bands=bands,
                     window=window,
                     asynchronous=asynchronous,
                 )
@@ -256,6 +264,13 @@ def _limits(space: BlockSpace, constraints: Sequence[float], preset: Preset) -> 
         if not feasible.size:
             raise InfeasibleLimitError(limit, feasible.smallest_ms)
     return limits
+
+
+def _check_bands(space: BlockSpace, limits: Sequence[float]) -> None:
+    for low, high in pairwise(limits):
+        band = space.feasible(high, at_least_ms=low)
+        if not band.size:
+            band.sample(random.Random(0))  # raises, and says what lies nearest
 
 
 def _check_reachable(space: BlockSpace, target_ms: float) -> None:

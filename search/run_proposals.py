@@ -49,6 +49,7 @@ def run_proposals(
     progress: Progress,
     executor: Executor,
     *,
+    bands: bool = False,
     window: int,
     asynchronous: bool = False,
 ) -> tuple[Proposal, ...]:
@@ -76,6 +77,7 @@ def run_proposals(
         evolution = Evolution(
             space,
             limit_ms=limit,
+            at_least_ms=limits_ms[number - 1] if bands and number else 0.0,
             population=settings.population,
             sample=settings.sample,
             cycles=settings.cycles,

@@ -17,7 +17,7 @@ from tests.search_helpers import FormulaTable
 from tests.stubs.stub_evaluator import Judged, score_of
 
 SPACE = BlockSpace(FormulaTable.tiny("K1G1,K3G1,K3G4,K3E1G1,K3E3G2,K5E2G1"))
-SETTINGS = {"limit_ms": 0.3, "population": 5, "sample": 3, "cycles": 40, "strategy": "default"}
+SETTINGS = {"limit_ms": 0.8, "population": 5, "sample": 3, "cycles": 40, "strategy": "default"}
 
 
 class Shuffled:
@@ -122,10 +122,19 @@ def test_an_asynchronous_search_that_stopped_keeps_its_trials(stop, window, rng)
 
 
 def test_a_restored_population_has_children():
-    before = sequential()[:20]
+    before = sequential()[:8]
+    again = evolution(seed=1, strategy="paper")
+    again.restore(before)
+    candidate = again.ask()
+    assert candidate.index == 8 and candidate.parent in [trial.index for trial in before[-5:]]
+
+
+def test_what_was_evaluated_before_a_restoration_is_not_proposed_again():
+    before = sequential()[:8]
     again = evolution(seed=1)
     again.restore(before)
-    assert again.ask().parent in [trial.index for trial in before[-5:]]
+    blocks = {SPACE.block(trial.genotype) for trial in before}
+    assert blocks.isdisjoint(SPACE.block(again.ask().genotype) for _ in range(6))
 
 
 def test_options_may_depend_on_the_trials_told():

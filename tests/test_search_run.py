@@ -192,6 +192,17 @@ def test_an_asynchronous_run_that_stopped_keeps_its_trials(steps, table, tmp_pat
     assert len({(line["limit"], line["index"]) for line in lines}) == 8
 
 
+def test_bands_spread_the_proposals(table, tmp_path):
+    found = run_search(table, out=tmp_path, bands=True, **{**EXECUTION, "constraints": (0.15, 0.2, 0.3)}).proposals
+    assert found[0].latency_ms <= 0.15 <= found[1].latency_ms <= 0.2 <= found[2].latency_ms <= 0.3
+    latencies = np.sort(np.unique(BlockSpace(table).latencies()))
+    gap = int(np.diff(latencies).argmax())
+    low, high = latencies[gap : gap + 2]
+    empty = (low + (high - low) / 3, low + (high - low) / 2)
+    with pytest.raises(InfeasibleLimitError):
+        run_search(table, out=tmp_path / "x", bands=True, **{**EXECUTION, "constraints": empty})
+
+
 def test_threads_of_candidates_are_not_those_of_the_second_stage(table, tmp_path):
     before = torch.get_num_threads()
     run_search(table, out=tmp_path, **{**EXECUTION, "constraints": (0.2,)})

@@ -4,6 +4,9 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from bpnas.profiler import Block, BlockError, ComplexPath, SimplePath
 from bpnas.search import BlockSpace, InfeasibleLimitError
@@ -111,3 +114,98 @@ def test_mutation_in_a_small_table_stays_in_it_and_reaches_all_of_it(paths):
 def test_a_code_without_paths_is_rejected(full):
     with pytest.raises(BlockError, match="000"):
         full.latency(0)
+
+
+@pytest.mark.parametrize("coding", ["binary", "gray"])
+@pytest.mark.parametrize("paths", [SMALL, "K1G1", "K3E1G1,K3E6G1", "K1G1,K3E16G8"])
+def test_the_canonical_number_is_the_inverse_of_at(paths, coding):
+    space, rng = BlockSpace(FormulaTable.tiny(paths), coding=coding), random.Random(0)
+    for index in range(space.size):
+        assert {space.canonical(space.code_of(space.at(index), rng)) for _ in range(10)} == {index}
+        assert {space.canonical(space.code_at(index, rng)) for _ in range(10)} == {index}
+    assert space.blocks(np.arange(space.size)) == [space.at(index) for index in range(space.size)]
+
+
+def test_latency_is_that_of_the_table_whatever_the_code(full):
+    rng = random.Random(1)
+    for _ in range(300):
+        code = full.random(rng)
+        assert full.latency(code) == pytest.approx(full.table.network([full.block(code)] * 4), rel=1e-12)
+        assert full.latency(code) == full.latencies()[full.canonical(code)]
+
+
+@pytest.mark.parametrize("code", [0, 1 << 19, 1 << 23, -1])
+def test_latency_of_what_is_no_code(full, code):
+    with pytest.raises(BlockError):
+        full.latency(code)
+
+
+def test_latencies_cannot_be_spoilt_by_who_reads_them(full):
+    with pytest.raises(ValueError, match="read-only"):
+        full.latencies()[0] = 0.0
+
+
+PATHS = [str(path) for path in FormulaTable.tiny().chosen]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    paths=st.lists(st.sampled_from(PATHS), min_size=1, max_size=9, unique=True),
+    ends=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    seed=st.integers(0, 99),
+)
+def test_a_band_is_exactly_what_lies_in_it(paths, ends, seed):
+    space = BlockSpace(FormulaTable.tiny(",".join(paths)))
+    stacked = {block: space.table.network([block] * 4) for block in every_block(space.table)}
+    # Both ends are latencies of blocks: off the last bits of these, where two ways of adding may differ.
+    low, high = np.quantile(list(stacked.values()), sorted(ends)) * [1 - 1e-9, 1 + 1e-9]
+    feasible = space.feasible(high, at_least_ms=low)
+    expected = {block for block, ms in stacked.items() if low <= ms <= high}
+    found = feasible.blocks()
+    assert len(found) == feasible.size == len(expected) and set(found) == expected
+    assert feasible.smallest_ms == pytest.approx(min(stacked.values()), rel=1e-12)
+    if expected:
+        codes = feasible.sample_many(np.random.default_rng(seed), 50)
+        assert codes.dtype == np.int32
+        assert {space.block(int(code)) for code in codes} <= expected
+        assert all(low <= space.latency(int(code)) <= high for code in codes)
+
+
+def test_an_empty_band_names_what_lies_nearest_on_both_sides(small):
+    latencies = np.unique(small.latencies())
+    gap = int(np.argmax(np.diff(latencies)))
+    low, high = latencies[gap] * (1 + 1e-4), latencies[gap + 1] * (1 - 1e-4)
+    feasible = small.feasible(high, at_least_ms=low)
+    assert feasible.size == 0
+    with pytest.raises(
+        InfeasibleLimitError, match=r"no block takes .* to .* ms: the nearest latencies are .* and .* ms"
+    ):
+        feasible.sample_many(np.random.default_rng(0), 3)
+    with pytest.raises(InfeasibleLimitError) as caught:
+        feasible.sample(random.Random(0))
+    assert caught.value.nearest_ms == (latencies[gap], latencies[gap + 1])
+    with pytest.raises(InfeasibleLimitError, match=r"nearest latencies are [0-9.]+ ms") as caught:
+        small.feasible(2e9, at_least_ms=1e9).sample(random.Random(0))
+    assert caught.value.nearest_ms == (latencies[-1], float("inf"))
+
+
+def test_many_samples_are_uniform_over_distinct_blocks_and_over_their_codes(small):
+    feasible = small.feasible(float(np.quantile(small.latencies(), 0.1)))
+    codes = feasible.sample_many(np.random.default_rng(3), 400 * feasible.size)
+    counts = Counter(small.block(code) for code in codes.tolist())
+    assert len(counts) == feasible.size
+    assert chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_all_codes_of_a_block_are_equally_likely(small):
+    block = Block.parse("K3E1G1")
+    number = next(number for number in range(small.size) if small.at(number) == block)
+    many = small.codes(np.full(60_000, number), np.random.default_rng(4)).tolist()
+    rng = random.Random(5)
+    one_by_one = [small.code_at(number, rng) for _ in range(60_000)]
+    genes = Counter(isinstance(path, SimplePath) for path in small.paths)
+    for codes in (many, one_by_one):
+        counts = Counter(codes)
+        assert {small.block(code) for code in counts} == {block}
+        assert len(counts) == 2 * genes[True] * genes[False]  # either place; silent genes of the simple and other place
+        assert chisquare(list(counts.values())).pvalue > 1e-3
