@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from bpnas.search.derive import Assignment, argmax_blocks, most_probable_blocks
     from bpnas.search.errors import DataError, InfeasibleLimitError, RunError, SearchError, StuckError
     from bpnas.search.evaluate import CandidateEvaluator, Evaluation
+    from bpnas.search.feasible import FeasibleSet
     from bpnas.search.latency_loss import LatencyLoss, expected_latency
     from bpnas.search.presets import Preset
     from bpnas.search.run import SearchResult, run_search
-    from bpnas.search.space import BlockSpace, FeasibleSet
+    from bpnas.search.space import BlockSpace
     from bpnas.search.supernet import Supernet
 
 _HOME = {
@@ -28,7 +29,7 @@ _HOME = {
     "DataError": "errors",
     "Dataset": "data",
     "Evaluation": "evaluate",
-    "FeasibleSet": "space",
+    "FeasibleSet": "feasible",
     "InfeasibleLimitError": "errors",
     "LatencyLoss": "latency_loss",
     "Preset": "presets",

@@ -10,6 +10,7 @@ SearchError
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from bpnas.android_bench.errors import BpnasError, UsageError
 
@@ -19,20 +20,37 @@ class SearchError(BpnasError):
 
 
 class InfeasibleLimitError(SearchError, UsageError):
-    """Nothing meets the latency limit.
+    """Nothing meets the latency limit, or nothing lies within a latency band.
 
     Attributes:
-        limit_ms: what was asked for.
+        limit_ms, at_least_ms: what was asked for; no lower end at 0.
         smallest_ms: the smallest latency that can be had, as far as known.
+        nearest_ms: for a band, the nearest latencies below and above it, as far as known; infinite if there is none.
     """
 
     exit_code = 2
 
-    def __init__(self, limit_ms: float, smallest_ms: float, what: str = "block", exact: bool = True) -> None:
-        known = "the smallest feasible latency is" if exact else "the smallest latency seen is"
-        super().__init__(f"no {what} meets the latency limit of {_ms(limit_ms)} ms: {known} {_ms_up(smallest_ms)} ms")
-        self.limit_ms = limit_ms
-        self.smallest_ms = smallest_ms
+    def __init__(
+        self,
+        limit_ms: float,
+        smallest_ms: float,
+        what: str = "block",
+        exact: bool = True,
+        at_least_ms: float = 0.0,
+        nearest_ms: tuple[float, float] = (-math.inf, math.inf),
+    ) -> None:
+        if at_least_ms > 0:
+            known = "latencies are" if exact else "latencies seen are"
+            sides = [_ms_down(nearest_ms[0])] * (nearest_ms[0] > -math.inf)
+            sides += [_ms_up(nearest_ms[1])] * (nearest_ms[1] < math.inf)
+            message = f"no {what} takes {_ms(at_least_ms)} to {_ms(limit_ms)} ms: "
+            message += f"the nearest {known} {' and '.join(sides) or 'unknown'} ms"
+        else:
+            known = "the smallest feasible latency is" if exact else "the smallest latency seen is"
+            message = f"no {what} meets the latency limit of {_ms(limit_ms)} ms: {known} {_ms_up(smallest_ms)} ms"
+        super().__init__(message)
+        self.limit_ms, self.at_least_ms = limit_ms, at_least_ms
+        self.smallest_ms, self.nearest_ms = smallest_ms, nearest_ms
 
 
 class StuckError(SearchError):
@@ -53,7 +71,16 @@ def _ms(value: float) -> str:
 
 def _ms_up(value: float) -> str:
     """Rounded up to six digits, so that a user who types the number back in has a feasible limit."""
+    return _rounded(value, math.ceil)
+
+
+def _ms_down(value: float) -> str:
+    """Rounded down, for the lower end of a band."""
+    return _rounded(value, math.floor)
+
+
+def _rounded(value: float, direction: Callable[[float], int]) -> str:
     if not math.isfinite(value) or value <= 0:
         return _ms(value)
     unit = 10.0 ** (math.floor(math.log10(value)) - 5)
-    return _ms(math.ceil(value / unit) * unit)
+    return _ms(direction(value / unit) * unit)

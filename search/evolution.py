@@ -9,37 +9,23 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.search.chance import Rng
 from bpnas.search.chance import sample as draw
-from bpnas.search.errors import InfeasibleLimitError, SearchError, StuckError
+from bpnas.search.errors import SearchError
+from bpnas.search.finder import G, NewFinder, PaperFinder, Space
 
-G = TypeVar("G")
-
-MAX_TRIES = 10_000
-"""Every loop that waits for a feasible genotype gives up after so many draws."""
-
-_SINGLE_FLIPS = 64
-"""Single mutations of a parent before the default strategy walks further; 23 bits are covered by then mostly."""
-
-_WALK_STEPS = 4
-"""Mutations in a row that the default strategy takes at most away from a parent."""
+__all__ = ["Candidate", "Evolution", "G", "Space", "Strategy", "Trial"]
 
 Strategy = Literal["default", "paper"]
 
+_PARENTS = 3
+"""So many of the best of a tournament are asked for a new child before anything further away is looked at."""
 
-class Space(Protocol[G]):
-    """What `levonas` needs of a search space.
-
-    An optional `feasible(limit_ms)` gives an object with `size`, `smallest_ms` and `sample(rng)`; with it the default
-    strategy is exact where chance would be slow.
-    """
-
-    def random(self, rng: Rng) -> G: ...
-    def mutate(self, genotype: G, rng: Rng) -> G: ...
-    def latency(self, genotype: G) -> float: ...
+_IMMIGRANTS = 0.05
+"""Share of trials that are random, beside the first ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +80,7 @@ class Evolution(Generic[G]):
         space: Space[G],
         *,
         limit_ms: float,
+        at_least_ms: float = 0.0,
         population: int,
         sample: int,
         cycles: int,
@@ -107,16 +94,22 @@ class Evolution(Generic[G]):
             )
         if strategy not in ("default", "paper"):
             raise UsageError(f"strategy {strategy!r} is unknown: use 'default' or 'paper'")
-        if math.isnan(limit_ms):
+        if math.isnan(limit_ms) or math.isnan(at_least_ms):
             raise UsageError("the latency limit is not a number")
+        if at_least_ms > limit_ms:
+            raise UsageError(f"a latency of at least {at_least_ms:.6g} ms is above the limit of {limit_ms:.6g} ms")
         self.cycles = cycles
         self._population, self._sample, self._rng = population, sample, rng
-        self._finder = _Finder(space, limit_ms, rng, strategy)
+        paper = strategy == "paper"
+        self._finder = (PaperFinder if paper else NewFinder)(space, limit_ms, at_least_ms, rng)
+        # The paper fills the population at random. A tournament needs no more than `sample` members [ours].
+        self._at_random = population if paper else sample
+        self._parents, self._immigrants = (1, 0.0) if paper else (_PARENTS, _IMMIGRANTS)
         self._queue: deque[Trial[G]] = deque()
         self._waiting: dict[int, Candidate[G]] = {}
         self._asked = 0
         # The first draw comes at once: an infeasible limit is known now, not at the first trial.
-        self._first = self._finder.initial()
+        self._first = self._finder.anything()
 
     @property
     def asked(self) -> int:
@@ -132,15 +125,16 @@ class Evolution(Generic[G]):
         index, parent = self._asked, None
         if index == 0:
             genotype = self._first
-        elif index < self._population or not self._queue:
-            genotype = self._finder.initial()
+        elif index < self._at_random or not self._queue or self._is_immigrant():
+            genotype = self._finder.anything()
         else:
-            # max() takes the first of equals, and the draw is in random order: ties fall by chance.
             members = draw(self._rng, self._queue, min(self._sample, len(self._queue)))
-            parent = max(members, key=lambda trial: trial.score)
-            genotype = self._finder.child(parent.genotype)
+            # The draw is in random order, and sorting is stable: ties fall by chance.
+            best = sorted(members, key=lambda trial: -trial.score)[: self._parents]
+            genotype, number = self._finder.child([trial.genotype for trial in best])
+            parent = None if number is None else best[number].index
         self._asked += 1
-        candidate = Candidate(index, genotype, self._finder.latency(genotype), None if parent is None else parent.index)
+        candidate = Candidate(index, genotype, self._finder.latency(genotype), parent)
         self._waiting[index] = candidate
         return candidate
 
@@ -160,62 +154,5 @@ class Evolution(Generic[G]):
             self._queue.popleft()
         return trial
 
-
-class _Finder(Generic[G]):
-    """Finds feasible genotypes, in bounded time."""
-
-    def __init__(self, space: Space[G], limit_ms: float, rng: Rng, strategy: Strategy) -> None:
-        self._space, self._limit_ms, self._rng, self._strategy = space, limit_ms, rng, strategy
-        feasible: Any = getattr(space, "feasible", None)
-        self._exact: Any = None if feasible is None else feasible(limit_ms)
-        if self._exact is not None and not self._exact.size:
-            raise InfeasibleLimitError(limit_ms, self._exact.smallest_ms)
-
-    def latency(self, genotype: G) -> float:
-        return float(self._space.latency(genotype))
-
-    def _fits(self, genotype: G) -> bool:
-        return self.latency(genotype) <= self._limit_ms
-
-    def initial(self) -> G:
-        """A random feasible genotype."""
-        if self._exact is not None and self._strategy == "default":
-            exact: G = self._exact.sample(self._rng)
-            return exact
-        smallest = math.inf
-        for _ in range(MAX_TRIES):
-            genotype = self._space.random(self._rng)
-            if self._fits(genotype):
-                return genotype
-            smallest = min(smallest, self.latency(genotype))
-        if self._exact is not None:
-            raise StuckError(
-                f"{MAX_TRIES} random draws met no block within {self._limit_ms:.6g} ms, though {self._exact.size} "
-                "exist: strategy 'default' finds them"
-            )
-        raise InfeasibleLimitError(self._limit_ms, smallest, "genotype", exact=False)
-
-    def child(self, parent: G) -> G:
-        """A feasible mutation of `parent`."""
-        if self._strategy == "paper":
-            for _ in range(MAX_TRIES):
-                child = self._space.mutate(parent, self._rng)
-                if self._fits(child):
-                    return child
-            raise StuckError(
-                f"no mutation of {parent} meets {self._limit_ms:.6g} ms in {MAX_TRIES} tries: "
-                "strategy 'default' walks further"
-            )
-        for _ in range(_SINGLE_FLIPS):
-            child = self._space.mutate(parent, self._rng)
-            if self._fits(child):
-                return child
-        # Under a tight limit feasible genotypes form islands: pass through infeasible ones to the next island.
-        for _ in range(_SINGLE_FLIPS):
-            child = parent
-            for _ in range(_WALK_STEPS):
-                child = self._space.mutate(child, self._rng)
-                if self._fits(child):
-                    return child
-        # No island in reach. A random feasible genotype is then the best use of a trial.
-        return self.initial()
+    def _is_immigrant(self) -> bool:
+        return self._immigrants > 0 and self._rng.random() < self._immigrants

@@ -14,6 +14,7 @@ def levonas(
     evaluate: Callable[[G], float],
     *,
     limit_ms: float,
+    at_least_ms: float = 0.0,
     population: int = 100,
     sample: int = 25,
     cycles: int = 300,
@@ -54,6 +55,7 @@ def levonas(
     evolution = Evolution(
         space,
         limit_ms=limit_ms,
+        at_least_ms=at_least_ms,
         population=population,
         sample=sample,
         cycles=cycles,

@@ -8,6 +8,7 @@ blocks, whose latencies are one outer sum, whatever model the table predicts wit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,14 +17,23 @@ import numpy.typing as npt
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.block import CODE_BITS, Block, BlockPath, Coding, ComplexPath, SimplePath
 from bpnas.search.chance import Rng, below, choice
-from bpnas.search.errors import InfeasibleLimitError
+from bpnas.search.feasible import FeasibleSet
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
 _SIMPLE_SHIFT, _SECOND_SHIFT, _THIRD_SHIFT = 16, 8, 0
 _SIMPLE_WIDTH, _COMPLEX_WIDTH = 4, 8
 _USES_SIMPLE, _USES_SECOND, _USES_THIRD = 1 << 22, 1 << 21, 1 << 20
+_SLOTS = (
+    ((_USES_SECOND, _SECOND_SHIFT), (_USES_THIRD, _THIRD_SHIFT)),
+    ((_USES_THIRD, _THIRD_SHIFT), (_USES_SECOND, _SECOND_SHIFT)),
+)
+_USES = range(1, 8)
+"""The first three bits of a code, u, as a number."""
 
 
 class BlockSpace:
@@ -65,10 +75,17 @@ class BlockSpace:
         self._complex = tuple(path for path in self.paths if isinstance(path, ComplexPath))
         self._simple_ms = np.array([t for p, t in zip(self.paths, totals, strict=True) if isinstance(p, SimplePath)])
         self._complex_ms = np.array([t for p, t in zip(self.paths, totals, strict=True) if isinstance(p, ComplexPath)])
-        self._total_ms = {path: float(total) for path, total in zip(self.paths, totals, strict=True)}
         # Genes (the bits of one path) that stand for a path of the table.
         self._simple_genes = tuple(Block(path).code(coding) >> _SIMPLE_SHIFT & 15 for path in self._simple)
         self._complex_genes = tuple(Block(None, (path,)).code(coding) >> _SECOND_SHIFT & 255 for path in self._complex)
+        self._simple_gene_ms = dict(zip(self._simple_genes, self._simple_ms.tolist(), strict=True))
+        self._complex_gene_ms = dict(zip(self._complex_genes, self._complex_ms.tolist(), strict=True))
+        allowed = (_USES_SIMPLE if self._simple else 0) | (_USES_SECOND | _USES_THIRD if self._complex else 0)
+        self._uses = [u << 20 for u in _USES if u << 20 & ~allowed == 0]
+        self._simple_number = {gene: number for number, gene in enumerate(self._simple_genes)}
+        self._complex_number = {gene: number for number, gene in enumerate(self._complex_genes)}
+        self._flips = tuple([bit for bit in range(CODE_BITS) if self._may_flip(u << 20, bit)] for u in range(8))
+        self._is_full = len(self._simple) == 16 and len(self._complex) == 256
         # Unordered pairs of complex paths, one path twice included.
         self._first, self._other = np.triu_indices(len(self._complex))
 
@@ -92,19 +109,37 @@ class BlockSpace:
             BlockError: `code` is no block.
             MissingEntryError: the table lacks one of its paths at some site.
         """
-        block = self.block(code)
+        # The order of additions is that of `latencies`, so that both agree to the last bit.
         try:
-            # The order of additions is that of `latencies`, so that both agree to the last bit.
-            simple = self._total_ms[block.simple] if block.simple is not None else 0.0
-            return self._base_ms + (simple + sum((self._total_ms[path] for path in block.complex), 0.0))
+            if code >> 20 not in _USES:
+                raise KeyError(code)
+            simple = self._simple_gene_ms[code >> _SIMPLE_SHIFT & 15] if code & _USES_SIMPLE else 0.0
+            second = self._complex_gene_ms[code >> _SECOND_SHIFT & 255] if code & _USES_SECOND else 0.0
+            third = self._complex_gene_ms[code >> _THIRD_SHIFT & 255] if code & _USES_THIRD else 0.0
+            return self._base_ms + (simple + (second + third))
         except KeyError:
-            backbone = self.backbone
+            block, backbone = self.block(code), self.backbone
             return float(self.table.network([block] * len(backbone.sites), backbone.input_size, backbone.classes))
+
+    def canonical(self, code: int) -> int:
+        """The number of the block that `code` names, as in `at`: the same for all codes of one block.
+
+        Raises:
+            KeyError: the block is not in this space.
+        """
+        simple = self._simple_number[code >> _SIMPLE_SHIFT & 15] if code & _USES_SIMPLE else -1
+        second = self._complex_number[code >> _SECOND_SHIFT & 255] if code & _USES_SECOND else -1
+        third = self._complex_number[code & 255] if code & _USES_THIRD else -1
+        if second > third:
+            second, third = third, second
+        count = len(self._complex)
+        # The inverse of `path_numbers`: `third` is now the only complex path, or the later of two.
+        rest = third + 1 if second < 0 else 1 + count + second * count - second * (second - 1) // 2 + third - second
+        return (simple + 1) * (1 + count + len(self._first)) + rest - 1
 
     def random(self, rng: Rng) -> int:
         """A random code: which paths exist, then every gene, absent paths' included, all choices equally likely."""
-        uses = choice(rng, self._uses())
-        return uses | self._silent(rng)
+        return choice(rng, self._uses) | self._silent(rng)
 
     def mutate(self, code: int, rng: Rng) -> int:
         """Flip one random bit (BP-NAS, Algorithm 2); whether the result is fast enough is not looked at.
@@ -113,56 +148,105 @@ class BlockSpace:
         table lacks, one that it has takes its place, the likelier the fewer bits lie between, since otherwise a small
         table would fall into islands [ours]. In a space of a single block the child is the parent.
         """
-        flips = [bit for bit in range(CODE_BITS) if self._may_flip(code, bit)]
+        flips = self._flips[code >> 20]
         if not flips:
             return code
-        return self._snap(code ^ 1 << choice(rng, flips), code, rng)
+        child = code ^ 1 << choice(rng, flips)
+        return child if self._is_full else self._snap(child, code, rng)
 
-    def latencies(self) -> npt.NDArray[np.float64]:
-        """Latencies in ms of all distinct blocks, stacked through the backbone: shape (size,), the order of `at`."""
+    def latencies(self) -> Floats:
+        """Latencies in ms of all distinct blocks, stacked through the backbone: shape (size,), the order of `at`.
+
+        Computed once, and read-only.
+        """
+        return self._latencies
+
+    @cached_property
+    def _latencies(self) -> Floats:
         complex_ms = np.concatenate(
             ([0.0], self._complex_ms, self._complex_ms[self._first] + self._complex_ms[self._other])
         )
         simple_ms = np.concatenate(([0.0], self._simple_ms))
-        total: npt.NDArray[np.float64] = (simple_ms[:, None] + complex_ms[None, :]).reshape(-1)[1:]
+        total: Floats = (simple_ms[:, None] + complex_ms[None, :]).reshape(-1)[1:]
         total += self._base_ms
+        total.setflags(write=False)
         return total
 
     def at(self, index: int) -> Block:
         """Distinct block number `index`, 0 <= index < size."""
         if not 0 <= index < self.size:
             raise IndexError(f"block number {index} is outside 0..{self.size - 1}")
-        simple, rest = divmod(index + 1, 1 + len(self._complex) + len(self._first))
-        paths: tuple[ComplexPath, ...] = ()
-        if 0 < rest <= len(self._complex):
-            paths = (self._complex[rest - 1],)
-        elif rest:
-            pair = rest - 1 - len(self._complex)
-            paths = (self._complex[self._first[pair]], self._complex[self._other[pair]])
-        return Block(self._simple[simple - 1] if simple else None, paths)
+        return self.blocks(np.array([index]))[0]
 
-    def feasible(self, limit_ms: float) -> FeasibleSet:
-        """The distinct blocks whose network takes at most `limit_ms`; may be empty."""
-        return FeasibleSet(self, limit_ms)
+    def blocks(self, indices: npt.NDArray[np.int64]) -> list[Block]:
+        """The distinct blocks of these numbers."""
+        simple, second, third = (numbers.tolist() for numbers in self.path_numbers(indices))
+        return [
+            Block(
+                self._simple[s] if s >= 0 else None,
+                () if b < 0 else (self._complex[b],) if c < 0 else (self._complex[b], self._complex[c]),
+            )
+            for s, b, c in zip(simple, second, third, strict=True)
+        ]
+
+    def path_numbers(self, indices: npt.NDArray[np.int64]) -> tuple[Ints, Ints, Ints]:
+        """For distinct blocks of these numbers, the places of their paths among the simple and the complex paths.
+
+        Three arrays: the simple path, the first and the second complex one; -1 where a block has none.
+        """
+        singles = len(self._complex)
+        simple, rest = np.divmod(indices + 1, 1 + singles + len(self._first))
+        # Number 0 has no complex path, then come the single ones, then the pairs.
+        second = np.concatenate((np.arange(-1, singles), self._first))[rest]
+        third = np.concatenate((np.full(1 + singles, -1), self._other))[rest]
+        return simple - 1, second, third
+
+    def feasible(self, limit_ms: float, at_least_ms: float = 0.0) -> FeasibleSet:
+        """The distinct blocks whose network takes `at_least_ms` to `limit_ms`, both included; may be empty."""
+        return FeasibleSet(self, limit_ms, at_least_ms)
+
+    def codes(self, indices: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int32]:
+        """For each distinct block one of its codes at random, as `code_of` does it."""
+        simple, second, third = self.path_numbers(indices)
+        swapped = rng.random(len(indices)) < 0.5
+        second, third = np.where(swapped, third, second), np.where(swapped, second, third)
+        code = np.zeros(len(indices), np.int32)
+        for numbers, genes, shift, uses in (
+            (simple, self._simple_genes, _SIMPLE_SHIFT, _USES_SIMPLE),
+            (second, self._complex_genes, _SECOND_SHIFT, _USES_SECOND),
+            (third, self._complex_genes, _THIRD_SHIFT, _USES_THIRD),
+        ):
+            if genes:
+                silent = rng.integers(len(genes), size=len(indices))
+                code |= np.array(genes, np.int32)[np.where(numbers < 0, silent, numbers)] << np.int32(shift)
+                code |= np.where(numbers < 0, 0, uses).astype(np.int32)
+        return code
 
     def code_of(self, block: Block, rng: Rng) -> int:
         """A code of `block`, one of its equals at random: silent genes and the order of its complex paths are free."""
+        code = block.code(self.coding)
+        genes = (code >> _SECOND_SHIFT & 255, code & 255)[: len(block.complex)]
+        return self._coded(code >> _SIMPLE_SHIFT & 15 if block.simple else None, genes, rng)
+
+    def code_at(self, index: int, rng: Rng) -> int:
+        """The same for distinct block number `index`."""
+        simple, rest = divmod(index + 1, 1 + len(self._complex) + len(self._first))
+        genes: tuple[int, ...] = ()
+        if 0 < rest <= len(self._complex):
+            genes = (self._complex_genes[rest - 1],)
+        elif rest:
+            pair = rest - 1 - len(self._complex)
+            genes = (self._complex_genes[self._first[pair]], self._complex_genes[self._other[pair]])
+        return self._coded(self._simple_genes[simple - 1] if simple else None, genes, rng)
+
+    def _coded(self, simple: int | None, complex_: Sequence[int], rng: Rng) -> int:
         code = self._silent(rng)
-        if block.simple is not None:
-            gene = block.code(self.coding) >> _SIMPLE_SHIFT & 15
-            code = _with_gene(code, _SIMPLE_SHIFT, _SIMPLE_WIDTH, gene) | _USES_SIMPLE
-        slots = [(_USES_SECOND, _SECOND_SHIFT), (_USES_THIRD, _THIRD_SHIFT)]
-        if below(rng, 2):
-            slots.reverse()
-        for path, (uses, shift) in zip(block.complex, slots, strict=False):
-            gene = Block(None, (path,)).code(self.coding) >> _SECOND_SHIFT & 255
+        if simple is not None:
+            code = _with_gene(code, _SIMPLE_SHIFT, _SIMPLE_WIDTH, simple) | _USES_SIMPLE
+        slots = _SLOTS[below(rng, 2)]
+        for gene, (uses, shift) in zip(complex_, slots, strict=False):
             code = _with_gene(code, shift, _COMPLEX_WIDTH, gene) | uses
         return code
-
-    def _uses(self) -> list[int]:
-        """The u bits that this table can fill."""
-        allowed = (_USES_SIMPLE if self._simple else 0) | (_USES_SECOND | _USES_THIRD if self._complex else 0)
-        return [u << 20 for u in range(1, 8) if u << 20 & ~allowed == 0]
 
     def _silent(self, rng: Rng) -> int:
         """Random genes of paths that the table has, with u = 000."""
@@ -195,38 +279,6 @@ class BlockSpace:
             others = [other for other in genes if other != old] or list(genes)
             code = _with_gene(code, shift, width, _near(gene, others, rng))
         return code
-
-
-class FeasibleSet:
-    """The distinct blocks of a space that meet a latency limit, known exactly.
-
-    Attributes:
-        limit_ms: the limit.
-        size: how many distinct blocks meet it; 0 if none does.
-        smallest_ms: the smallest latency in the whole space, whether it meets the limit or not.
-    """
-
-    def __init__(self, space: BlockSpace, limit_ms: float) -> None:
-        latencies = space.latencies()
-        self._space = space
-        self._members = np.flatnonzero(latencies <= limit_ms)
-        self.limit_ms = limit_ms
-        self.size = len(self._members)
-        self.smallest_ms = float(latencies.min())
-
-    def sample(self, rng: Rng) -> int:
-        """The code of a feasible block, all distinct blocks equally likely.
-
-        Raises:
-            InfeasibleLimitError: there is none.
-        """
-        if not self.size:
-            raise InfeasibleLimitError(self.limit_ms, self.smallest_ms)
-        return self._space.code_of(self._space.at(int(self._members[below(rng, self.size)])), rng)
-
-    def blocks(self) -> Sequence[Block]:
-        """All of them; slow for large sets."""
-        return [self._space.at(int(index)) for index in self._members]
 
 
 def _with_gene(code: int, shift: int, width: int, gene: int) -> int:
