@@ -139,8 +139,8 @@ def run_search(
                 "device": table.meta.device_name,
                 "runtime": table.meta.runtime,
                 "mock": table.meta.mock,
-                "data": _absolute(source),
-                "connections_data": _absolute(later_source),
+                "data": source.absolute,
+                "connections_data": later_source.absolute,
                 "input_size": input_size or source.native_size,
                 "connections_input_size": later_size or later_source.native_size,
                 "constraints_ms": list(limits),
@@ -214,11 +214,6 @@ def _check_reachable(space: BlockSpace, target_ms: float) -> None:
 
 def _backbone(table: LatencyTable, source: Source, input_size: int | None) -> Backbone:
     return table.backbone(input_size or source.native_size, source.class_count())
-
-
-def _absolute(source: Source) -> str:
-    """The same images have the same name, from wherever the command is called."""
-    return f"{source.kind}:{Path(source.directory).expanduser().resolve()}" if source.directory else source.kind
 
 
 def _rounded_up(value: float) -> float:

@@ -1,0 +1,286 @@
+"""A study: searches of several arms under equal terms, in a directory that a killed one goes on from.
+
+Equal terms: the same limits, number of trials, recipe and seeds. A seed gives every arm the same start of its random
+numbers and every block the same training, so that a block which one arm has trained is not trained again in another.
+
+config.json        what determines the trainings; a later call must agree with it
+evaluations.jsonl  one line per training, appended as soon as it is known
+study.csv          one row per trial
+summary.json       intervals and comparisons
+study.png          the best score so far over trials
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpnas.android_bench.errors import UsageError
+from bpnas.android_bench.files import write_atomically
+from bpnas.profiler.block import Block
+from bpnas.search.chance import derived_seed
+from bpnas.search.errors import InfeasibleLimitError
+from bpnas.search.presets import Preset, ProposalSettings
+from bpnas.search.progress import Progress, Silent
+from bpnas.search.run_directory import RunDirectory
+from bpnas.search.sources import Source
+from bpnas.search.study_arms import Study, proposer
+from bpnas.search.study_memory import Evaluator, Executor, Inline, Training, TrainingMemory
+from bpnas.search.study_search import StudySearch, run_searches
+from bpnas.search.study_summary import Outcome, Summary, summarise
+from bpnas.search.study_text import ACCURACY, Unit
+from bpnas.search.study_trainer import StudyTraining
+
+if TYPE_CHECKING:
+    from bpnas.search.space import BlockSpace
+    from bpnas.tables import LatencyTable
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """What a study found.
+
+    Attributes:
+        directory: where its files lie.
+        facts: columns that are the same in every row of study.csv.
+        summary: intervals and comparisons.
+        unit: of the scores.
+        trainings: how many the directory holds.
+    """
+
+    directory: Path
+    facts: dict[str, Any]
+    summary: Summary
+    unit: Unit
+    trainings: int
+
+
+def run_study(
+    study: Study,
+    table: LatencyTable,
+    *,
+    out: str | Path,
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    preset: Preset,
+    constraints: Sequence[float] = (),
+    data: str = "digits",
+    input_size: int | None = None,
+    retrain: int = 1,
+    executor: Callable[[Callable[[], Evaluator]], Executor] = Inline,
+    progress: Progress | None = None,
+) -> StudyResult:
+    """Run `study`, or go on with the one that `out` holds.
+
+    Args:
+        study: the arms.
+        table: the latencies.
+        out: the directory.
+        seeds: one search of every arm under every limit each. More may be asked for later: what was trained is kept.
+        preset: its `proposals` are the terms of all searches.
+        constraints: latency limits in ms; default the tightest, the middle and the loosest of the preset's.
+        data: the images (see `Source`).
+        input_size: in pixels; default the images' own size.
+        retrain: every winner is trained so often with fresh seeds, by the same recipe, and judged on test images.
+        executor: given what makes an evaluator, says where trainings are done; default here, one after the other.
+        progress: is told what happens.
+
+    Raises:
+        UsageError, InfeasibleLimitError: the request makes no sense or cannot be met; said before anything is trained.
+        TableError, MissingEntryError: the table is damaged or lacks something.
+        DataError: images are missing or damaged.
+        RunError: `out` belongs to another study or to a search, is in use or is damaged.
+        StuckError: the paper's strategy found no feasible child.
+    """
+    from bpnas.search.space import BlockSpace
+
+    watcher: Progress = Silent() if progress is None else progress
+    settings = preset.proposals
+    _check_terms(seeds, settings)
+    if retrain < 0:
+        raise UsageError(f"winners cannot be trained {retrain} times")
+    source = Source.parse(data)
+    backbone = table.backbone(input_size or source.native_size, source.class_count())
+    spaces = {
+        coding: BlockSpace(table, backbone.input_size, coding, backbone.classes)
+        for coding in dict.fromkeys(arm.coding for arm in study.arms)
+    }
+    limits = _limits(next(iter(spaces.values())), constraints, settings)
+    meta = table.meta
+    facts = {
+        "mock": meta.mock,
+        "device": meta.device_name,
+        "runtime": meta.runtime,
+        "additivity": table.additivity,
+        "table_sha256": table.sha256,
+        "data": source.kind,
+        "input_size": backbone.input_size,
+        "preset": preset.name,
+    }
+    directory = RunDirectory(out)
+    with directory.locked():
+        directory.agree(
+            {
+                "bpnas": version("bpnas"),
+                "study": study.name,
+                **facts,
+                "data": source.absolute,
+                "constraints_ms": list(limits),
+                "proposals": preset.to_dict()["proposals"],
+                "test_images": preset.test_images,
+            }
+        )
+        with closing(executor(StudyTraining(backbone, data, preset))) as opened:
+            memory = TrainingMemory(directory, opened)
+            searches = [
+                StudySearch(
+                    arm,
+                    limit,
+                    seed,
+                    proposer(arm, space, settings, limit, _rng(seed, number), space.block),
+                    settings.cycles,
+                    space.block,
+                )
+                for seed in seeds
+                for number, limit in enumerate(limits)
+                for arm in study.arms
+                for space in (spaces[arm.coding],)
+            ]
+            run_searches(searches, _TrainedScores(memory), watcher)
+            tests = _retrain(searches, memory, retrain, watcher)
+        where = f"{meta.device_name}, {meta.runtime}" + (" (mock: computed, not measured)" if meta.mock else "")
+        title = f"{study.name}: {source.kind}, {len(seeds)} seeds, limits by the table of {where}"
+        return _conclude(directory, study, searches, facts, tests, title, ACCURACY, {}, len(memory))
+
+
+class _TrainedScores:
+    """Scores by training; see `Scores`."""
+
+    def __init__(self, memory: TrainingMemory) -> None:
+        self._memory = memory
+
+    def known(self, search: StudySearch[Any]) -> float | None:
+        return self._memory.known(_wanted(search))
+
+    def fetch(self, searches: Iterable[StudySearch[Any]]) -> None:
+        self._memory.fetch(map(_wanted, searches))
+
+
+def _wanted(search: StudySearch[Any]) -> Training:
+    block = search.wanted
+    assert isinstance(block, Block)
+    return Training(block, search.seed)
+
+
+def _rng(seed: int, number: int) -> random.Random:
+    """The same for all arms: they begin alike where they draw alike, which makes their difference surer."""
+    return random.Random(derived_seed(seed, "study", number))
+
+
+def _check_terms(seeds: Sequence[int], settings: ProposalSettings) -> None:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(f"seeds {', '.join(map(str, seeds)) or 'none'}: needs one or more, each once")
+    if settings.cycles <= settings.population:
+        raise UsageError(
+            f"cycles must be more than the population of {settings.population}, not {settings.cycles}: what comes "
+            "before the first mutation is random in every arm"
+        )
+
+
+def _limits(space: BlockSpace, constraints: Sequence[float], settings: ProposalSettings) -> tuple[float, ...]:
+    limits = tuple(sorted({float(limit) for limit in constraints}))
+    if not limits:
+        from bpnas.search.run import default_limits
+
+        all_limits = default_limits(space, settings.limit_quantiles)
+        return tuple(sorted({all_limits[0], all_limits[len(all_limits) // 2], all_limits[-1]}))
+    for limit in limits:
+        if not limit > 0:
+            raise UsageError(f"a latency limit must be positive, not {limit:g} ms")
+        feasible = space.feasible(limit)
+        if not feasible.size:
+            raise InfeasibleLimitError(limit, feasible.smallest_ms)
+    return limits
+
+
+def _retrain(
+    searches: Sequence[StudySearch[int]], memory: TrainingMemory, times: int, progress: Progress
+) -> dict[tuple[int, Hashable], float]:
+    """The mean test score of every winner, by seed and block."""
+    if not times:
+        return {}
+    trainings = {
+        (search.seed, search.winner.identity): [
+            Training(block, derived_seed(search.seed, "study", "retraining", number), on_test=True)
+            for number in range(times)
+        ]
+        for search in searches
+        if isinstance(block := search.winner.identity, Block)
+    }
+    every = [training for several in trainings.values() for training in several]
+    missing = [training for training in every if memory.known(training) is None]
+    progress.stage("winners on test images", len(every), len(every) - len(missing))
+    while missing:
+        memory.fetch(missing)
+        for training in missing:
+            if memory.known(training) is not None:
+                progress.step(f"{training.block}: accuracy {memory.score(training):.3f} on test images")
+        missing = [training for training in missing if memory.known(training) is None]
+    return {key: sum(map(memory.score, several)) / times for key, several in trainings.items()}
+
+
+def _conclude(
+    directory: RunDirectory,
+    study: Study,
+    searches: Sequence[StudySearch[Any]],
+    facts: Mapping[str, Any],
+    tests: Mapping[tuple[int, Hashable], float],
+    title: str,
+    unit: Unit,
+    reference: dict[float, float],
+    trainings: int,
+) -> StudyResult:
+    """Write the table, the summary and the plot."""
+    from bpnas.search.study_plot import png, study_figure
+
+    outcomes = [
+        Outcome(
+            search.arm.name,
+            search.limit_ms,
+            search.seed,
+            str(search.winner.identity),
+            search.winner.latency_ms,
+            search.winner.score - reference.get(search.limit_ms, 0.0),
+            search.anytime - reference.get(search.limit_ms, 0.0),
+            tests.get((search.seed, search.winner.identity)),
+            search.distinct,
+        )
+        for search in searches
+    ]
+    summary = summarise(outcomes, study.pairs)
+    write_atomically(directory.root / "study.csv", _rows(study, searches, facts).encode())
+    directory.write_json("summary.json", {"study": study.name, **facts, **asdict(summary)})
+    write_atomically(directory.root / "study.png", png(study_figure(searches, title, unit, reference)))
+    return StudyResult(directory.root, dict(facts), summary, unit, trainings)
+
+
+def _rows(study: Study, searches: Sequence[StudySearch[Any]], facts: Mapping[str, Any]) -> str:
+    """study.csv: a header and a row per trial."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = "study arm seed limit_ms index parent block genotype latency_ms score best_so_far repeat".split()
+    writer.writerow([*columns, *facts])
+    for search in searches:
+        for trial in search.trials:
+            of_search = (study.name, search.arm.name, search.seed, search.limit_ms)
+            of_trial = (trial.index, trial.parent, trial.identity, trial.genotype, trial.latency_ms)
+            writer.writerow(
+                [*of_search, *of_trial, trial.score, trial.best_so_far, trial.repeat, *facts.values()]
+            )  # fmt: skip
+    return text.getvalue()
