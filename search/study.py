@@ -35,7 +35,6 @@ from bpnas.search.study_arms import Study, proposer
 from bpnas.search.study_memory import Evaluator, Executor, Inline, Training, TrainingMemory
 from bpnas.search.study_search import StudySearch, run_searches
 from bpnas.search.study_summary import Outcome, Summary, summarise
-from bpnas.search.study_text import ACCURACY, Unit
 from bpnas.search.study_trainer import StudyTraining
 
 if TYPE_CHECKING:
@@ -51,14 +50,12 @@ class StudyResult:
         directory: where its files lie.
         facts: columns that are the same in every row of study.csv.
         summary: intervals and comparisons.
-        unit: of the scores.
         trainings: how many the directory holds.
     """
 
     directory: Path
     facts: dict[str, Any]
     summary: Summary
-    unit: Unit
     trainings: int
 
 
@@ -96,7 +93,7 @@ def run_study(
         TableError, MissingEntryError: the table is damaged or lacks something.
         DataError: images are missing or damaged.
         RunError: `out` belongs to another study or to a search, is in use or is damaged.
-        StuckError: the paper's strategy found no feasible child.
+        StuckError: the paper's strategy found no feasible block at all; one that finds no child ends early instead.
     """
     from bpnas.search.space import BlockSpace
 
@@ -156,7 +153,7 @@ def run_study(
             tests = _retrain(searches, memory, retrain, watcher)
         where = f"{meta.device_name}, {meta.runtime}" + (" (mock: computed, not measured)" if meta.mock else "")
         title = f"{study.name}: {source.kind}, {len(seeds)} seeds, limits by the table of {where}"
-        return _conclude(directory, study, searches, facts, tests, title, ACCURACY, {}, len(memory))
+        return _conclude(directory, study, searches, facts, tests, title, len(memory))
 
 
 class _TrainedScores:
@@ -242,8 +239,6 @@ def _conclude(
     facts: Mapping[str, Any],
     tests: Mapping[tuple[int, Hashable], float],
     title: str,
-    unit: Unit,
-    reference: dict[float, float],
     trainings: int,
 ) -> StudyResult:
     """Write the table, the summary and the plot."""
@@ -256,18 +251,19 @@ def _conclude(
             search.seed,
             str(search.winner.identity),
             search.winner.latency_ms,
-            search.winner.score - reference.get(search.limit_ms, 0.0),
-            search.anytime - reference.get(search.limit_ms, 0.0),
+            search.winner.score,
+            search.anytime,
             tests.get((search.seed, search.winner.identity)),
             search.distinct,
+            search.stuck,
         )
         for search in searches
     ]
     summary = summarise(outcomes, study.pairs)
     write_atomically(directory.root / "study.csv", _rows(study, searches, facts).encode())
     directory.write_json("summary.json", {"study": study.name, **facts, **asdict(summary)})
-    write_atomically(directory.root / "study.png", png(study_figure(searches, title, unit, reference)))
-    return StudyResult(directory.root, dict(facts), summary, unit, trainings)
+    write_atomically(directory.root / "study.png", png(study_figure(searches, title)))
+    return StudyResult(directory.root, dict(facts), summary, trainings)
 
 
 def _rows(study: Study, searches: Sequence[StudySearch[Any]], facts: Mapping[str, Any]) -> str:

@@ -171,7 +171,7 @@ def _print(name: str, result: StudyResult, as_json: bool) -> None:
 
     from bpnas.search.study_text import summary_lines
 
-    facts, lines = result.facts, summary_lines(result.summary, result.unit)
+    facts, lines = result.facts, summary_lines(result.summary)
     answer = {
         "out": str(result.directory),
         "study": name,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from bpnas.search.statistics import mean_interval
 from bpnas.search.study_search import StudySearch
-from bpnas.search.study_text import Unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,16 +18,12 @@ _PANEL_INCHES = 4.2
 _DPI = 150
 
 
-def study_figure(
-    searches: Sequence[StudySearch[Any]], title: str, unit: Unit, reference: dict[float, float] | None = None
-) -> Figure:
+def study_figure(searches: Sequence[StudySearch[Any]], title: str) -> Figure:
     """Draw it, with neither a screen nor a global state.
 
     Args:
         searches: finished ones, of equal length.
         title: says what was compared, and whether the table is a mock's.
-        unit: of the scores.
-        reference: by limit, taken off the scores.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -39,11 +34,10 @@ def study_figure(
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(limits), squeeze=False)[0]
     for panel, limit in zip(panels, limits, strict=True):
-        offset = reference[limit] if reference else 0.0
         shown: list[float] = []
         for name, (colour, stroke) in zip(arms, _STYLES, strict=False):
             curves = [
-                [(trial.best_so_far - offset) * unit.factor for trial in search.trials]
+                [score * 100 for score in search.curve]
                 for search in searches
                 if search.limit_ms == limit and search.arm.name == name
             ]
@@ -57,12 +51,12 @@ def study_figure(
             # The first bands are so wide that they would press everything else flat.
             late = intervals[len(intervals) // 2 :]
             shown += [*means, *(end for i in late for end in (i.low, i.high) if end is not None)]
-        margin = 0.05 * (max(shown) - min(shown)) or 0.5 * 10.0**-unit.digits
+        margin = 0.05 * (max(shown) - min(shown)) or 1.0
         panel.set_ylim(min(shown) - margin, max(shown) + margin)
         panel.set_title(f"at most {limit:g} ms", fontsize="medium")
         panel.set_xlabel("trials")
         panel.grid(alpha=0.25)
-    panels[0].set_ylabel(f"best so far: {unit.name}")
+    panels[0].set_ylabel("best accuracy so far in %")
     panels[0].legend(loc="lower right")
     figure.suptitle(title, fontsize="medium")
     return figure

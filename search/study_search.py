@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from bpnas.search.errors import StuckError
 from bpnas.search.evolution import Candidate, Trial
 from bpnas.search.progress import Progress
 from bpnas.search.study_arms import Arm, Proposer
@@ -52,6 +53,7 @@ class StudySearch(Generic[G]):
     Attributes:
         arm, limit_ms, seed, cycles: what it is.
         trials: so far.
+        stuck: whether it ended before its time, because its arm found no feasible child of a parent.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class StudySearch(Generic[G]):
     ) -> None:
         self.arm, self.limit_ms, self.seed = arm, limit_ms, seed
         self.trials: list[StudyTrial] = []
+        self.stuck = False
         self.cycles = cycles
         self._proposer, self._identity = proposer, identity
         self._seen: set[Hashable] = set()
@@ -72,9 +75,18 @@ class StudySearch(Generic[G]):
 
     @property
     def wanted(self) -> Hashable | None:
-        """What must be evaluated for it to go on; None if it is finished."""
-        if self._waiting is None and len(self.trials) < self.cycles:
-            self._waiting = self._proposer.ask()
+        """What must be evaluated for it to go on; None if it is finished.
+
+        Raises:
+            StuckError: the arm found not even a first block.
+        """
+        if self._waiting is None and len(self.trials) < self.cycles and not self.stuck:
+            try:
+                self._waiting = self._proposer.ask()
+            except StuckError:
+                if not self.trials:
+                    raise
+                self.stuck = True
         return None if self._waiting is None else self._identity(self._waiting.genotype)
 
     def tell(self, score: float) -> StudyTrial:
@@ -103,9 +115,15 @@ class StudySearch(Generic[G]):
         return max(self.trials, key=lambda trial: (trial.score, -trial.latency_ms))
 
     @property
+    def curve(self) -> list[float]:
+        """The best score after each of all `cycles` trials; one that got stuck keeps what it had."""
+        scores = [trial.best_so_far for trial in self.trials]
+        return scores + scores[-1:] * (self.cycles - len(scores))
+
+    @property
     def anytime(self) -> float:
-        """The mean of the best score so far over all trials: the area under the curve, which also counts speed."""
-        return sum(trial.best_so_far for trial in self.trials) / len(self.trials)
+        """The mean of `curve`, the area under it, which also counts how soon something good was found."""
+        return sum(self.curve) / self.cycles
 
     @property
     def distinct(self) -> int:

@@ -23,6 +23,7 @@ class Outcome:
         anytime: the mean of the best score so far over all trials.
         test: the winner's mean score on test images, trained anew with other seeds; None if that was not done.
         distinct: how many different blocks were evaluated.
+        stuck: it ended early, since its arm found no feasible child; what it had found by then counts.
     """
 
     arm: str
@@ -34,6 +35,7 @@ class Outcome:
     anytime: float
     test: float | None
     distinct: int
+    stuck: bool = False
 
     def value(self, measure: Measure) -> float | None:
         """One of its scores."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 
 from bpnas.search.statistics import Interval, smallest_p
 from bpnas.search.study_summary import ArmSummary, Comparison, Measure, Summary
@@ -17,45 +17,22 @@ _MEANING: dict[Measure, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """How scores are written.
-
-    Attributes:
-        factor: from a score to what is shown.
-        digits: behind the point.
-        name, difference: of a value, of a difference of two.
-    """
-
-    factor: float
-    digits: int
-    name: str
-    difference: str
-
-
-ACCURACY = Unit(100.0, 1, "accuracy in %", " points")
-REGRET = Unit(1.0, 4, "score minus the best feasible score, 0 at best", "")
-
-
-def summary_lines(summary: Summary, unit: Unit) -> list[str]:
+def summary_lines(summary: Summary) -> list[str]:
     """The text, line by line."""
-    several = summary.seeds > 1
-    lines = [
-        f"{unit.name[0].upper()}{unit.name[1:]}, mean" + (" (95 % t interval over seeds)" if several else "") + ":"
-    ]
+    lines = ["Accuracy in %, mean" + (" (95 % t interval over seeds)" if summary.seeds > 1 else "") + ":"]
     measures: list[Measure] = ["found", "anytime"]
     if any(arm.test for arm in summary.arms):
         measures.append("test")
     rows = [["limit", "arm", *(_MEANING[measure] for measure in measures), "different blocks"]]
     for arm in summary.arms:
-        intervals = [_interval(_of(arm, measure), unit) for measure in measures]
+        intervals = [_interval(_of(arm, measure)) for measure in measures]
         rows.append([f"{arm.limit_ms:g} ms", arm.arm, *intervals, f"{arm.distinct:.1f}"])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     for measure in measures:
         lines.append(f"By the {_MEANING[measure]}:")
         lines += [
-            f"  {_where(comparison)}: {sentence(comparison, unit, summary.seeds)}"
+            f"  {_where(comparison)}: {sentence(comparison, summary.seeds)}"
             for comparison in summary.comparisons
             if comparison.measure == measure
             and (measure == "found" or summary.limits == 1 or comparison.limit_ms is None)
@@ -65,30 +42,39 @@ def summary_lines(summary: Summary, unit: Unit) -> list[str]:
             f"Rank correlation of the winners' scores in the search and on test images: {summary.correlation:.2f} "
             f"({len(summary.outcomes)} winners)"
         )
-    lines += _power(summary)
+    lines += _stuck(summary) + _power(summary)
     return lines
 
 
-def sentence(comparison: Comparison, unit: Unit, seeds: int) -> str:
+def sentence(comparison: Comparison, seeds: int) -> str:
     """Which of the two is better, or that it cannot be told."""
     result, difference = comparison.result, comparison.result.difference
     first, second = comparison.first, comparison.second
     if result.p_adjusted >= LEVEL:
-        size = f"{_signed(difference.mean, unit)}{unit.difference}"
+        size = f"{_signed(difference.mean)} points"
         return (
             f"no difference between {first} and {second} can be told with {_seeds(seeds)} "
-            f"({size}{_bounds(difference, unit, ', 95 % CI ')}, p = {result.p_adjusted:.2g})"
+            f"({size}{_bounds(difference, ', 95 % CI ')}, p = {result.p_adjusted:.2g})"
         )
     better, worse, sign = (first, second, 1.0) if difference.mean > 0 else (second, first, -1.0)
-    size = f"{_scaled(sign * difference.mean, unit)}{unit.difference}"
+    size = f"{_scaled(sign * difference.mean)} points"
     return (
         f"{better} is better than {worse} by {size} "
-        f"({_bounds(difference, unit, '95 % CI ', sign)}, p = {result.p_adjusted:.2g}, {_seeds(seeds)})"
+        f"({_bounds(difference, '95 % CI ', sign)}, p = {result.p_adjusted:.2g}, {_seeds(seeds)})"
     )
 
 
 def _where(comparison: Comparison) -> str:
     return "all limits together" if comparison.limit_ms is None else f"limit {comparison.limit_ms:g} ms"
+
+
+def _stuck(summary: Summary) -> list[str]:
+    counts = Counter((outcome.arm, outcome.limit_ms) for outcome in summary.outcomes if outcome.stuck)
+    return [
+        f"{arm} found no feasible child and ended early in {count} of {summary.seeds} searches under {limit:g} ms: "
+        "what it had found by then counts."
+        for (arm, limit), count in counts.items()
+    ]
 
 
 def _power(summary: Summary) -> list[str]:
@@ -109,25 +95,25 @@ def _of(arm: ArmSummary, measure: Measure) -> Interval | None:
     return {"found": arm.found, "anytime": arm.anytime, "test": arm.test}[measure]
 
 
-def _interval(interval: Interval | None, unit: Unit) -> str:
+def _interval(interval: Interval | None) -> str:
     if interval is None:
         return "-"
-    return _scaled(interval.mean, unit) + _bounds(interval, unit, " (") + (")" if interval.low is not None else "")
+    return _scaled(interval.mean) + _bounds(interval, " (") + (")" if interval.low is not None else "")
 
 
-def _bounds(interval: Interval, unit: Unit, before: str, sign: float = 1.0) -> str:
+def _bounds(interval: Interval, before: str, sign: float = 1.0) -> str:
     if interval.low is None or interval.high is None:
         return ""
     low, high = sorted((sign * interval.low, sign * interval.high))
-    return f"{before}{_scaled(low, unit)} to {_scaled(high, unit)}"
+    return f"{before}{_scaled(low)} to {_scaled(high)}"
 
 
-def _scaled(value: float, unit: Unit) -> str:
-    return f"{value * unit.factor:.{unit.digits}f}"
+def _scaled(value: float) -> str:
+    return f"{value * 100:.1f}"
 
 
-def _signed(value: float, unit: Unit) -> str:
-    return f"{value * unit.factor:+.{unit.digits}f}"
+def _signed(value: float) -> str:
+    return f"{value * 100:+.1f}"
 
 
 def _seeds(count: int) -> str:

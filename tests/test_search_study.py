@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from bpnas.android_bench.errors import UsageError
-from bpnas.search import InfeasibleLimitError, Preset, RunError
+from bpnas.search import InfeasibleLimitError, Preset, RunError, StuckError, Trial
 from bpnas.search.chance import derived_seed
+from bpnas.search.evolution import Candidate
 from bpnas.search.space import BlockSpace
 from bpnas.search.study import run_study
-from bpnas.search.study_arms import STUDIES, Study
+from bpnas.search.study_arms import STUDIES, Arm, Study
 from bpnas.search.study_memory import Inline
+from bpnas.search.study_search import StudySearch
 from tests.search_helpers import FormulaTable
 
 SMALL = Preset.load("tiny").override({"proposals.population": 3, "proposals.sample": 2, "proposals.cycles": 8})
@@ -235,3 +237,27 @@ def test_random_draws_take_no_block_twice_while_there_are_others(table, tmp_path
         blocks = [row["block"] for row in rows(tmp_path) if row["arm"] == "random" and row["seed"] == seed]
         assert len(blocks) == 8 and len(set(blocks)) == 5
         assert len(set(blocks[:5])) == 5
+
+
+def test_a_stuck_search_keeps_its_best():
+    class Stuck:
+        def ask(self):
+            if self.asked:
+                raise StuckError("no child")
+            self.asked = True
+            return Candidate(0, 7, 1.0)
+
+        def tell(self, index, score):
+            return Trial(index, 7, 1.0, score)
+
+        asked = False
+
+    search = StudySearch(Arm("paper"), 2.0, 0, Stuck(), 3, str)
+    assert search.wanted == "7"
+    search.tell(0.25)
+    assert search.wanted is None and search.stuck
+    assert search.curve == [0.25] * 3 and search.anytime == 0.25
+    begun = StudySearch(Arm("paper"), 2.0, 0, Stuck(), 3, str)
+    begun._proposer.asked = True
+    with pytest.raises(StuckError):
+        _ = begun.wanted

@@ -8,7 +8,7 @@ from bpnas.search.study_arms import Arm
 from bpnas.search.study_plot import png, study_figure
 from bpnas.search.study_search import StudySearch, StudyTrial
 from bpnas.search.study_summary import Outcome, summarise
-from bpnas.search.study_text import ACCURACY, REGRET, summary_lines
+from bpnas.search.study_text import summary_lines
 
 
 def outcomes(seeds, differences, limits=(2.0, 4.0)):
@@ -21,8 +21,8 @@ def outcomes(seeds, differences, limits=(2.0, 4.0)):
     return found
 
 
-def text(summary, unit=ACCURACY):
-    return "\n".join(summary_lines(summary, unit))
+def text(summary):
+    return "\n".join(summary_lines(summary))
 
 
 def test_a_sure_difference_is_stated_with_its_size_interval_p_and_seeds():
@@ -64,7 +64,6 @@ def test_without_retraining_nothing_is_said_of_test_images():
     summary = summarise(untested, (("a", "b"),))
     assert summary.correlation is None
     assert "test images" not in text(summary)
-    assert "optim" not in text(summary) and "score minus" in text(summary, REGRET).lower()
 
 
 def search(arm, limit, seed, scores):
@@ -85,7 +84,7 @@ def test_the_plot_has_a_panel_per_limit_and_all_arms_in_the_legend(seeds, limits
         for limit in limits
         for number, arm in enumerate(arms)
     ]
-    figure = study_figure(searches, "strategies (mock: computed, not measured)", ACCURACY)
+    figure = study_figure(searches, "strategies (mock: computed, not measured)")
     assert [panel.get_title() for panel in figure.axes] == [f"at most {limit:g} ms" for limit in limits]
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(arms)
     assert "mock" in figure.get_suptitle()
@@ -100,8 +99,3 @@ def test_the_plot_has_a_panel_per_limit_and_all_arms_in_the_legend(seeds, limits
     assert image.startswith(b"\x89PNG") and image == png(figure)
     width, height = struct.unpack(">II", image[16:24])
     assert 800 < width < 3000 and 400 < height < 1200
-
-
-def test_scores_are_drawn_from_their_reference():
-    figure = study_figure([search("random", 2.0, 0, [0.5, 0.7])], "t", REGRET, {2.0: 0.75})
-    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([-0.25, -0.05])
