@@ -15,30 +15,30 @@ from __future__ import annotations
 import csv
 import io
 import random
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.android_bench.files import write_atomically
-from bpnas.profiler.block import Block
 from bpnas.search.chance import derived_seed
 from bpnas.search.errors import InfeasibleLimitError
 from bpnas.search.presets import Preset, ProposalSettings
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.sources import Source
-from bpnas.search.study_arms import Study, proposer
+from bpnas.search.space import BlockSpace
+from bpnas.search.study_arms import Arm, Study, proposer
 from bpnas.search.study_memory import Evaluator, Executor, Inline, Training, TrainingMemory
 from bpnas.search.study_search import StudySearch, run_searches
 from bpnas.search.study_summary import Outcome, Summary, summarise
 from bpnas.search.study_trainer import StudyTraining
 
 if TYPE_CHECKING:
-    from bpnas.search.space import BlockSpace
     from bpnas.tables import LatencyTable
 
 
@@ -95,8 +95,6 @@ def run_study(
         RunError: `out` belongs to another study or to a search, is in use or is damaged.
         StuckError: the paper's strategy found no feasible block at all; one that finds no child ends early instead.
     """
-    from bpnas.search.space import BlockSpace
-
     watcher: Progress = Silent() if progress is None else progress
     settings = preset.proposals
     _check_terms(seeds, settings)
@@ -136,48 +134,24 @@ def run_study(
         with closing(executor(StudyTraining(backbone, data, preset))) as opened:
             memory = TrainingMemory(directory, opened)
             searches = [
-                StudySearch(
-                    arm,
-                    limit,
-                    seed,
-                    proposer(arm, space, settings, limit, _rng(seed, number), space.block),
-                    settings.cycles,
-                    space.block,
-                )
+                _search(arm, spaces[arm.coding], settings, limit, seed, number)
                 for seed in seeds
                 for number, limit in enumerate(limits)
                 for arm in study.arms
-                for space in (spaces[arm.coding],)
             ]
-            run_searches(searches, _TrainedScores(memory), watcher)
+            run_searches(searches, memory, watcher)
             tests = _retrain(searches, memory, retrain, watcher)
         where = f"{meta.device_name}, {meta.runtime}" + (" (mock: computed, not measured)" if meta.mock else "")
         title = f"{study.name}: {source.kind}, {len(seeds)} seeds, limits by the table of {where}"
         return _conclude(directory, study, searches, facts, tests, title, len(memory))
 
 
-class _TrainedScores:
-    """Scores by training; see `Scores`."""
-
-    def __init__(self, memory: TrainingMemory) -> None:
-        self._memory = memory
-
-    def known(self, search: StudySearch[Any]) -> float | None:
-        return self._memory.known(_wanted(search))
-
-    def fetch(self, searches: Iterable[StudySearch[Any]]) -> None:
-        self._memory.fetch(map(_wanted, searches))
-
-
-def _wanted(search: StudySearch[Any]) -> Training:
-    block = search.wanted
-    assert isinstance(block, Block)
-    return Training(block, search.seed)
-
-
-def _rng(seed: int, number: int) -> random.Random:
-    """The same for all arms: they begin alike where they draw alike, which makes their difference surer."""
-    return random.Random(derived_seed(seed, "study", number))
+def _search(
+    arm: Arm, space: BlockSpace, settings: ProposalSettings, limit_ms: float, seed: int, number: int
+) -> StudySearch:
+    # The same chance for all arms: they begin alike where they draw alike, which makes their difference surer.
+    rng = random.Random(derived_seed(seed, "study", number))
+    return StudySearch(arm, limit_ms, seed, settings.cycles, space, proposer(arm, space, settings, limit_ms, rng))
 
 
 def _check_terms(seeds: Sequence[int], settings: ProposalSettings) -> None:
@@ -207,37 +181,36 @@ def _limits(space: BlockSpace, constraints: Sequence[float], settings: ProposalS
 
 
 def _retrain(
-    searches: Sequence[StudySearch[int]], memory: TrainingMemory, times: int, progress: Progress
-) -> dict[tuple[int, Hashable], float]:
-    """The mean test score of every winner, by seed and block."""
+    searches: Sequence[StudySearch], memory: TrainingMemory, times: int, progress: Progress
+) -> list[float | None]:
+    """The mean test score of every search's winner; None if they are not trained again."""
     if not times:
-        return {}
-    trainings = {
-        (search.seed, search.winner.identity): [
-            Training(block, derived_seed(search.seed, "study", "retraining", number), on_test=True)
+        return [None] * len(searches)
+    trainings = [
+        [
+            Training(search.winner.block, derived_seed(search.seed, "study", "retraining", number), on_test=True)
             for number in range(times)
         ]
         for search in searches
-        if isinstance(block := search.winner.identity, Block)
-    }
-    every = [training for several in trainings.values() for training in several]
-    missing = [training for training in every if memory.known(training) is None]
+    ]
+    every = dict.fromkeys(chain.from_iterable(trainings))
+    missing = [training for training in every if training not in memory]
     progress.stage("winners on test images", len(every), len(every) - len(missing))
     while missing:
         memory.fetch(missing)
         for training in missing:
-            if memory.known(training) is not None:
+            if training in memory:
                 progress.step(f"{training.block}: accuracy {memory.score(training):.3f} on test images")
-        missing = [training for training in missing if memory.known(training) is None]
-    return {key: sum(map(memory.score, several)) / times for key, several in trainings.items()}
+        missing = [training for training in missing if training not in memory]
+    return [sum(map(memory.score, several)) / times for several in trainings]
 
 
 def _conclude(
     directory: RunDirectory,
     study: Study,
-    searches: Sequence[StudySearch[Any]],
+    searches: Sequence[StudySearch],
     facts: Mapping[str, Any],
-    tests: Mapping[tuple[int, Hashable], float],
+    tests: Sequence[float | None],
     title: str,
     trainings: int,
 ) -> StudyResult:
@@ -249,15 +222,15 @@ def _conclude(
             search.arm.name,
             search.limit_ms,
             search.seed,
-            str(search.winner.identity),
+            str(search.winner.block),
             search.winner.latency_ms,
             search.winner.score,
             search.anytime,
-            tests.get((search.seed, search.winner.identity)),
+            test,
             search.distinct,
             search.stuck,
         )
-        for search in searches
+        for search, test in zip(searches, tests, strict=True)
     ]
     summary = summarise(outcomes, study.pairs)
     write_atomically(directory.root / "study.csv", _rows(study, searches, facts).encode())
@@ -266,7 +239,7 @@ def _conclude(
     return StudyResult(directory.root, dict(facts), summary, trainings)
 
 
-def _rows(study: Study, searches: Sequence[StudySearch[Any]], facts: Mapping[str, Any]) -> str:
+def _rows(study: Study, searches: Sequence[StudySearch], facts: Mapping[str, Any]) -> str:
     """study.csv: a header and a row per trial."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -275,8 +248,7 @@ def _rows(study: Study, searches: Sequence[StudySearch[Any]], facts: Mapping[str
     for search in searches:
         for trial in search.trials:
             of_search = (study.name, search.arm.name, search.seed, search.limit_ms)
-            of_trial = (trial.index, trial.parent, trial.identity, trial.genotype, trial.latency_ms)
-            writer.writerow(
-                [*of_search, *of_trial, trial.score, trial.best_so_far, trial.repeat, *facts.values()]
-            )  # fmt: skip
+            of_trial = (trial.index, trial.parent, trial.block, trial.genotype, trial.latency_ms)
+            of_score = (trial.score, trial.best_so_far, trial.repeat)
+            writer.writerow([*of_search, *of_trial, *of_score, *facts.values()])
     return text.getvalue()

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 from bpnas.android_bench.errors import UsageError
-from bpnas.profiler.block import Coding
+from bpnas.profiler.block import Block, Coding
 from bpnas.search.chance import Rng
 from bpnas.search.errors import InfeasibleLimitError
-from bpnas.search.evolution import Candidate, Evolution, Space, Strategy, Trial
+from bpnas.search.evolution import Candidate, Evolution, Strategy, Trial
 from bpnas.search.presets import ProposalSettings
-
-G = TypeVar("G")
-
-_MAX_DRAWS = 10_000
-"""A space without an exact feasible set is drawn from so often, until a limit is called infeasible."""
+from bpnas.search.space import BlockSpace
 
 _REDRAWS = 64
 """Draws in a row that may meet what was drawn before, until one is taken again."""
@@ -107,87 +102,60 @@ STUDIES = {
 }
 
 
-class Proposer(Protocol[G]):
-    """What is asked for genotypes and told their scores; `Evolution` is one."""
+class Proposer(Protocol):
+    """What is asked for codes of blocks and told their scores; `Evolution` is one."""
 
-    def ask(self) -> Candidate[G]: ...
-    def tell(self, index: int, score: float) -> Trial[G]: ...
+    def ask(self) -> Candidate[int]: ...
+    def tell(self, index: int, score: float) -> Trial[int]: ...
 
 
-class RandomDraws(Generic[G]):
-    """Random feasible genotypes, each once as long as others are met: the strongest form of random search.
-
-    Exactly uniform where the space has `feasible` (see `bpnas.search.evolution.Space`), by rejection elsewhere.
+class RandomDraws:
+    """Random feasible blocks, all equally likely, each once as long as others are met: random search at its best.
 
     Args:
         space, limit_ms, rng: as of `levonas`.
-        identity: two genotypes of the same identity are the same.
-
-    Raises:
-        InfeasibleLimitError: nothing meets the limit; without an exact set, nothing of 10,000 draws did.
-    """
-
-    def __init__(self, space: Space[G], limit_ms: float, rng: Rng, identity: Callable[[G], Hashable]) -> None:
-        self._space, self._limit_ms, self._rng, self._identity = space, limit_ms, rng, identity
-        feasible: Any = getattr(space, "feasible", None)
-        self._exact: Any = None if feasible is None else feasible(limit_ms)
-        self._seen: set[Hashable] = set()
-        self._waiting: dict[int, Candidate[G]] = {}
-        self._asked = 0
-        if self._exact is not None and not self._exact.size:
-            raise InfeasibleLimitError(limit_ms, self._exact.smallest_ms)
-
-    def ask(self) -> Candidate[G]:
-        """The next one."""
-        for _ in range(_REDRAWS):
-            genotype = self._draw()
-            if self._identity(genotype) not in self._seen:
-                break
-        self._seen.add(self._identity(genotype))
-        candidate = Candidate(self._asked, genotype, float(self._space.latency(genotype)))
-        self._waiting[self._asked] = candidate
-        self._asked += 1
-        return candidate
-
-    def tell(self, index: int, score: float) -> Trial[G]:
-        """Candidate number `index` has this score, which changes nothing here."""
-        candidate = self._waiting.pop(index)
-        return Trial(index, candidate.genotype, candidate.latency_ms, score)
-
-    def _draw(self) -> G:
-        if self._exact is not None:
-            exact: G = self._exact.sample(self._rng)
-            return exact
-        smallest = float("inf")
-        for _ in range(_MAX_DRAWS):
-            genotype = self._space.random(self._rng)
-            latency = float(self._space.latency(genotype))
-            if latency <= self._limit_ms:
-                return genotype
-            smallest = min(smallest, latency)
-        raise InfeasibleLimitError(self._limit_ms, smallest, "genotype", exact=False)
-
-
-def proposer(
-    arm: Arm,
-    space: Space[G],
-    settings: ProposalSettings,
-    limit_ms: float,
-    rng: Rng,
-    identity: Callable[[G], Hashable],
-) -> Proposer[G]:
-    """A new search of `arm`.
 
     Raises:
         InfeasibleLimitError: nothing meets the limit.
     """
+
+    def __init__(self, space: BlockSpace, limit_ms: float, rng: Rng) -> None:
+        self._space, self._feasible, self._rng = space, space.feasible(limit_ms), rng
+        if not self._feasible.size:
+            raise InfeasibleLimitError(limit_ms, self._feasible.smallest_ms)
+        self._seen: set[Block] = set()
+        self._candidates: list[Candidate[int]] = []
+
+    def ask(self) -> Candidate[int]:
+        """The next one."""
+        for _ in range(_REDRAWS):
+            code = self._feasible.sample(self._rng)
+            if self._space.block(code) not in self._seen:
+                break
+        self._seen.add(self._space.block(code))
+        self._candidates.append(Candidate(len(self._candidates), code, self._space.latency(code)))
+        return self._candidates[-1]
+
+    def tell(self, index: int, score: float) -> Trial[int]:
+        """Candidate number `index` has this score, which changes nothing here."""
+        candidate = self._candidates[index]
+        return Trial(index, candidate.genotype, candidate.latency_ms, score)
+
+
+def proposer(arm: Arm, space: BlockSpace, settings: ProposalSettings, limit_ms: float, rng: Rng) -> Proposer:
+    """A new search of `arm`.
+
+    Raises:
+        InfeasibleLimitError: nothing meets the limit.
+        StuckError: the paper's strategy does not hit anything that does.
+    """
     if arm.method == "random":
-        return RandomDraws(space, limit_ms, rng, identity)
+        return RandomDraws(space, limit_ms, rng)
     return Evolution(
         space,
         limit_ms=limit_ms,
-        population=min(settings.population, settings.cycles),
-        sample=min(settings.sample, settings.cycles),
+        population=settings.population,
+        sample=settings.sample,
         cycles=settings.cycles,
         rng=rng,
         strategy=arm.strategy or settings.strategy,

@@ -104,9 +104,8 @@ class TrainingMemory:
     def __len__(self) -> int:
         return len(self._scores)
 
-    def known(self, training: Training) -> float | None:
-        """Its score, if it was done."""
-        return self._scores.get(training)
+    def __contains__(self, training: Training) -> bool:
+        return training in self._scores
 
     def score(self, training: Training) -> float:
         """Its score. Raises KeyError if it was not done."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bpnas.search.statistics import mean_interval
 from bpnas.search.study_search import StudySearch
@@ -18,7 +18,7 @@ _PANEL_INCHES = 4.2
 _DPI = 150
 
 
-def study_figure(searches: Sequence[StudySearch[Any]], title: str) -> Figure:
+def study_figure(searches: Sequence[StudySearch], title: str) -> Figure:
     """Draw it, with neither a screen nor a global state.
 
     Args:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
 
+from bpnas.profiler.block import Block
 from bpnas.search.errors import StuckError
-from bpnas.search.evolution import Candidate, Trial
+from bpnas.search.evolution import Candidate
 from bpnas.search.progress import Progress
+from bpnas.search.space import BlockSpace
 from bpnas.search.study_arms import Arm, Proposer
-
-G = TypeVar("G")
+from bpnas.search.study_memory import Training, TrainingMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +19,15 @@ class StudyTrial:
     """One row of the study.
 
     Attributes:
-        index: from 0.
-        identity: what was evaluated: the distinct block, or the genotype where there are no blocks.
-        genotype: as text.
-        latency_ms, score, parent: as of `Trial`.
+        index, genotype, latency_ms, score, parent: as of `Trial`.
+        block: that the genotype stands for.
         best_so_far: the best score up to here.
-        repeat: the search has had it before; its score was known.
+        repeat: the search has had the block before; it was not trained again.
     """
 
     index: int
-    identity: Hashable
-    genotype: str
+    genotype: int
+    block: Block
     latency_ms: float
     score: float
     parent: int | None
@@ -37,77 +35,60 @@ class StudyTrial:
     repeat: bool
 
 
-class Scores(Protocol):
-    """Where scores come from."""
-
-    def known(self, search: StudySearch[Any]) -> float | None:
-        """The score of what `search` wants, if it is there."""
-
-    def fetch(self, searches: Iterable[StudySearch[Any]]) -> None:
-        """Wait until one more of what these want is known."""
-
-
-class StudySearch(Generic[G]):
+class StudySearch:
     """A search that is under way, or finished.
 
+    Args:
+        arm, limit_ms, seed, cycles: what it is; `cycles` is the number of trials.
+        space: whose codes are searched.
+        proposer: of the arm, not asked yet.
+
     Attributes:
-        arm, limit_ms, seed, cycles: what it is.
+        arm, limit_ms, seed: as given.
         trials: so far.
-        stuck: whether it ended before its time, because its arm found no feasible child of a parent.
+        stuck: whether it ended before its time, because its arm found no feasible child.
     """
 
     def __init__(
-        self,
-        arm: Arm,
-        limit_ms: float,
-        seed: int,
-        proposer: Proposer[G],
-        cycles: int,
-        identity: Callable[[G], Hashable],
+        self, arm: Arm, limit_ms: float, seed: int, cycles: int, space: BlockSpace, proposer: Proposer
     ) -> None:
-        self.arm, self.limit_ms, self.seed = arm, limit_ms, seed
+        self.arm, self.limit_ms, self.seed, self.cycles = arm, limit_ms, seed, cycles
         self.trials: list[StudyTrial] = []
         self.stuck = False
-        self.cycles = cycles
-        self._proposer, self._identity = proposer, identity
-        self._seen: set[Hashable] = set()
-        self._waiting: Candidate[G] | None = None
+        self._space, self._proposer = space, proposer
+        self._seen: set[Block] = set()
+        self._waiting: Candidate[int] | None = None
 
     @property
-    def wanted(self) -> Hashable | None:
-        """What must be evaluated for it to go on; None if it is finished.
-
-        Raises:
-            StuckError: the arm found not even a first block.
-        """
+    def wanted(self) -> Training | None:
+        """What must be trained for it to go on; None if it is finished."""
         if self._waiting is None and len(self.trials) < self.cycles and not self.stuck:
             try:
                 self._waiting = self._proposer.ask()
             except StuckError:
-                if not self.trials:
-                    raise
                 self.stuck = True
-        return None if self._waiting is None else self._identity(self._waiting.genotype)
+        return None if self._waiting is None else Training(self._space.block(self._waiting.genotype), self.seed)
 
     def tell(self, score: float) -> StudyTrial:
         """What is wanted has this score."""
         assert self._waiting is not None
-        trial: Trial[G] = self._proposer.tell(self._waiting.index, score)
+        trial = self._proposer.tell(self._waiting.index, score)
         self._waiting = None
-        identity = self._identity(trial.genotype)
+        block = self._space.block(trial.genotype)
+        best = max(score, self.trials[-1].best_so_far) if self.trials else score
         done = StudyTrial(
-            trial.index,
-            identity,
-            str(trial.genotype),
-            trial.latency_ms,
-            trial.score,
-            trial.parent,
-            max(trial.score, self.trials[-1].best_so_far) if self.trials else trial.score,
-            identity in self._seen,
+            trial.index, trial.genotype, block, trial.latency_ms, score, trial.parent, best, block in self._seen
         )
-        self._seen.add(identity)
+        self._seen.add(block)
         self.trials.append(done)
         return done
+
+    def advance(self, memory: TrainingMemory) -> list[StudyTrial]:
+        """Go on as far as scores are known, and return the new trials."""
+        trials = []
+        while (training := self.wanted) is not None and training in memory:
+            trials.append(self.tell(memory.score(training)))
+        return trials
 
     @property
     def winner(self) -> StudyTrial:
@@ -131,30 +112,20 @@ class StudySearch(Generic[G]):
         return len(self._seen)
 
 
-def run_searches(searches: Sequence[StudySearch[Any]], scores: Scores, progress: Progress) -> None:
-    """Run all to their ends. What an earlier call has evaluated is gone through at once.
+def run_searches(searches: Sequence[StudySearch], memory: TrainingMemory, progress: Progress) -> None:
+    """Run all to their ends. What was trained by an earlier call is gone through at once.
 
-    A search depends on its own scores alone: in what order they come changes nothing.
+    A search depends on its own scores alone: in what order trainings end changes nothing.
     """
     for search in searches:
-        _advance(search, scores)
-    unfinished = [search for search in searches if search.wanted is not None]
+        search.advance(memory)
     done = sum(len(search.trials) for search in searches)
     progress.stage("searches", sum(search.cycles for search in searches), done)
-    while unfinished:
-        scores.fetch(unfinished)
-        for search in unfinished:
-            for trial in _advance(search, scores):
+    while wanted := [training for search in searches if (training := search.wanted) is not None]:
+        memory.fetch(wanted)
+        for search in searches:
+            for trial in search.advance(memory):
                 progress.step(
-                    f"seed {search.seed}, limit {search.limit_ms:g} ms, {search.arm.name}: {trial.identity}, "
-                    f"{trial.latency_ms:.4g} ms, score {trial.score:.3f}"
+                    f"seed {search.seed}, limit {search.limit_ms:g} ms, {search.arm.name}: {trial.block}, "
+                    f"{trial.latency_ms:.4g} ms, accuracy {trial.score:.3f}"
                 )
-        unfinished = [search for search in unfinished if search.wanted is not None]
-
-
-def _advance(search: StudySearch[Any], scores: Scores) -> list[StudyTrial]:
-    """Run it as far as scores are known."""
-    trials = []
-    while search.wanted is not None and (score := scores.known(search)) is not None:
-        trials.append(search.tell(score))
-    return trials

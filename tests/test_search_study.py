@@ -2,20 +2,20 @@
 
 import csv
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from bpnas.android_bench.errors import UsageError
-from bpnas.search import InfeasibleLimitError, Preset, RunError, StuckError, Trial
+from bpnas.search import InfeasibleLimitError, Preset, RunError
 from bpnas.search.chance import derived_seed
-from bpnas.search.evolution import Candidate
 from bpnas.search.space import BlockSpace
 from bpnas.search.study import run_study
-from bpnas.search.study_arms import STUDIES, Arm, Study
+from bpnas.search.study_arms import STUDIES, Study
 from bpnas.search.study_memory import Inline
-from bpnas.search.study_search import StudySearch
 from tests.search_helpers import FormulaTable
 
 SMALL = Preset.load("tiny").override({"proposals.population": 3, "proposals.sample": 2, "proposals.cycles": 8})
@@ -239,25 +239,25 @@ def test_random_draws_take_no_block_twice_while_there_are_others(table, tmp_path
         assert len(set(blocks[:5])) == 5
 
 
-def test_a_stuck_search_keeps_its_best():
-    class Stuck:
-        def ask(self):
-            if self.asked:
-                raise StuckError("no child")
-            self.asked = True
-            return Candidate(0, 7, 1.0)
+def test_a_stuck_search_ends_early_and_keeps_its_best(table, monkeypatch, tmp_path):
+    """No child is ever found: what is left is the first population."""
+    slow = int(BlockSpace(table).latencies().argmax())
+    monkeypatch.setattr(BlockSpace, "mutate", lambda self, code, rng: self.code_of(self.at(slow), rng))
+    result = run(table, tmp_path)
+    for outcome in result.summary.outcomes:
+        where = (outcome.arm, str(outcome.limit_ms), str(outcome.seed))
+        of_search = [row for row in rows(tmp_path) if (row["arm"], row["limit_ms"], row["seed"]) == where]
+        assert outcome.stuck == (outcome.arm == "paper")
+        assert len(of_search) == (3 if outcome.stuck else 8)
+        scores = [float(row["best_so_far"]) for row in of_search]
+        assert outcome.anytime == pytest.approx(sum(scores + scores[-1:] * (8 - len(scores))) / 8)
 
-        def tell(self, index, score):
-            return Trial(index, 7, 1.0, score)
 
-        asked = False
-
-    search = StudySearch(Arm("paper"), 2.0, 0, Stuck(), 3, str)
-    assert search.wanted == "7"
-    search.tell(0.25)
-    assert search.wanted is None and search.stuck
-    assert search.curve == [0.25] * 3 and search.anytime == 0.25
-    begun = StudySearch(Arm("paper"), 2.0, 0, Stuck(), 3, str)
-    begun._proposer.asked = True
-    with pytest.raises(StuckError):
-        _ = begun.wanted
+def test_the_documented_columns_and_files_are_those_written(table, tmp_path):
+    run(table, tmp_path)
+    text = (Path(__file__).parents[1] / "docs/search.md").read_text()
+    described = text[text.index("The columns of `study.csv`:") :].split("\n\n")[0]
+    assert re.findall(r"`(\w+)`", described) == list(rows(tmp_path)[0])
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} - {".lock"} == set(
+        re.findall(r"^\| `([\w.]+)` \|", text[text.index("### What it writes") :], re.MULTILINE)
+    )

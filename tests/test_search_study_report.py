@@ -4,6 +4,7 @@ import struct
 
 import pytest
 
+from bpnas.profiler import Block
 from bpnas.search.study_arms import Arm
 from bpnas.search.study_plot import png, study_figure
 from bpnas.search.study_search import StudySearch, StudyTrial
@@ -67,10 +68,10 @@ def test_without_retraining_nothing_is_said_of_test_images():
 
 
 def search(arm, limit, seed, scores):
-    found = StudySearch(Arm(arm), limit, seed, None, len(scores), str)
+    found = StudySearch(Arm(arm), limit, seed, len(scores), None, None)
     for index, score in enumerate(scores):
         best = max(scores[: index + 1])
-        found.trials.append(StudyTrial(index, "K3G1", "1", limit, score, None, best, False))
+        found.trials.append(StudyTrial(index, 1, Block.parse("K3G1"), limit, score, None, best, False))
     return found
 
 
