@@ -1,31 +1,38 @@
-"""The command `run-search`."""
+"""The command `run-search`, and the studies below it."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bpnas.android_bench.command import Command, print_result
+from bpnas.android_bench.command import Command, DefaultGroup, print_result
 from bpnas.android_bench.errors import UsageError
-from bpnas.tables.model_record import MODEL_NAMES
+from bpnas.search.display import display
+from bpnas.search.options import (
+    PROPOSAL_OVERRIDES,
+    additivity_option,
+    data_option,
+    executor_options,
+    input_size_option,
+    json_option,
+    milliseconds,
+    preset_option,
+    proposal_options,
+    strategy_option,
+    table_here,
+    table_option,
+    wait_passively,
+)
+from bpnas.search.study_cli import study
 
 if TYPE_CHECKING:
     from bpnas.search.cost import CostEstimate
-    from bpnas.search.progress import Progress
     from bpnas.search.run import SearchResult
 
 _OVERRIDES = {
-    "population": "proposals.population",
-    "sample": "proposals.sample",
-    "cycles": "proposals.cycles",
-    "strategy": "proposals.strategy",
-    "proposal_epochs": "proposals.train.epochs",
-    "proposal_images": "proposals.train.train_images",
+    **PROPOSAL_OVERRIDES,
     "connection_epochs": "connections.train.epochs",
     "connection_images": "connections.train.train_images",
     "lambda_below": "connections.lambda_below",
@@ -34,11 +41,14 @@ _OVERRIDES = {
 }
 
 
-@click.command(cls=Command)
-@click.option("--table", type=click.Path(dir_okay=False), help="Latency table.  [default: the one in this directory]")
-@click.option(
-    "--additivity", type=click.Choice(MODEL_NAMES), help="How the table predicts a network.  [default: the table's own]"
-)
+@click.group(cls=DefaultGroup)
+def main() -> None:
+    """Search networks (see `search`), and study the ways to search them."""
+
+
+@main.command(cls=Command, hidden=True)
+@table_option
+@additivity_option
 @click.option(
     "--stage",
     type=click.Choice(["proposals", "connections", "all"]),
@@ -46,57 +56,41 @@ _OVERRIDES = {
     show_default=True,
     help="Search blocks, connect them (and retrain), or both.",
 )
-@click.option("--preset", default="tiny", show_default=True, help="'tiny' (minutes on a CPU) or 'paper'.")
+@preset_option
 @click.option("--constraints", metavar="MS,MS,...", help="Latency limits of stage 1.  [default: five from the table]")
 @click.option(
     "--bands", is_flag=True, help="Search each limit above the one before it: proposals spread over the budget."
 )
 @click.option("--target", "target_ms", type=float, metavar="MS", help="Limit of the network.  [default: middle one]")
-@click.option(
-    "--data", default="digits", show_default=True, help="digits, cifar10:DIR, fashion-mnist:DIR or folder:DIR."
-)
+@data_option
 @click.option("--connections-data", help="Images of stage 2 and retraining.  [default: as --data]")
-@click.option(
-    "--input-size", type=click.IntRange(8), help="Image size, which the table must hold.  [default: the images' own]"
-)
+@input_size_option
 @click.option("--connections-input-size", type=click.IntRange(8), help="The same for stage 2.")
 @click.option("--proposals", help="Blocks in place of stage 1: a proposals.json, or texts as 'K3E6G1,K1G1+K5E3G2'.")
 @click.option("--out", type=click.Path(file_okay=False), help="Run directory.  [default: runs/TABLE-seedN]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "processes", "ray"]),
-    default="local",
-    show_default=True,
-    help="Train candidates here, on processes (one GPU each) or on a Ray cluster.",
-)
-@click.option(
-    "--workers", type=click.IntRange(1), help="How many at a time.  [default: one per GPU, else per two cores]"
-)
+@executor_options
 @click.option(
     "--window",
     type=click.IntRange(1),
     help="Candidates under way. It decides the trials, the workers do not; twice the workers keeps them busier.  "
     "[default: --workers]",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of one training.  [default: cores / workers]")
 @click.option(
     "--asynchronous", is_flag=True, help="Use results as they come: no worker waits, but trials depend on timing."
 )
-@click.option("--ray-address", metavar="ADDRESS", help="Of a running cluster.  [default: one on this machine]")
-@click.option("--population", type=int, help="Overrides the preset, as all below: P of LEvoNAS.")
-@click.option("--sample", type=int, help="S of LEvoNAS.")
-@click.option("--cycles", type=int, help="C of LEvoNAS, trials per limit.")
-@click.option("--strategy", type=click.Choice(["default", "paper"]), help="Mutation: bounded walk, or Algorithm 2.")
-@click.option("--proposal-epochs", type=int, help="Training of one candidate.")
-@click.option("--proposal-images", type=int, help="Training images of stage 1.")
+@proposal_options
+@strategy_option
+@click.option(
+    "--halving", type=int, metavar="N", help="Cheaper: at 1/N, 1/N^2 ... of the epochs, only the best 1/N go on."
+)
 @click.option("--connection-epochs", type=int, help="Epochs of the supernet.")
 @click.option("--connection-images", type=int, help="Training images of stage 2.")
 @click.option("--lambda-below", type=float, help="Lambda of the latency loss below the target.")
 @click.option("--retrain-epochs", type=int, help="Epochs of the final network.")
 @click.option("--retrain-images", type=int, help="Training images of the final network.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def main(
+@json_option
+def search(
     table: str | None,
     additivity: str | None,
     stage: Any,
@@ -124,20 +118,18 @@ def main(
 
     Called again with the same options, it goes on where it was stopped.
     """
-    # Threads that wait for each other by spinning make a training many times slower as soon as anything else runs on
-    # the machine. Must be set before torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    wait_passively()
     from bpnas.search.presets import Preset
     from bpnas.search.run import run_search
     from bpnas.tables import LatencyTable
 
     values = {_OVERRIDES[name]: value for name, value in overrides.items() if value is not None}
     chosen = Preset.load(preset).override(values)
-    limits = _milliseconds(constraints)
+    limits = milliseconds(constraints)
     blocks = _blocks(proposals)
-    table = table or _table_here()
+    table = table or table_here()
     loaded = LatencyTable.load(table, additivity)
-    with _display(loaded.meta.mock) as progress:
+    with display(loaded.meta.mock) as progress:
         result = run_search(
             loaded,
             out=out or Path("runs") / f"{Path(table).stem}-seed{seed}",
@@ -164,23 +156,7 @@ def main(
     print_result(_as_dict(result, cost), as_json, _summary(table, result, cost, loaded.meta.imported is not None))
 
 
-def _table_here() -> str:
-    from bpnas.tables.schema import is_table_file
-
-    files = sorted(str(path) for path in Path().glob("*.parquet") if is_table_file(path))
-    if len(files) != 1:
-        found = f"{len(files)} tables in this directory ({', '.join(files)})" if files else "no table in this directory"
-        raise UsageError(f"{found}; name one with --table, or make one with build-table")
-    return files[0]
-
-
-def _milliseconds(text: str | None) -> tuple[float, ...]:
-    if text is None:
-        return ()
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--constraints {text!r}: write milliseconds with commas between, as in 2.5,4,6") from None
+main.add_command(study)
 
 
 def _blocks(text: str | None) -> tuple[Any, ...]:
@@ -273,64 +249,6 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds / 60:.0f} minutes"
-
-
-@contextmanager
-def _display(mock: bool) -> Iterator[Progress]:
-    """A progress bar on a terminal, a line per step elsewhere; both on standard error."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    mark = " [mock]" if mock else ""
-    if not console.is_terminal:
-        yield _Lines(mark)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console) as bar:
-        yield _Bars(bar, mark)
-
-
-class _Lines:
-    """One line per step, for logs."""
-
-    def __init__(self, mark: str) -> None:
-        self._mark, self._title, self._steps, self._done = mark, "", 0, 0
-
-    def stage(self, title: str, steps: int, done: int = 0) -> None:
-        self._title, self._steps, self._done = title, steps, done
-
-    def step(self, text: str) -> None:
-        self._done += 1
-        click.echo(f"{self._title}{self._mark} {self._done}/{self._steps}: {text}", err=True)
-
-    def note(self, text: str) -> None:
-        click.echo(f"{text}{self._mark}", err=True)
-
-
-class _Bars:
-    """One bar per stage, with the last step's outcome above it."""
-
-    def __init__(self, bar: Any, mark: str) -> None:
-        self._bar, self._mark, self._task = bar, mark, None
-
-    def stage(self, title: str, steps: int, done: int = 0) -> None:
-        self._task = self._bar.add_task(f"{title}{self._mark}", total=steps, completed=done)
-
-    def step(self, text: str) -> None:
-        self._bar.advance(self._task)
-        self._bar.console.print(text, markup=False, highlight=False)
-
-    def note(self, text: str) -> None:
-        self._bar.console.print(f"{text}{self._mark}", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -112,15 +114,32 @@ class CandidateTraining:
 
     def __call__(self) -> CandidateEvaluator:
         """Load the images."""
-        import torch
-
         from bpnas.search.data import load_data
         from bpnas.search.evaluate import CandidateEvaluator
 
-        if torch.get_num_threads() != self.threads:
-            torch.set_num_threads(self.threads)
+        set_threads(self.threads)
         dataset = load_data(self.data, self.backbone.input_size, self.settings.train.train_images)
         return CandidateEvaluator(self.backbone, dataset, self.settings, self.seed)
+
+
+def set_threads(count: int) -> None:
+    """CPU threads of torch's operators in this process."""
+    import torch
+
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """What is trained in this process within must not change how the rest is computed."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            set_threads(before)
 
 
 def check_executor(kind: str, workers: int | None, ray_address: str | None) -> None:

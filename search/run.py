@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -13,19 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
 from bpnas.search.errors import InfeasibleLimitError
-from bpnas.search.executor import CandidateTraining, ExecutorKind, check_executor, default_threads, open_executor
+from bpnas.search.executor import (
+    CandidateTraining,
+    ExecutorKind,
+    check_executor,
+    default_threads,
+    open_executor,
+    threads_kept,
+)
 from bpnas.search.latency_loss import LatencyLoss
+from bpnas.search.losses import keep_losses
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.run_connections import NetworkResult, check_target, run_connections
 from bpnas.search.run_directory import RunDirectory
-from bpnas.search.run_proposals import Proposal, keep_losses, read_proposals, run_proposals
+from bpnas.search.run_proposals import Proposal, read_proposals, run_proposals
 from bpnas.search.sources import Source
 from bpnas.search.space import BlockSpace
 
@@ -164,8 +170,8 @@ def run_search(
         "device": table.meta.device_name,
         "runtime": table.meta.runtime,
         "mock": table.meta.mock,
-        "data": _absolute(source),
-        "connections_data": _absolute(later_source),
+        "data": source.absolute,
+        "connections_data": later_source.absolute,
         "input_size": input_size or source.native_size,
         "connections_input_size": later_size or later_source.native_size,
         "constraints_ms": list(limits),
@@ -180,10 +186,10 @@ def run_search(
         window, threads = window or directory.settled("window"), threads or directory.settled("threads")
         if stage != "connections" and space is not None and not directory.has("proposals.json"):
             threads = threads or default_threads(executor, workers)
-            training = CandidateTraining(space.backbone, _absolute(source), preset.proposals, seed, threads)
+            training = CandidateTraining(space.backbone, source.absolute, preset.proposals, seed, threads)
             losses = keep_losses(directory, watcher)
             with (
-                _threads_kept(),
+                threads_kept(),
                 open_executor(
                     executor, training, workers=workers, ray_address=ray_address, on_loss=losses
                 ) as evaluations,
@@ -202,6 +208,8 @@ def run_search(
                     bands=bands,
                     window=window,
                     asynchronous=asynchronous,
+                    # On a cluster a worker may see another disk.
+                    checkpoints=executor != "ray",
                 )
         else:
             directory.agree({**config, "window": window, "threads": threads})
@@ -227,17 +235,6 @@ def run_search(
     return SearchResult(
         directory.root, meta.mock, meta.device_name, meta.runtime, found, network, limits, table.additivity
     )
-
-
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """What a candidate trained in this process needs must not change how the second stage is trained."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)
 
 
 def default_limits(space: BlockSpace, quantiles: Sequence[float]) -> tuple[float, ...]:
@@ -285,11 +282,6 @@ def _check_reachable(space: BlockSpace, target_ms: float) -> None:
 
 def _backbone(table: LatencyTable, source: Source, input_size: int | None) -> Backbone:
     return table.backbone(input_size or source.native_size, source.class_count())
-
-
-def _absolute(source: Source) -> str:
-    """The same images have the same name, from wherever the command is called."""
-    return f"{source.kind}:{Path(source.directory).expanduser().resolve()}" if source.directory else source.kind
 
 
 def _rounded_up(value: float) -> float:

@@ -26,7 +26,7 @@ from bpnas.android_bench.files import write_atomically
 from bpnas.search.errors import RunError
 
 _LATER_RESULTS = ("connections.jsonl", "connections.json", "network.json")
-_RESULTS = ("evaluations.jsonl", "trials.jsonl", "proposals.json", *_LATER_RESULTS)
+_RESULTS = ("evaluations.jsonl", "trials.jsonl", "proposals.json", "study.csv", *_LATER_RESULTS)
 _LATER_FIELDS = (
     "target_ms",
     "connections_data",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from bpnas.profiler.block import Block, BlockError
@@ -14,12 +15,12 @@ from bpnas.search.errors import RunError
 from bpnas.search.evaluate import Evaluation
 from bpnas.search.evolution import Evolution, Trial
 from bpnas.search.executor import Executor
+from bpnas.search.halving import SuccessiveHalving
 from bpnas.search.levonas import replayed
-from bpnas.search.presets import Preset
+from bpnas.search.presets import Preset, ProposalSettings
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.space import BlockSpace
-from bpnas.search.worker_pool import MAX_ATTEMPTS, Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,15 @@ def run_proposals(
     bands: bool = False,
     window: int,
     asynchronous: bool = False,
+    checkpoints: bool = True,
 ) -> tuple[Proposal, ...]:
     """The most accurate block found under each limit; every evaluation and trial is on the disk as soon as it is known.
 
     A later call goes on behind the trials that are there. With the ordered schedule (see `drive`) it does so as if it
     had never stopped: chance depends on the seed and the number of the limit alone, and what was evaluated is not
     evaluated again. With the asynchronous one they make up the population, and chance depends on their number as well.
+
+    With `checkpoints`, which the workers must see, a training that is cut off goes on in its middle.
     """
     settings = preset.proposals
     recorded = _recorded(directory, limits_ms, asynchronous)
@@ -84,8 +88,11 @@ def run_proposals(
             rng=random.Random(derived_seed(seed, "levonas", number, *([len(restored)] if restored else []))),
             strategy=settings.strategy,
         )
+        terms = _Terms(settings, directory.checkpoints if checkpoints else None)
         evolution.restore(restored)
         done = list(restored)
+        for trial in restored:
+            terms.learn(known.get(space.block(trial.genotype)))
         for trial in drive(
             evolution,
             executor,
@@ -94,7 +101,9 @@ def run_proposals(
             asynchronous=asynchronous,
             known=known,
             on_evaluation=keep,
+            options=terms.options,
         ):
+            terms.learn(known[space.block(trial.genotype)])
             if len(done) < len(history):
                 _check_replayed(directory, history[len(done)], trial)
             else:
@@ -126,15 +135,26 @@ def run_proposals(
     return tuple(proposals)
 
 
-def keep_losses(directory: RunDirectory, progress: Progress) -> Callable[[Loss], None]:
-    """What tells of a lost worker: the one who watches, and a line of losses.jsonl."""
+class _Terms:
+    """How the trainings of one search may end early, and where a training is kept while it lasts."""
 
-    def keep(loss: Loss) -> None:
-        directory.append("losses.jsonl", {**asdict(loss), "block": str(loss.block)})
-        then = f"is repeated, attempt {loss.attempt + 1} of {MAX_ATTEMPTS}" if loss.attempt < MAX_ATTEMPTS else "ends"
-        progress.note(f"worker {loss.worker} is lost ({loss.reason}); its evaluation of {loss.block} {then}")
+    def __init__(self, settings: ProposalSettings, checkpoints: Path | None) -> None:
+        eta, self._checkpoints = settings.halving, checkpoints
+        self._halving = None if eta is None else SuccessiveHalving(settings.train.epochs, eta)
 
-    return keep
+    def options(self, block: Block) -> dict[str, Any]:
+        """For `CandidateEvaluator`."""
+        found: dict[str, Any] = {}
+        if self._halving is not None:
+            found["stop_below"] = self._halving.stop_below()
+        if self._checkpoints is not None:
+            found["checkpoint"] = self._checkpoints / f"{block}.pt"
+        return found
+
+    def learn(self, evaluation: Evaluation | None) -> None:
+        """A trial was told; later ones are held against it."""
+        if self._halving is not None and evaluation is not None:
+            self._halving.observe(evaluation.rungs)
 
 
 def read_proposals(directory: RunDirectory) -> tuple[Proposal, ...]:

@@ -46,6 +46,11 @@ class Source:
         """Height and width of its images when nothing else is asked for, in pixels."""
         return _NATIVE_SIZES[self.kind]
 
+    @property
+    def absolute(self) -> str:
+        """Its name, the same from wherever a command is called."""
+        return f"{self.kind}:{Path(self.directory).expanduser().resolve()}" if self.directory else self.kind
+
     def existing_directory(self) -> Path:
         """Its directory.
 

@@ -20,7 +20,8 @@ COMMANDS = {
     "build-table": "bpnas.tables.cli",
     "run-search": "bpnas.search.cli",
 }
-HEAVY = ["torch", "onnx", "onnxruntime", "ai_edge_litert", "pandas", "pyarrow", "numpy", "scipy", "sklearn", "datasets"]
+HEAVY = ["torch", "onnx", "onnxruntime", "ai_edge_litert", "pandas", "pyarrow", "numpy", "scipy", "sklearn", "datasets",
+         "matplotlib"]  # fmt: skip
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -45,6 +46,11 @@ def test_importing_a_package_loads_nothing_heavy(room: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("module", COMMANDS.values(), ids=COMMANDS.keys())
 def test_help_loads_nothing_heavy(module: str, tmp_path: Path) -> None:
     assert heavy_modules(f"from {module} import main; main(['--help'])", tmp_path) == []
+
+
+def test_help_of_a_study_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = "from bpnas.search.cli import main; main(['study', 'strategies', '--help'])"
+    assert heavy_modules(code, tmp_path) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,91 @@
+"""The strategies of stage 1 on real CIFAR-10, by a recipe that two cores can pay for.
+
+    OMP_NUM_THREADS=1 python benchmarks/stage1_strategies.py --cifar10 DIR [--seeds 5] [--out DIR]
+
+`run-search study strategies` on a backbone of three sites with a table of the computed device (mock), under three
+limits that admit about 100, 500 and 3600 blocks. A candidate sees 2000 images three times and is judged on 2000 others,
+which takes 1 to 5 seconds; two trainings of a block rank it about alike (Spearman 0.76). P, S and C are the paper's 100
+and 25 and our 300, all divided by about 13. It goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from bpnas.search import Preset
+from bpnas.search.display import display
+from bpnas.search.options import wait_passively
+from bpnas.search.study import run_study
+from bpnas.search.study_arms import Study
+from bpnas.search.study_text import summary_lines
+from bpnas.tables import LatencyTable
+
+BACKBONE = """
+name = "narrow"
+stages = [{ channels = 16, blocks = 1, stride = 2 }, { channels = 32, blocks = 2, stride = 2 }]
+[stem]
+channels = 8
+stride = 2
+[head]
+channels = 64
+"""
+LIMITS_MS = (1.3, 1.5, 2.0)
+RECIPE = {
+    "proposals.population": 8,
+    "proposals.sample": 2,
+    "proposals.cycles": 20,
+    "proposals.validation_share": 0.5,
+    "proposals.train.train_images": 4000,
+    "proposals.train.epochs": 3,
+    "proposals.train.batch": 32,
+    "proposals.train.learning_rate": 0.1,
+    "test_images": None,
+}
+
+
+def make_table(folder: Path) -> Path:
+    """The backbone on the computed device, by the commands themselves."""
+    table = folder / "narrow.parquet"
+    if not table.exists():
+        (folder / "narrow.toml").write_text(BACKBONE)
+        records = folder / "narrow.sqlite"
+        profile = ["--serial", "mock:s9", "--backbone", folder / "narrow.toml", "--input-size", 32, "--sessions", 1]
+        call("profile-device", *profile, "--records", records)
+        call("build-table", records, "--out", table)
+    return table
+
+
+def call(command: str, *arguments: object) -> None:
+    subprocess.run([Path(sys.executable).parent / command, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cifar10", required=True, help="folder of the public parquet edition")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/stage1-strategies"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    table = LatencyTable.load(make_table(arguments.out))
+    with display(table.meta.mock) as progress:
+        result = run_study(
+            Study.load("strategies"),
+            table,
+            out=arguments.out / "study",
+            seeds=range(arguments.seeds),
+            preset=replace(Preset.load("tiny").override(RECIPE), name="two cores"),
+            constraints=LIMITS_MS,
+            data=f"cifar10:{arguments.cifar10}",
+            progress=progress,
+        )
+    print("\n".join(summary_lines(result.summary)))
+    print(f"{result.directory}/study.csv, study.png; {result.trainings} trainings; latencies are a mock's")
+
+
+if __name__ == "__main__":
+    wait_passively()
+    main()

@@ -1,0 +1,144 @@
+"""Options that `run-search` and its studies share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bpnas.android_bench.errors import UsageError
+from bpnas.tables.model_record import MODEL_NAMES
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PROPOSAL_OVERRIDES = {
+    "population": "proposals.population",
+    "sample": "proposals.sample",
+    "cycles": "proposals.cycles",
+    "strategy": "proposals.strategy",
+    "proposal_epochs": "proposals.train.epochs",
+    "proposal_images": "proposals.train.train_images",
+    "proposal_subset": "proposals.subset",
+    "halving": "proposals.halving",
+    "patience": "proposals.patience",
+    "precision": "proposals.train.precision",
+    "compile": "proposals.train.compile",
+}
+"""Which value of a preset an option changes."""
+
+table_option = click.option(
+    "--table", type=click.Path(dir_okay=False), help="Latency table.  [default: the one in this directory]"
+)
+additivity_option = click.option(
+    "--additivity", type=click.Choice(MODEL_NAMES), help="How the table predicts a network.  [default: the table's own]"
+)
+preset_option = click.option(
+    "--preset", default="tiny", show_default=True, help="'tiny' (minutes on a CPU) or 'paper'."
+)
+data_option = click.option(
+    "--data", default="digits", show_default=True, help="digits, cifar10:DIR, fashion-mnist:DIR or folder:DIR."
+)
+input_size_option = click.option(
+    "--input-size", type=click.IntRange(8), help="Image size, which the table must hold.  [default: the images' own]"
+)
+strategy_option = click.option(
+    "--strategy", type=click.Choice(["default", "paper"]), help="Never a block twice, or Algorithm 2 to the letter."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def proposal_options(command: F) -> F:
+    """What overrides the preset's search of proposals, except for the strategy; see `PROPOSAL_OVERRIDES`."""
+    return _decorated(
+        command,
+        click.option("--population", type=int, help="Overrides the preset, as all below: P of LEvoNAS."),
+        click.option("--sample", type=int, help="S of LEvoNAS."),
+        click.option("--cycles", type=int, help="C of LEvoNAS, trials per limit."),
+        click.option("--proposal-epochs", type=int, help="Training of one candidate."),
+        click.option("--proposal-images", type=int, help="Training images of stage 1, those held out included."),
+        click.option(
+            "--proposal-subset", type=int, metavar="N", help="Cheaper: train on N of them; those held out stay."
+        ),
+        click.option(
+            "--patience", type=int, metavar="N", help="Cheaper: end a training that was no better for N epochs."
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "bfloat16"]),
+            help="Of a candidate's training; bfloat16 is faster on GPUs.",
+        ),
+        click.option(
+            "--compile", is_flag=True, default=None, help="Compile candidates (torch.compile): for long trainings."
+        ),
+    )
+
+
+def executor_options(command: F) -> F:
+    """Where candidates are trained."""
+    return _decorated(
+        command,
+        click.option(
+            "--executor",
+            type=click.Choice(["local", "processes", "ray"]),
+            default="local",
+            show_default=True,
+            help="Train candidates here, on processes (one GPU each) or on a Ray cluster.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            help="How many at a time.  [default: one per GPU, else per two cores]",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            help="CPU threads of one training.  [default: cores / workers; 1 on Ray and in a study]",
+        ),
+        click.option("--ray-address", metavar="ADDRESS", help="Of a running cluster.  [default: one on this machine]"),
+    )
+
+
+def _decorated(command: F, *options: Callable[[F], F]) -> F:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def table_here() -> str:
+    """The only table in the current directory.
+
+    Raises:
+        UsageError: there is none, or several.
+    """
+    from bpnas.tables.schema import is_table_file
+
+    files = sorted(str(path) for path in Path().glob("*.parquet") if is_table_file(path))
+    if len(files) != 1:
+        found = f"{len(files)} tables in this directory ({', '.join(files)})" if files else "no table in this directory"
+        raise UsageError(f"{found}; name one with --table, or make one with build-table")
+    return files[0]
+
+
+def milliseconds(text: str | None) -> tuple[float, ...]:
+    """Limits as the user wrote them.
+
+    Raises:
+        UsageError: they are no numbers.
+    """
+    if text is None:
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--constraints {text!r}: write milliseconds with commas between, as in 2.5,4,6") from None
+
+
+def wait_passively() -> None:
+    """Let threads that wait for each other sleep; to be called before torch loads.
+
+    By spinning they make a training many times slower as soon as anything else runs on the machine.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")

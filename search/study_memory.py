@@ -1,0 +1,84 @@
+"""The trainings of a study: each is done once, and is on the disk before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bpnas.profiler.block import Block, BlockError
+from bpnas.search.errors import RunError
+from bpnas.search.executor import Executor
+from bpnas.search.run_directory import RunDirectory
+
+EVALUATIONS = "evaluations.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One network to train and judge.
+
+    Attributes:
+        block: at every site.
+        seed: of weights, order and augmentation.
+        on_test: judged on test images, as winners are; else on held-out training images, as in a search.
+    """
+
+    block: Block
+    seed: int
+    on_test: bool = False
+
+
+class TrainingMemory:
+    """What was trained, and what is being trained.
+
+    Args:
+        directory: holds evaluations.jsonl, a line per training.
+        executor: does the trainings.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+
+    def __init__(self, directory: RunDirectory, executor: Executor) -> None:
+        self._directory, self._executor = directory, executor
+        self._scores: dict[Training, float] = {}
+        self._under_way: dict[int, Training] = {}
+        self._submitted = 0
+        for row, line in enumerate(directory.lines(EVALUATIONS), start=1):
+            try:
+                training = Training(Block.parse(line["block"]), int(line["seed"]), bool(line["on_test"]))
+                self._scores[training] = float(line["score"])
+            except (KeyError, TypeError, ValueError, BlockError) as error:
+                raise RunError(f"{directory.root / EVALUATIONS}: line {row} is no evaluation ({error})") from error
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    def __contains__(self, training: Training) -> bool:
+        return training in self._scores
+
+    def score(self, training: Training) -> float:
+        """Its score. Raises KeyError if it was not done."""
+        return self._scores[training]
+
+    def fetch(self, wanted: Iterable[Training]) -> None:
+        """Have the first of `wanted` trained, as many as there are workers, and wait until one more is done."""
+        for training in wanted:
+            if len(self._under_way) >= self._executor.workers:
+                break
+            if training not in self._scores and training not in self._under_way.values():
+                self._under_way[self._submitted] = training
+                self._executor.submit(self._submitted, training.block, seed=training.seed, on_test=training.on_test)
+                self._submitted += 1
+        number, evaluation = self._executor.next()
+        training = self._under_way.pop(number)
+        line = {
+            "block": str(training.block),
+            "seed": training.seed,
+            "on_test": training.on_test,
+            "score": evaluation.score,
+            "images": evaluation.images,
+            "seconds": evaluation.seconds,
+        }
+        self._directory.append(EVALUATIONS, line)
+        self._scores[training] = evaluation.score

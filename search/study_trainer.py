@@ -1,0 +1,84 @@
+"""What trains the networks of a study: candidates as a search does, and winners by the same recipe on test images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.block import Block
+from bpnas.search.executor import set_threads
+from bpnas.search.presets import Preset, ProposalSettings
+
+if TYPE_CHECKING:
+    from bpnas.search.data import Dataset
+    from bpnas.search.evaluate import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class StudyTraining:
+    """Makes a `StudyTrainer`; light, to be sent to where it is called.
+
+    Attributes:
+        backbone: every site gets the block.
+        data: the images (see `bpnas.search.sources`).
+        preset: its `proposals` are the recipe; its `test_images` judge a winner.
+        threads: CPU threads of one training.
+    """
+
+    backbone: Backbone
+    data: str
+    preset: Preset
+    threads: int = 1
+
+    def __call__(self) -> StudyTrainer:
+        """Load the images.
+
+        Raises:
+            DataError: they are missing or damaged.
+        """
+        from bpnas.search.data import load_data
+
+        set_threads(self.threads)
+        settings = self.preset.proposals
+        dataset = load_data(self.data, self.backbone.input_size, settings.train.train_images)
+        return StudyTrainer(self.backbone, dataset, settings, self.preset.test_images)
+
+
+class StudyTrainer:
+    """(block, seed, on_test) -> `Evaluation`, which depends on these alone: it may be done anywhere and in any order.
+
+    Args:
+        backbone, dataset, settings: as of `CandidateEvaluator`.
+        test_images: so many judge a winner; None for all.
+    """
+
+    def __init__(
+        self, backbone: Backbone, dataset: Dataset, settings: ProposalSettings, test_images: int | None
+    ) -> None:
+        self._backbone = backbone
+        self._terms = {False: (dataset, settings), True: _with_test_images(dataset, settings, test_images)}
+
+    def __call__(self, block: Block, *, seed: int, on_test: bool = False) -> Evaluation:
+        """Train the network that has `block` at every site, and judge it."""
+        from bpnas.search.evaluate import CandidateEvaluator
+
+        dataset, settings = self._terms[on_test]
+        return CandidateEvaluator(self._backbone, dataset, settings, seed)(block)
+
+
+def _with_test_images(
+    dataset: Dataset, settings: ProposalSettings, count: int | None
+) -> tuple[Dataset, ProposalSettings]:
+    """The same recipe on the same training images, with test images in the place of held-out ones."""
+    import torch
+
+    from bpnas.search.data import Split
+
+    train, _ = dataset.train.first(settings.train.train_images).parted(1 - settings.validation_share)
+    test = dataset.test.first(count)
+    both = Split(torch.cat([train.images, test.images]), torch.cat([train.labels, test.labels]))
+    share = len(test) / len(both)
+    return replace(dataset, train=both), replace(
+        settings, validation_share=share, train=replace(settings.train, train_images=None)
+    )
