@@ -111,7 +111,17 @@ class CandidateTraining:
     threads: int
 
     def __call__(self) -> CandidateEvaluator:
-        """Load the images."""
+        """Load the images.
+
+        Raises:
+            UsageError: there are fewer cores than threads.
+            DataError: images are missing or damaged.
+        """
+        # With more, torch 2.13 overwrites memory in the backward pass.
+        if self.threads > usable_cores():
+            raise UsageError(
+                f"--threads {self.threads}: there are {usable_cores()} cores for a training here, not more"
+            )
         import torch
 
         from bpnas.search.data import load_data
