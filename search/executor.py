@@ -113,7 +113,12 @@ class CandidateTraining:
     threads: int
 
     def __call__(self) -> CandidateEvaluator:
-        """Load the images."""
+        """Load the images.
+
+        Raises:
+            UsageError: there are fewer cores than threads.
+            DataError: images are missing or damaged.
+        """
         from bpnas.search.data import load_data
         from bpnas.search.evaluate import CandidateEvaluator
 
@@ -123,9 +128,15 @@ class CandidateTraining:
 
 
 def set_threads(count: int) -> None:
-    """CPU threads of torch's operators in this process."""
+    """CPU threads of torch's operators in this process.
+
+    Raises:
+        UsageError: there are fewer cores: torch 2.13 then overwrites memory in the backward pass.
+    """
     import torch
 
+    if count > usable_cores():
+        raise UsageError(f"--threads {count}: there are {usable_cores()} cores for a training here, not more")
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
 

@@ -209,6 +209,13 @@ def test_threads_of_candidates_are_not_those_of_the_second_stage(table, tmp_path
     assert torch.get_num_threads() == before
 
 
+def test_more_threads_than_cores_are_refused(table, tmp_path):
+    # Torch crashed, in the process of the search or again and again in its workers.
+    for executor in ("local", "processes"):
+        with pytest.raises(UsageError, match="--threads 5000: there are"):
+            run_search(table, out=tmp_path / executor, executor=executor, **{**EXECUTION, "threads": 5000})
+
+
 def test_what_workers_cannot_load_is_said_as_it_is(table, tmp_path):
     arguments = {"data": f"cifar10:{tmp_path / 'none'}", "stage": "proposals", "preset": MICRO}
     for executor in ("local", "processes"):
