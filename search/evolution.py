@@ -111,6 +111,7 @@ class Evolution(Generic[G]):
         self._queue: deque[Trial[G]] = deque()
         self._waiting: dict[int, Candidate[G]] = {}
         self._opinions: dict[Hashable, tuple[Trial[G], list[float]]] = {}
+        self._round: deque[Trial[G]] = deque()
         self._asked = 0
         self._told = 0
         # The first draw comes at once: an infeasible limit is known now, not at the first trial.
@@ -187,6 +188,8 @@ class Evolution(Generic[G]):
         if not self._opinions:
             candidate = next(iter(self._waiting.values()))
             return candidate.genotype, candidate.index
-        ranked = sorted(self._opinions.values(), key=lambda opinion: -fmean(opinion[1]))
-        trial, _ = min(ranked[: (len(ranked) + 1) // 2], key=lambda opinion: len(opinion[1]))
+        if not self._round:
+            ranked = sorted(self._opinions.values(), key=lambda opinion: -fmean(opinion[1]))
+            self._round.extend(trial for trial, _ in ranked[: (len(ranked) + 1) // 2])
+        trial = self._round.popleft()
         return trial.genotype, trial.index
