@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
+from bpnas.search.batches import batch_count, batches, on_device, pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.data import Dataset
@@ -24,7 +25,7 @@ from bpnas.search.errors import DataError, SearchError
 from bpnas.search.latency_loss import LatencyLoss, expected_latency
 from bpnas.search.presets import ConnectionSettings
 from bpnas.search.supernet import Candidates, Supernet, site_candidates
-from bpnas.search.train import batch_count, batches, learning_rate, make_sgd, pick_device
+from bpnas.search.train import learning_rate, make_sgd
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
@@ -113,7 +114,7 @@ def connect(
     supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     train_settings = settings.train
     pool = dataset.train.first(train_settings.train_images)
-    for_weights, for_alphas = pool.parted(settings.weight_share)
+    for_weights, for_alphas = on_device(pool, device).parted(settings.weight_share)
     steps = batch_count(len(for_weights), train_settings.batch)
     if not steps or len(for_alphas) < 2:
         raise DataError(f"{dataset.source}: {len(pool)} training images are too few for the connection search")

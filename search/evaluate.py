@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
 
@@ -11,9 +12,12 @@ import torch
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
+from bpnas.search.batches import on_device, pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.data import Dataset, check_classes
+from bpnas.search.halving import rung_epochs
 from bpnas.search.presets import ProposalSettings
+from bpnas.search.train import Curve, accuracy, train
 
 T = TypeVar("T")
 
@@ -23,21 +27,26 @@ class Evaluation:
     """What the training of one candidate gave.
 
     Attributes:
-        score: accuracy on held-out training images, 0..1.
+        score: accuracy on held-out training images at the end, 0..1.
         images: trained, over all epochs.
-        seconds: that took, measuring the accuracy included.
+        seconds: that took, measuring the accuracy included; after a resumption, since then.
+        epochs: trained; fewer than asked for if the training ended early.
+        rungs: (epochs, accuracy) at every rung reached, those of `stop_below` and of the setting `halving`.
     """
 
     score: float
     images: int
     seconds: float
+    epochs: int = 0
+    rungs: tuple[tuple[int, float], ...] = ()
 
 
 class CandidateEvaluator:
     """block -> `Evaluation` on held-out training images. BP-NAS, block proposal search.
 
-    Test images are never used: they judge the final network only. The score depends on the block and the seed alone,
-    not on what was evaluated before. Nothing is remembered: who calls keeps what it got (see `bpnas.search.drive`).
+    Test images are never used: they judge the final network only. The score depends on the block, the seed and what
+    the call is given, not on what was evaluated before, nor on interruptions; and, in its last bits, on the machine
+    and its number of threads. Nothing is remembered: who calls keeps what it got (see `bpnas.search.drive`).
 
     Args:
         backbone: every site gets the block; its head must have the data set's classes.
@@ -59,24 +68,55 @@ class CandidateEvaluator:
     ) -> None:
         check_classes(dataset, backbone.classes, backbone.input_size)
         self._backbone, self._dataset, self._settings, self._seed = backbone, dataset, settings, seed
-        pool = dataset.train.first(settings.train.train_images)
-        self._train, self._validation = pool.parted(1 - settings.validation_share)
+        pool = on_device(dataset.train.first(settings.train.train_images), pick_device())
+        rest, self._validation = pool.parted(1 - settings.validation_share)
+        self._train = rest.first(settings.subset)
+        eta = settings.halving
+        self._rungs = frozenset(rung_epochs(settings.train.epochs, eta) if eta is not None else ())
 
-    def __call__(self, block: Block) -> Evaluation:
-        """Train the network that has `block` at every site, and judge it."""
-        start = perf_counter()
-        score = self._score(block)
-        images = len(self._train) * self._settings.train.epochs
-        return Evaluation(score, images, perf_counter() - start)
+    def __call__(
+        self, block: Block, stop_below: Sequence[tuple[int, float]] = (), checkpoint: Path | None = None
+    ) -> Evaluation:
+        """Train the network that has `block` at every site, and judge it.
 
-    def _score(self, block: Block) -> float:
+        Args:
+            block: the candidate.
+            stop_below: (epochs, accuracy): after so many epochs the accuracy is measured, and the training ends if it
+                is lower; see `SuccessiveHalving`. The same ones must be given when going on from `checkpoint`.
+            checkpoint: where the state of the training is kept while it lasts, at most once a minute: a call that was
+                interrupted goes on from there and returns the same score. Removed at the end.
+
+        Raises:
+            RunError: the checkpoint is damaged.
+            SpaceError: no space for the checkpoint.
+        """
         from bpnas.profiler import build_module
-        from bpnas.search.train import accuracy, train
 
+        start = perf_counter()
+        settings, needed = self._settings.train, dict(stop_below)
         seed = derived_seed(self._seed, "candidate", block)
         model = seeded(seed, lambda: build_module([block] * len(self._backbone.sites), self._backbone))
-        train(model, self._dataset, self._train, self._settings.train, seed=seed)
-        return accuracy(model, self._dataset, self._validation)
+
+        def ended(done: int, curve: Curve) -> bool:
+            watched = self._settings.patience is not None or done == settings.epochs
+            if watched or done in self._rungs or done in needed:
+                curve.append((done, accuracy(model, self._dataset, self._validation)))
+                return curve[-1][1] < needed.get(done, 0.0) or self._stagnates(curve)
+            return False
+
+        curve = train(model, self._dataset, self._train, settings, seed=seed, checkpoint=checkpoint, ended=ended)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        epochs, score = curve[-1]  # where a training ends, its accuracy has been measured
+        rungs = tuple(point for point in curve if point[0] in self._rungs or point[0] in needed)
+        return Evaluation(score, len(self._train) * epochs, perf_counter() - start, epochs, rungs)
+
+    def _stagnates(self, curve: Curve) -> bool:
+        patience = self._settings.patience
+        if patience is None or len(curve) <= patience:
+            return False
+        best = max(accuracy for _, accuracy in curve[:-patience])
+        return all(accuracy <= best for _, accuracy in curve[-patience:])
 
 
 def seeded(seed: int, build: Callable[[], T]) -> T:

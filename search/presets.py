@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bpnas.android_bench.errors import UsageError
 
 Schedule = Literal["cosine", "constant"]
 Strategy = Literal["default", "paper"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class TrainSettings:
         momentum, nesterov, weight_decay: of SGD.
         schedule: "cosine" from the one rate to the other, or "constant".
         train_images: use only so many of the training images; None for all.
+        precision: "bfloat16" multiplies in it (autocast), for GPUs and CPUs that are faster so; weights, sums and
+            accuracies stay in float32.
+        compile: compile the model first (`torch.compile`); pays where a training takes many minutes.
     """
 
     epochs: int
@@ -37,6 +41,8 @@ class TrainSettings:
     weight_decay: float = 0.0
     schedule: Schedule = "cosine"
     train_images: int | None = None
+    precision: Precision = "float32"
+    compile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,12 @@ class ProposalSettings:
         limit_quantiles: where no limits are given, they are these quantiles of the latencies of all distinct blocks.
         validation_share: part of the training images on which a candidate is judged; test images are never used here.
         train: how a candidate is trained.
+        subset: cheaper [ours]: train on only so many of the images that are left beside those held out, which stay
+            the same (with fewer `train.train_images` they would be fewer, too); None for all.
+        halving: cheaper [ours]: successive halving on epochs, of which the best one in so many goes on at each rung
+            (see `bpnas.search.halving`); None for off.
+        patience: cheaper [ours]: end a training whose accuracy on held-out images has not risen above its best for so
+            many epochs; None for off.
     """
 
     population: int
@@ -58,6 +70,9 @@ class ProposalSettings:
     limit_quantiles: tuple[float, ...]
     validation_share: float
     train: TrainSettings
+    subset: int | None = None
+    halving: int | None = None
+    patience: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +159,10 @@ def _check(preset: Preset) -> None:
         raise UsageError(f"sample must be from 1 to the population of {proposals.population}, not {proposals.sample}")
     if proposals.cycles < 1:
         raise UsageError(f"cycles must be at least 1, not {proposals.cycles}")
+    for field, smallest in (("subset", 2), ("halving", 2), ("patience", 1)):
+        value = getattr(proposals, field)
+        if value is not None and value < smallest:
+            raise UsageError(f"{field} must be at least {smallest}, not {value}")
     if not 0 <= connections.lambda_below <= 1:
         raise UsageError(f"lambda below the target must be from 0 to 1, not {connections.lambda_below}")
     if connections.train.epochs <= connections.warmup_epochs:
@@ -157,6 +176,10 @@ def _check(preset: Preset) -> None:
             value = getattr(train, field)
             if value is not None and value < smallest:
                 raise UsageError(f"{field} of {name} must be at least {smallest}, not {value}")
+        if train.precision not in get_args(Precision):
+            raise UsageError(
+                f"precision of {name} must be one of {', '.join(get_args(Precision))}, not {train.precision}"
+            )
 
 
 PAPER = Preset(

@@ -10,7 +10,6 @@ torch = pytest.importorskip("torch")
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.search import DataError, load_data
-from bpnas.search.data import augmented
 
 CIFAR = next(
     (
@@ -174,17 +173,3 @@ def test_truncated_files(tmp_path):
     image.write_bytes(image.read_bytes()[:40])
     with pytest.raises(DataError, match=r"dog/1\.png cannot be decoded"):
         load_data(f"folder:{tmp_path / 'folder'}", input_size=32)
-
-
-def test_augmentation_moves_and_mirrors_by_the_generator_alone():
-    images = torch.arange(16 * 16, dtype=torch.float32).reshape(1, 1, 16, 16).expand(64, 3, -1, -1) + 1
-    first = augmented(images, True, torch.Generator().manual_seed(1))
-    assert first.shape == images.shape
-    assert torch.equal(first, augmented(images, True, torch.Generator().manual_seed(1)))
-    assert not torch.equal(first, augmented(images, True, torch.Generator().manual_seed(2)))
-    steps = (first[:, 0, 8, 8] - first[:, 0, 8, 7]).tolist()
-    assert set(steps) == {1.0, -1.0}
-    still = augmented(images, False, torch.Generator().manual_seed(1))
-    assert set((still[:, 0, 8, 8] - still[:, 0, 8, 7]).tolist()) == {1.0}
-    # Shifts of up to two pixels in each direction, and nothing else.
-    assert {float(v) for v in still[:, 0, 8, 8]} <= {137.0 + 16 * dy + dx for dy in range(-2, 3) for dx in range(-2, 3)}

@@ -1,0 +1,91 @@
+"""Batches for training: the images stay on the device as bytes, and a batch is cut out of them there.
+
+Nothing is decoded, moved or drawn at random image by image, and no index of a pixel is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bpnas.search.data import Dataset, Split
+
+
+def pick_device() -> torch.device:
+    """The first CUDA device that this process may use, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def on_device(split: Split, device: torch.device) -> Split:
+    """`split` where the training runs, channels last in memory.
+
+    Images that would take more than half of a GPU's free memory stay in the computer's; batches then move one by one.
+    """
+    if device.type == "cuda" and split.images.device != device:
+        free, _ = torch.cuda.mem_get_info(device)
+        if split.images.numel() > free // 2:
+            device = split.images.device
+    images = split.images.to(device, memory_format=torch.channels_last)
+    return Split(images, split.labels.to(device))
+
+
+def batch_count(images: int, batch: int) -> int:
+    """How many batches `batches` makes of so many images."""
+    return images // batch + (1 if images % batch > 1 else 0)
+
+
+def batches(
+    dataset: Dataset, split: Split, batch: int, generator: torch.Generator, device: torch.device, first: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented, normalised batches of one epoch in random order: (N, 3, S, S) float32 and (N,) int64 on `device`.
+
+    A last batch of a single image is left out: batch normalisation has no variance to offer there.
+
+    Args:
+        split: on `device` already (see `on_device`), or not.
+        generator: the sole source of chance, of the CPU. All chance of the epoch is drawn at its start, so that
+            nothing waits for it later, and an epoch can be gone on with in its middle.
+        first: number of the batch to begin with.
+    """
+    count, where = len(split), split.images.device
+    order = torch.randperm(count, generator=generator)
+    reach = 2 * _padding(dataset.input_size) + 1
+    shifts = torch.randint(reach, (2, count), generator=generator)
+    mirrored = torch.rand(count, generator=generator) < 0.5 if dataset.flip else torch.zeros(count, dtype=torch.bool)
+    order, shifts, mirrored = order.to(where), shifts.to(where), mirrored.to(where)
+    for number in range(first, batch_count(count, batch)):
+        part = slice(number * batch, (number + 1) * batch)
+        index = order[part]
+        images = augmented(split.images.index_select(0, index), shifts[:, part], mirrored[part]).to(device)
+        yield dataset.normalized(images), split.labels.index_select(0, index).to(device)
+
+
+def augmented(images: Tensor, shifts: Tensor, mirrored: Tensor) -> Tensor:
+    """Crops after padding with zeros by an eighth of the size (4 pixels at 32), and mirror images.
+
+    Args:
+        images: (N, 3, S, S), channels last in memory.
+        shifts: (2, N), rows and columns of the crop's corner in the padded image, 0 to twice the padding.
+        mirrored: (N,) bool.
+
+    Returns:
+        Of the same shape, type and memory format.
+    """
+    count, channels, size, _ = images.shape
+    padding = _padding(size)
+    width = size + 2 * padding
+    padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, *(padding,) * 4)).contiguous()
+    # A view of every possible crop, so that one gather copies whole rows and no index of a pixel is computed.
+    row = width * channels
+    places = (count * width - size) * width + 2 * padding + 1
+    crops = padded.as_strided((places, size, size * channels), (channels, row, 1))
+    corners = torch.arange(count, device=images.device) * width**2 + shifts[0] * width + shifts[1]
+    cut = crops.index_select(0, corners).view(count, size, size, channels)
+    return torch.where(mirrored.view(-1, 1, 1, 1), cut.flip(2), cut).permute(0, 3, 1, 2)
+
+
+def _padding(size: int) -> int:
+    return size // 8

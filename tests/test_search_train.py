@@ -1,0 +1,221 @@
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from bpnas.profiler import Block, build_module
+from bpnas.search import DataError, load_data
+from bpnas.search.batches import augmented, batches, on_device
+from bpnas.search.data import Dataset, Split
+from bpnas.search.errors import RunError
+from bpnas.search.presets import TrainSettings
+from bpnas.search.train import accuracy, train
+from tests.search_helpers import tiny_backbone
+
+CPU = torch.device("cpu")
+SETTINGS = TrainSettings(epochs=2, batch=16, learning_rate=0.05, weight_decay=5e-4)
+
+
+def numbered(count, size=16):
+    """Images whose pixels are all different, so that a crop can be told from where it was cut."""
+    return (torch.arange(size * size).view(1, 1, size, size).expand(count, 3, -1, -1) + 0).to(torch.uint8)
+
+
+def small(count=70, flip=True):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (count,), generator=generator)
+    split = Split(images, labels)
+    return Dataset("random", split, split, tuple(map(str, range(10))), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), flip)
+
+
+def model(seed=0, block="K3E1G1"):
+    backbone = tiny_backbone()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_module([Block.parse(block)] * len(backbone.sites), backbone)
+
+
+def weights(module):
+    return torch.cat([value.detach().double().flatten() for value in module.state_dict().values()])
+
+
+def trained(settings=SETTINGS, **arguments):
+    module, dataset = model(), small()
+    train(module, dataset, dataset.train, settings, seed=3, **arguments)
+    return weights(module)
+
+
+def test_a_crop_is_what_padding_cutting_and_mirroring_one_image_gives():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    shifts = torch.randint(0, 5, (2, 40), generator=generator)
+    mirrored = torch.arange(40) % 2 == 0
+    for given in (images, images.to(memory_format=torch.channels_last)):
+        result = augmented(given, shifts, mirrored)
+        assert result.is_contiguous(memory_format=torch.channels_last) and result.dtype == torch.uint8
+        for number in range(40):
+            row, column = shifts[:, number].tolist()
+            expected = torch.zeros(3, 20, 20, dtype=torch.uint8)
+            expected[:, 2:18, 2:18] = images[number]
+            expected = expected[:, row : row + 16, column : column + 16]
+            assert torch.equal(result[number], expected.flip(2) if mirrored[number] else expected)
+
+
+def test_images_too_small_to_be_padded_stay():
+    images = torch.randint(0, 256, (3, 3, 4, 4), dtype=torch.uint8)
+    result = augmented(images, torch.zeros(2, 3, dtype=torch.int64), torch.tensor([False, True, False]))
+    assert torch.equal(result[0], images[0]) and torch.equal(result[1], images[1].flip(2))
+
+
+def test_an_epoch_is_drawn_by_its_generator_alone():
+    dataset = small()
+
+    def epoch(seed, first=0):
+        return list(batches(dataset, dataset.train, 16, torch.Generator().manual_seed(seed), CPU, first))
+
+    one, two, other = epoch(1), epoch(1), epoch(2)
+    assert [len(labels) for _, labels in one] == [16, 16, 16, 16, 6]
+    assert all(torch.equal(a, b) and torch.equal(x, y) for (a, x), (b, y) in zip(one, two, strict=True))
+    assert not torch.equal(one[0][0], other[0][0])
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(one[3:], epoch(1, first=3), strict=True))
+    assert sorted(torch.cat([labels for _, labels in one]).tolist()) == sorted(dataset.train.labels.tolist())
+
+
+def test_all_shifts_occur_and_only_what_may_be_mirrored_is():
+    images = (numbered(400), torch.zeros(400, dtype=torch.int64))
+    for flip, steps in ((True, {1.0, -1.0}), (False, {1.0})):
+        dataset = replace(small(), train=Split(*images), mean=(0.0,) * 3, std=(1 / 255,) * 3, flip=flip)
+        batch, _ = next(batches(dataset, dataset.train, 400, torch.Generator().manual_seed(0), CPU))
+        assert set((batch[:, 0, 8, 8] - batch[:, 0, 8, 7]).round().tolist()) == steps
+    corners = {float(value) for value in batch[:, 0, 8, 8].round()}
+    assert corners == {136.0 + 16 * dy + dx for dy in range(-2, 3) for dx in range(-2, 3)}
+
+
+def test_normalisation():
+    dataset = small()
+    for images in (dataset.train.images, on_device(dataset.train, CPU).images):
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (dataset.mean, dataset.std))
+        normal = dataset.normalized(images)
+        assert normal.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(normal, (images.float() / 255 - mean) / std, rtol=1e-5, atol=1e-5)
+
+
+def test_training_learns_and_its_seed_decides():
+    digits = load_data("digits", train_images=300)
+    modules, losses = [], []
+    for seed in (0, 0, 1):
+        module = model()
+        settings = replace(SETTINGS, epochs=8, learning_rate=0.1)
+        train(module, digits, digits.train, settings, seed=seed, on_epoch=lambda r: losses.append(r.loss))
+        modules.append(module)
+    assert torch.equal(weights(modules[0]), weights(modules[1]))
+    assert not torch.equal(weights(modules[0]), weights(modules[2]))
+    assert losses[7] < losses[0] - 0.2
+    assert accuracy(modules[0], digits, digits.test) > 0.2
+
+
+def test_another_process_with_as_many_threads_trains_the_same(tmp_path):
+    command = (
+        "import sys, torch; torch.set_num_threads(int(sys.argv[1])); "
+        "from tests.test_search_train import trained; torch.save(trained(), sys.argv[2])"
+    )
+    file, threads = tmp_path / "weights.pt", torch.get_num_threads()
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", command, str(threads), str(file)], check=True, cwd=root)
+    assert torch.equal(torch.load(file, weights_only=True), trained())
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(seed, tmp_path, monkeypatch):
+    from bpnas.search import train as train_module
+
+    expected, rng, file = trained(), random.Random(seed), tmp_path / "training.pt"
+    original = train_module.save_checkpoint
+    kills = 0
+    while True:
+        left = rng.randint(1, 4)
+
+        def save(path, state):
+            nonlocal left
+            original(path, state)
+            left -= 1
+            if not left:
+                raise KilledError
+
+        monkeypatch.setattr(train_module, "save_checkpoint", save)
+        try:
+            result = trained(checkpoint=file, checkpoint_seconds=0)
+        except KilledError:
+            kills += 1
+        else:
+            break
+    assert kills >= 2 and torch.equal(result, expected)
+
+
+def test_the_report_of_an_epoch_survives_an_interruption(tmp_path, monkeypatch):
+    from bpnas.search import train as train_module
+
+    whole, parts, file = [], [], tmp_path / "training.pt"
+    trained(on_epoch=whole.append)
+    original = train_module.save_checkpoint
+
+    def save(path, state):
+        original(path, state)
+        if state["step"] == 2 and state["epoch"] == 0:
+            raise KilledError
+
+    monkeypatch.setattr(train_module, "save_checkpoint", save)
+    with pytest.raises(KilledError):
+        trained(checkpoint=file, checkpoint_seconds=0, on_epoch=parts.append)
+    trained(checkpoint=file, on_epoch=parts.append)
+    assert [(r.epoch, r.loss) for r in parts] == [(r.epoch, r.loss) for r in whole]
+    assert [r.images for r in parts] == [70, 70 - 32]
+
+
+def test_nothing_is_written_before_its_time(tmp_path):
+    trained(checkpoint=tmp_path / "training.pt", checkpoint_seconds=1000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_training_is_not_gone_on_from(tmp_path):
+    file = tmp_path / "training.pt"
+    trained(replace(SETTINGS, epochs=1, learning_rate=0.01), checkpoint=file, checkpoint_seconds=0)
+    assert file.exists()
+    assert torch.equal(trained(checkpoint=file), trained())
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "training.pt").write_bytes(b"PK")
+    with pytest.raises(RunError, match=r"training\.pt: the checkpoint is damaged"):
+        trained(checkpoint=tmp_path / "training.pt")
+
+
+def test_one_image_is_too_few():
+    dataset = small()
+    with pytest.raises(DataError, match="at least two images"):
+        train(model(), dataset, dataset.train.first(1), SETTINGS, seed=0)
+
+
+def test_bfloat16_trains_and_leaves_float32():
+    module, dataset = model(), small()
+    train(module, dataset, dataset.train, replace(SETTINGS, precision="bfloat16"), seed=3)
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    assert bool(torch.isfinite(weights(module)).all()) and not torch.equal(weights(module), trained())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch, of torch
+def test_a_compiled_model_trains_to_about_the_same():
+    torch.testing.assert_close(
+        trained(replace(SETTINGS, compile=True, epochs=1)), trained(replace(SETTINGS, epochs=1)), rtol=0.01, atol=0.01
+    )
