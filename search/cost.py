@@ -1,16 +1,19 @@
-"""What the paper's recipe would cost on the machine that has just run a small one."""
+"""What the paper's recipe would cost, from the speed of trainings that were run."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bpnas.search.presets import Preset
+from bpnas.search.presets import Preset, TrainSettings
 from bpnas.search.run import SearchResult, default_limits
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.space import BlockSpace
 
-_CIFAR_IMAGES = 50_000
+CIFAR_IMAGES = 50_000
+# BP-NAS, for its whole search.
+PAPER_GPU_HOURS = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,30 @@ class CostEstimate:
         return sum(self.seconds.values())
 
 
+def candidate_images(preset: Preset) -> int:
+    """How many images the training of one candidate sees on all of CIFAR-10, over all epochs."""
+    proposals = preset.proposals
+    return round(_images(proposals.train) * (1 - proposals.validation_share)) * proposals.train.epochs
+
+
+def stage_images(preset: Preset, limits: int) -> dict[str, int]:
+    """How many images each stage trains on all of CIFAR-10, over all candidates and epochs.
+
+    ImageNet, which the paper takes for the second and the third stage, costs far more.
+    """
+    connections, retraining = preset.connections.train, preset.retraining
+    return {
+        "proposals": limits * preset.proposals.cycles * candidate_images(preset),
+        "connections": connections.epochs * _images(connections),
+        "retraining": retraining.epochs * _images(retraining),
+    }
+
+
 def estimate_paper_cost(result: SearchResult, space: BlockSpace) -> CostEstimate:
     """Scale this run's images per second to the paper's numbers of images.
 
     Networks of the paper's higher default limits train more slowly: the time per image is taken to grow like the mean
-    limit. All three stages are counted on CIFAR-10; ImageNet for the second and the third costs far more.
+    limit.
     """
     paper = Preset.load("paper")
     seen: dict[str, list[float]] = {}
@@ -46,15 +68,28 @@ def estimate_paper_cost(result: SearchResult, space: BlockSpace) -> CostEstimate
     rates = {stage: images / seconds for stage, (images, seconds) in seen.items() if seconds > 0}
     paper_limits = default_limits(space, paper.proposals.limit_quantiles)
     slower = statistics.mean(paper_limits) / statistics.mean(result.limits_ms) if result.limits_ms else 1.0
-    proposals = paper.proposals
-    images = {
-        "proposals": len(paper_limits)
-        * proposals.cycles
-        * proposals.train.epochs
-        * _CIFAR_IMAGES
-        * (1 - proposals.validation_share),
-        "connections": paper.connections.train.epochs * _CIFAR_IMAGES,
-        "retraining": paper.retraining.epochs * _CIFAR_IMAGES,
+    images = stage_images(paper, len(paper_limits))
+    return CostEstimate({stage: images[stage] / rate * slower for stage, rate in rates.items()}, rates)
+
+
+def estimate_from_candidates(preset: Preset, images_per_second: Sequence[float]) -> CostEstimate:
+    """What `preset` costs where a typical candidate of each limit trains so many images per second.
+
+    A step of the supernet is taken to cost what its candidates, one per limit, cost together, and the final network
+    trains like the middle one.
+
+    Args:
+        images_per_second: one per limit, in order of the limits, all above 0.
+    """
+    images = stage_images(preset, len(images_per_second))
+    per_image = [1 / rate for rate in images_per_second]
+    seconds = {
+        "proposals": images["proposals"] * statistics.mean(per_image),
+        "connections": images["connections"] * sum(per_image),
+        "retraining": images["retraining"] * per_image[len(per_image) // 2],
     }
-    seconds = {stage: images[stage] / rate * slower for stage, rate in rates.items()}
-    return CostEstimate(seconds, rates)
+    return CostEstimate(seconds, {stage: images[stage] / needed for stage, needed in seconds.items()})
+
+
+def _images(settings: TrainSettings) -> int:
+    return min(CIFAR_IMAGES, settings.train_images or CIFAR_IMAGES)
