@@ -24,7 +24,9 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -45,29 +47,27 @@ BACKBONES = {
 
 
 class PlainImages(TorchDataset[tuple[torch.Tensor, int]]):
-    """Single images with the usual transforms."""
+    """Single images through RandomCrop(32, padding=4), RandomHorizontalFlip, ToTensor, Normalize of torchvision."""
 
     def __init__(self, dataset: Dataset, count: int) -> None:
         split = dataset.train.first(count)
         self._images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
         self._labels = split.labels.tolist()
-        self._mean = torch.tensor(dataset.mean).view(3, 1, 1)
-        self._std = torch.tensor(dataset.std).view(3, 1, 1)
+        self._mean, self._std = dataset.mean, dataset.std
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        from PIL import Image, ImageOps
-
         picture = ImageOps.expand(Image.fromarray(self._images[index]), border=4, fill=0)
         top, left = (int(torch.randint(0, 9, (1,))) for _ in range(2))
         picture = picture.crop((left, top, left + 32, top + 32))
-        if float(torch.rand(1)) < 0.5:
+        if torch.rand(1) < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(32, 32, 3)
-        tensor = pixels.permute(2, 0, 1).contiguous().float().div(255)
-        return tensor.sub_(self._mean).div_(self._std), self._labels[index]
+        pixels = torch.from_numpy(np.array(picture, np.uint8, copy=True))
+        tensor = pixels.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        mean, std = (torch.as_tensor(values, dtype=tensor.dtype) for values in (self._mean, self._std))
+        return tensor.clone().sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1)), self._labels[index]
 
 
 def processor_seconds() -> float:

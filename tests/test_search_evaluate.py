@@ -36,7 +36,7 @@ def whole(digits):
 
 def test_the_proxies_are_off():
     for preset in PRESETS.values():
-        proposals = preset.proposals
+        proposals = preset.override({}).proposals  # which checks all values
         assert proposals.subset is proposals.halving is proposals.patience is None
         assert proposals.train.precision == "float32" and not proposals.train.compile
 
