@@ -36,7 +36,10 @@ additivity_option = click.option(
     "--additivity", type=click.Choice(MODEL_NAMES), help="How the table predicts a network.  [default: the table's own]"
 )
 preset_option = click.option(
-    "--preset", default="tiny", show_default=True, help="'tiny' (minutes on a CPU) or 'paper'."
+    "--preset",
+    default="tiny",
+    show_default=True,
+    help="'tiny' (minutes on a CPU), 'small' (CIFAR-10, hours on a CPU) or 'paper'.",
 )
 data_option = click.option(
     "--data", default="digits", show_default=True, help="digits, cifar10:DIR, fashion-mnist:DIR or folder:DIR."
