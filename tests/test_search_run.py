@@ -384,3 +384,50 @@ def test_the_second_stage_may_be_changed_until_it_begins(table, tmp_path):
         run_search(table, **{**changed, "target_ms": slowest * 2})
     with pytest.raises(RunError, match=r"preset\.proposals\.cycles"):
         run_search(table, **{**changed, "preset": MICRO.override({"proposals.cycles": 9, "retraining.epochs": 1})})
+
+
+PROXIES = MICRO.override({"proposals.cycles": 12, "proposals.train.epochs": 4, "proposals.halving": 2})
+
+
+def evaluations(out):
+    return [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+
+
+def test_successive_halving_trains_few_candidates_to_the_end(table, tmp_path):
+    arguments = {"preset": PROXIES, "constraints": (0.3, 0.4), "seed": 1, "stage": "proposals"}
+    run_search(table, out=tmp_path / "whole", **arguments)
+    done = evaluations(tmp_path / "whole")
+    assert {line["epochs"] for line in done} == {1, 2, 4} or {line["epochs"] for line in done} == {1, 4}
+    assert all([epochs for epochs, _ in line["rungs"]] == [e for e in (1, 2) if e <= line["epochs"]] for line in done)
+    stopped = next(line for line in done if line["epochs"] == 1)
+    assert stopped["score"] == stopped["rungs"][0][1]
+    with pytest.raises(KeyboardInterrupt):
+        run_search(table, out=tmp_path / "stopped", progress=Stop(9), **arguments)
+    run_search(table, out=tmp_path / "stopped", **arguments)
+    for name in ("evaluations.jsonl", "trials.jsonl", "proposals.json"):
+        assert (tmp_path / "stopped" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_candidate_goes_on_in_the_middle_of_its_training(table, tmp_path, monkeypatch):
+    preset = MICRO.override({"proposals.train.epochs": 3})
+    arguments = {"preset": preset, "constraints": (0.3,), "seed": 1, "stage": "proposals"}
+    run_search(table, out=tmp_path / "whole", **arguments)
+    monkeypatch.setattr("bpnas.search.train.CHECKPOINT_SECONDS", 0.0)
+    saved = []
+
+    def save_and_stop(path, state):
+        save_checkpoint(path, state)
+        saved.append(path)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+
+    from bpnas.search.train import save_checkpoint
+
+    monkeypatch.setattr("bpnas.search.train.save_checkpoint", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(table, out=tmp_path / "stopped", **arguments)
+    assert saved[-1].is_relative_to(tmp_path / "stopped") and saved[-1].exists()
+    run_search(table, out=tmp_path / "stopped", **arguments)
+    assert not saved[-1].exists()
+    for name in ("evaluations.jsonl", "trials.jsonl"):
+        assert (tmp_path / "stopped" / name).read_text() == (tmp_path / "whole" / name).read_text()

@@ -55,6 +55,8 @@ BAD = {
     "source": (lambda t, d: ["strategies", "--table", t, "--data", "imagenet"], 2, "no data source"),
     "directory": (lambda t, d: ["strategies", "--table", t, "--data", f"cifar10:{d}/none"], 1, "no such directory"),
     "input size": (lambda t, d: ["strategies", "--table", t, "--input-size", "64"], 1, "--input-size 64"),
+    "workers": (lambda t, d: ["strategies", "--table", t, "--workers", "2"], 2, "without workers"),
+    "halving": (lambda t, d: ["strategies", "--table", t, "--halving", "2"], 2, "--halving"),
     "a search's option": (lambda t, d: ["strategies", "--table", t, "--target", "3"], 2, "--target"),
 }
 
@@ -159,3 +161,25 @@ def test_killed_and_interrupted_it_ends_as_if_undisturbed(table, limits, tmp_pat
     subprocess.run(call("cut"), check=True, capture_output=True, env=env)
     for name in FILES:
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_worker_processes_train_the_same_study(cli, table, limits, tmp_path):
+    options = [
+        "study",
+        "strategies",
+        "--table",
+        table,
+        "--constraints",
+        limits,
+        "--seeds",
+        "1",
+        "--retrain",
+        "0",
+        *MICRO,
+    ]
+    options += ["--arms", "default,random"]
+    for place, executor in (("here", []), ("there", ["--executor", "processes", "--workers", "2"])):
+        done = cli("run-search", *options, *executor, "--out", tmp_path / place)
+        assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "here/study.csv").read_bytes() == (tmp_path / "there/study.csv").read_bytes()
