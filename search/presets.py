@@ -27,9 +27,10 @@ class TrainSettings:
         momentum, nesterov, weight_decay: of SGD.
         schedule: "cosine" from the one rate to the other, or "constant".
         train_images: use only so many of the training images; None for all.
-        precision: "bfloat16" multiplies in it (autocast), for GPUs and CPUs that are faster so; weights, sums and
-            accuracies stay in float32.
-        compile: compile the model first (`torch.compile`); pays where a training takes many minutes.
+        precision: "bfloat16" multiplies in it (autocast), for GPUs; weights and accuracies stay in float32. On a CPU
+            with AVX-512 but without AMX it was up to three times slower.
+        compile: compile the model first (`torch.compile`), for GPUs. On a CPU it took 10 to 40 s a network and gained
+            nothing.
     """
 
     epochs: int
