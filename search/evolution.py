@@ -26,6 +26,9 @@ Strategy = Literal["default", "paper"]
 _PARENTS = 3
 """So many of the best of a tournament are asked for a new child before anything further away is looked at."""
 
+_AT_RANDOM = 8
+"""So many trials are random before evolution begins, if the population has room and half a tournament is fewer."""
+
 _IMMIGRANTS = 0.05
 """Share of trials that are random, beside the first ones."""
 
@@ -105,8 +108,9 @@ class Evolution(Generic[G]):
         self._population, self._sample, self._rng = population, sample, rng
         paper = strategy == "paper"
         self._finder = (PaperFinder if paper else NewFinder)(space, limit_ms, at_least_ms, rng)
-        # The paper fills the population at random. Half a tournament is enough to start from [ours].
-        self._at_random = population if paper else (sample + 1) // 2
+        # The paper fills the population at random. Half a tournament is enough to start from [ours], but one or two
+        # trials are not: they would decide for long where the search stays.
+        self._at_random = population if paper else max((sample + 1) // 2, min(population, _AT_RANDOM))
         self._parents, self._immigrants = (1, 0.0) if paper else (_PARENTS, _IMMIGRANTS)
         self._queue: deque[Trial[G]] = deque()
         self._waiting: dict[int, Candidate[G]] = {}

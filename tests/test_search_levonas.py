@@ -91,6 +91,22 @@ def test_the_paper_chooses_the_best_of_its_sample():
         assert trials[trial.parent].score == max(other.score for other in trials[trial.index - 10 : trial.index])
 
 
+@pytest.mark.parametrize(("population", "sample", "at_random"), [(8, 2, 8), (5, 2, 5), (20, 2, 8), (100, 25, 13)])
+def test_by_default_evolution_begins_after_a_few_random_trials(population, sample, at_random):
+    trials = levonas(
+        Numbers(),
+        evaluate=float,
+        limit_ms=2000,
+        population=population,
+        sample=sample,
+        cycles=at_random + 30,
+        rng=random.Random(3),
+    )
+    parents = [trial.parent for trial in trials]
+    assert parents[:at_random] == [None] * at_random
+    assert sum(parent is None for parent in parents[at_random:]) < 10
+
+
 def test_it_climbs_to_the_limit():
     trials = list(levonas(Numbers(), float, limit_ms=700, population=20, sample=10, cycles=400, rng=random.Random(0)))
     assert max(trial.score for trial in trials) == 700

@@ -16,8 +16,9 @@ from tests.search_helpers import FormulaTable, Steps
 
 STUBS = Path(__file__).parent / "stubs"
 BLOCKS = [Block.parse(text) for text in ("K1G1", "K3G1", "K3E1G1", "K1G1+K3E2G2", "K5E1G1")]
-# Ray opens sockets and pipes that it leaves to the garbage collector.
+# Ray opens sockets and pipes that it leaves to the garbage collector, and takes its time where cores are few.
 pytestmark = [
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
