@@ -1,11 +1,11 @@
 """The strategies of stage 1 on real CIFAR-10, by a recipe that two cores can pay for.
 
-    OMP_NUM_THREADS=1 python benchmarks/stage1_strategies.py --cifar10 DIR [--seeds 5] [--out DIR]
+    OMP_NUM_THREADS=1 python benchmarks/stage1_strategies.py --cifar10 DIR [--seeds 5] [--first-seed 0] [--out DIR]
 
 `run-search study strategies` on a backbone of three sites with a table of the computed device (mock), under three
 limits that admit about 100, 500 and 3600 blocks. A candidate sees 2000 images three times and is judged on 2000 others,
 which takes 1 to 5 seconds; two trainings of a block rank it about alike (Spearman 0.76). P, S and C are the paper's 100
-and 25 and our 300, all divided by about 13. It goes on where it was stopped.
+and 25 and our 300, all divided by about 13. Two at a time, of one thread each. It goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import argparse
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from bpnas.search import Preset
 from bpnas.search.display import display
+from bpnas.search.executor import open_executor
 from bpnas.search.options import wait_passively
 from bpnas.search.study import run_study
 from bpnas.search.study_arms import Study
@@ -67,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cifar10", required=True, help="folder of the public parquet edition")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/stage1-strategies"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -76,10 +79,11 @@ def main() -> None:
             Study.load("strategies"),
             table,
             out=arguments.out / "study",
-            seeds=range(arguments.seeds),
+            seeds=range(arguments.first_seed, arguments.first_seed + arguments.seeds),
             preset=replace(Preset.load("tiny").override(RECIPE), name="two cores"),
             constraints=LIMITS_MS,
             data=f"cifar10:{arguments.cifar10}",
+            executor=partial(open_executor, "processes", workers=2),
             progress=progress,
         )
     print("\n".join(summary_lines(result.summary)))

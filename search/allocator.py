@@ -16,7 +16,7 @@ def keep_freed_memory() -> None:
 
     By default each large tensor is mapped anew and given back when freed, so that every step of a training on a CPU
     waits for the system to hand out zeroed pages: a quarter to a third of the time of the default backbone. The process
-    then holds the most that it has ever needed, which is 15 to 30 % more than before at its peak.
+    then holds the most that it has ever needed: a third to a half more than before, at its peak.
     """
     if sys.platform != "linux":
         return

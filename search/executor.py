@@ -149,8 +149,9 @@ def threads_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is not None:
-            set_threads(before)
+        # Perhaps more than `set_threads` takes, and not to be refused after all work is done.
+        if torch is not None and torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def check_executor(kind: str, workers: int | None, ray_address: str | None) -> None:
@@ -219,7 +220,7 @@ def default_threads(kind: ExecutorKind, workers: int | None) -> int:
     if kind == "local":
         import torch
 
-        return torch.get_num_threads()
+        return min(torch.get_num_threads(), usable_cores())
     return max(1, usable_cores() // (workers or default_workers())) if kind == "processes" else 1
 
 

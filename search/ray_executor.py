@@ -68,10 +68,10 @@ class RayExecutor(WorkerPool[Any]):
         self._owned = _connect(address, workers)
         import ray
 
-        self._ray = ray
+        self._ray: Any = ray
         self._answers: dict[Any, Any] = {}
         try:
-            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            resources: Mapping[str, float] = self._ray.cluster_resources()
             cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
             super().__init__(workers or gpus or max(1, cpus // 2), on_loss)
             if self.workers > cpus:

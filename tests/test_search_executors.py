@@ -11,8 +11,9 @@ import pytest
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.search.errors import DataError, SearchError, WorkerLostError
-from bpnas.search.executor import LocalExecutor, check_executor
+from bpnas.search.executor import LocalExecutor, check_executor, default_threads, set_threads, threads_kept
 from bpnas.search.process_executor import ProcessExecutor
+from bpnas.search.worker_pool import usable_cores
 
 STUBS = Path(__file__).parent / "stubs"
 BLOCKS = [Block.parse(text) for text in ("K1G1", "K3G1", "K3E1G1", "K1G1+K3E2G2", "K5E1G1")]
@@ -196,3 +197,16 @@ def test_without_ray_there_is_a_sentence(monkeypatch):
     monkeypatch.setattr("bpnas.search.ray_executor.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'bpnas\[ray\]'"):
         check_executor("ray", None, None)
+
+
+def test_more_threads_than_cores_are_not_trained_with_and_left_as_they_were():
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(usable_cores() + 3)
+        assert default_threads("local", None) == usable_cores()
+        with threads_kept():
+            set_threads(1)
+        assert torch.get_num_threads() == usable_cores() + 3
+    finally:
+        torch.set_num_threads(before)
