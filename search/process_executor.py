@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,8 @@ class ProcessExecutor(WorkerPool[_Child]):
         device = self._devices[slot % len(self._devices)] if self._devices else None
         process = context.Process(target=_work, args=(theirs, self._make, device), daemon=True)
         # Ctrl-C reaches every process on the terminal, but is the search's to handle: workers start with it blocked.
+        # The first process to start would start multiprocessing's resource tracker, and that unblocks it (Python 3.11).
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()

@@ -133,6 +133,29 @@ def test_a_worker_that_dies_while_idle_is_replaced(stub):
         assert answers(executor, BLOCKS[1:2])
 
 
+def test_interrupts_are_blocked_in_all_workers(stub, tmp_path):
+    # In a program of its own, as the first worker that a process starts is special.
+    (tmp_path / "program.py").write_text(
+        f"import sys; sys.path.insert(0, {str(STUBS)!r})\n"
+        "from pathlib import Path\n"
+        "from bpnas.profiler import Block\n"
+        "from bpnas.search.process_executor import ProcessExecutor\n"
+        "from stub_evaluator import Stub\n"
+        "if __name__ == '__main__':\n"
+        f"    folder = Path({str(tmp_path)!r})\n"
+        "    with ProcessExecutor(Stub(folder), 2) as executor:\n"
+        "        executor.submit(0, Block.parse('K1G1'))\n"
+        "        executor.submit(1, Block.parse('K3G1'))\n"
+        "        executor.next(), executor.next()\n"
+        "        for pid, *_ in Stub(folder).evaluated():\n"
+        "            status = Path(f'/proc/{pid}/status').read_text()\n"
+        "            blocked = int(status.partition('SigBlk:')[2].split()[0], 16)\n"
+        "            print(bool(blocked & 1 << 1))  # signal 2 is bit 1\n"
+    )
+    out = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=120)
+    assert (out.stdout.split(), out.stderr) == (["True", "True"], "")
+
+
 def test_leaving_ends_what_is_under_way(stub):
     (stub.folder / f"hold-{BLOCKS[0]}").touch()
     with ProcessExecutor(stub, 1) as executor:
