@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import get_context, parent_process, resource_tracker, set_start_method
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,8 @@ def _end(process: BaseProcess) -> str:
 def _work(connection: Connection[Any, Any], make: EvaluatorFactory, device: str | None) -> None:
     """What a worker does as long as there are blocks."""
     threading.Thread(target=_end_with_search, daemon=True).start()
+    # Locks that libraries make here have names under "spawn", and are missed when this process is killed.
+    set_start_method("fork", force=True)
     # Both must be known before torch loads, or starts CUDA.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if device is not None:

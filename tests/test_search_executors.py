@@ -133,6 +133,23 @@ def test_a_worker_that_dies_while_idle_is_replaced(stub):
         assert answers(executor, BLOCKS[1:2])
 
 
+def test_locks_of_killed_workers_are_not_missed(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "import multiprocessing\n"
+        "from bpnas.profiler import Block\n"
+        "from bpnas.search.process_executor import ProcessExecutor\n"
+        "def make():\n"
+        "    lock = multiprocessing.RLock()  # as tqdm does\n"
+        "    return lambda block: (lock, None)[1]\n"
+        "if __name__ == '__main__':\n"
+        "    with ProcessExecutor(make, 1) as executor:\n"
+        "        executor.submit(0, Block.parse('K1G1'))\n"
+        "        print(executor.next())\n"
+    )
+    out = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=120)
+    assert (out.stdout, out.stderr) == ("(0, None)\n", "")
+
+
 def test_interrupts_are_blocked_in_all_workers(stub, tmp_path):
     # In a program of its own, as the first worker that a process starts is special.
     (tmp_path / "program.py").write_text(
