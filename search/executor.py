@@ -213,9 +213,9 @@ def default_workers() -> int:
 
 
 def default_threads(kind: ExecutorKind, workers: int | None) -> int:
-    """CPU threads of one training when nothing is said: torch's own in this process, else the cores' share of a worker.
+    """CPU threads of one training when nothing is said: the cores' share of a worker.
 
-    Under Ray it is one, since nodes may differ.
+    In this process it is what torch is set to, as far as there are cores; under Ray one, since nodes may differ.
     """
     if kind == "local":
         import torch

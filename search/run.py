@@ -23,6 +23,7 @@ from bpnas.search.executor import (
     check_executor,
     default_threads,
     open_executor,
+    set_threads,
     threads_kept,
 )
 from bpnas.search.latency_loss import LatencyLoss
@@ -228,9 +229,11 @@ def run_search(
             if target_ms is None:
                 middle = [blocks[len(blocks) // 2]] * len(later_backbone.sites)
                 target_ms = table.network(middle, later_backbone.input_size, later_backbone.classes)
-            network = run_connections(
-                directory, table, later_backbone, blocks, connections_data or data, target_ms, preset, seed, watcher
-            )
+            with threads_kept():
+                set_threads(default_threads("local", None))
+                network = run_connections(
+                    directory, table, later_backbone, blocks, connections_data or data, target_ms, preset, seed, watcher
+                )
     meta = table.meta
     return SearchResult(
         directory.root, meta.mock, meta.device_name, meta.runtime, found, network, limits, table.additivity

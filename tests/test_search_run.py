@@ -10,6 +10,7 @@ from bpnas.android_bench.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.search import DataError, InfeasibleLimitError, Preset, RunError, run_search
 from bpnas.search.space import BlockSpace
+from bpnas.search.worker_pool import usable_cores
 from tests.search_helpers import FormulaTable, Steps
 
 PATHS = "K1G1,K3G1,K3G4,K3E1G1,K3E3G2,K5E2G1"
@@ -239,6 +240,18 @@ def test_stages_one_by_one_are_the_whole(finished, table, tmp_path):
     arguments = {"out": tmp_path / "b", "preset": MICRO, "constraints": (0.2, 0.3), "seed": 1}
     assert run_search(table, stage="proposals", **arguments).network is None
     assert run_search(table, stage="connections", **arguments).network == finished.network
+
+
+def test_no_stage_trains_with_more_threads_than_cores(table, tmp_path):
+    before, seen = torch.get_num_threads(), set()
+    watcher = Steps(lambda number: seen.add(torch.get_num_threads()))
+    try:
+        torch.set_num_threads(usable_cores() + 3)
+        run_search(table, out=tmp_path, preset=MICRO, constraints=(0.2,), progress=watcher)
+        assert torch.get_num_threads() == usable_cores() + 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {usable_cores()}
 
 
 def test_a_finished_run_is_read_not_repeated(finished, table):
