@@ -28,6 +28,15 @@ def stub(tmp_path, monkeypatch):
     return Stub(tmp_path)
 
 
+def written(folder, code):
+    """A file that runs `code`, for which blocks and the executor are imported."""
+    path = folder / "program.py"
+    path.write_text(
+        "from bpnas.profiler import Block\nfrom bpnas.search.process_executor import ProcessExecutor\n" + code
+    )
+    return path
+
+
 def gone(pid):
     """Whether the process ends within some seconds."""
     deadline = time.monotonic() + 20
@@ -134,10 +143,8 @@ def test_a_worker_that_dies_while_idle_is_replaced(stub):
 
 
 def test_locks_of_killed_workers_are_not_missed(tmp_path):
-    (tmp_path / "program.py").write_text(
+    code = (
         "import multiprocessing\n"
-        "from bpnas.profiler import Block\n"
-        "from bpnas.search.process_executor import ProcessExecutor\n"
         "def make():\n"
         "    lock = multiprocessing.RLock()  # as tqdm does\n"
         "    return lambda block: (lock, None)[1]\n"
@@ -146,30 +153,23 @@ def test_locks_of_killed_workers_are_not_missed(tmp_path):
         "        executor.submit(0, Block.parse('K1G1'))\n"
         "        print(executor.next())\n"
     )
-    out = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=120)
+    out = subprocess.run([sys.executable, written(tmp_path, code)], capture_output=True, text=True, timeout=120)
     assert (out.stdout, out.stderr) == ("(0, None)\n", "")
 
 
-def test_interrupts_are_blocked_in_all_workers(stub, tmp_path):
+def test_interrupts_are_blocked_in_all_workers(tmp_path):
     # In a program of its own, as the first worker that a process starts is special.
-    (tmp_path / "program.py").write_text(
-        f"import sys; sys.path.insert(0, {str(STUBS)!r})\n"
-        "from pathlib import Path\n"
-        "from bpnas.profiler import Block\n"
-        "from bpnas.search.process_executor import ProcessExecutor\n"
-        "from stub_evaluator import Stub\n"
+    code = (
+        "import signal\n"
+        "def make():\n"
+        "    return lambda block: signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())\n"
         "if __name__ == '__main__':\n"
-        f"    folder = Path({str(tmp_path)!r})\n"
-        "    with ProcessExecutor(Stub(folder), 2) as executor:\n"
+        "    with ProcessExecutor(make, 2) as executor:\n"
         "        executor.submit(0, Block.parse('K1G1'))\n"
         "        executor.submit(1, Block.parse('K3G1'))\n"
-        "        executor.next(), executor.next()\n"
-        "        for pid, *_ in Stub(folder).evaluated():\n"
-        "            status = Path(f'/proc/{pid}/status').read_text()\n"
-        "            blocked = int(status.partition('SigBlk:')[2].split()[0], 16)\n"
-        "            print(bool(blocked & 1 << 1))  # signal 2 is bit 1\n"
+        "        print(executor.next()[1], executor.next()[1])\n"
     )
-    out = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=120)
+    out = subprocess.run([sys.executable, written(tmp_path, code)], capture_output=True, text=True, timeout=120)
     assert (out.stdout.split(), out.stderr) == (["True", "True"], "")
 
 
@@ -185,11 +185,9 @@ def test_leaving_ends_what_is_under_way(stub):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_workers_do_not_outlive_the_program(number, stub, tmp_path):
     (stub.folder / f"hold-{BLOCKS[0]}").touch()
-    (tmp_path / "program.py").write_text(
+    code = (
         f"import sys; sys.path.insert(0, {str(STUBS)!r})\n"
         "from pathlib import Path\n"
-        "from bpnas.profiler import Block\n"
-        "from bpnas.search.process_executor import ProcessExecutor\n"
         "from stub_evaluator import Stub\n"
         "if __name__ == '__main__':\n"
         f"    with ProcessExecutor(Stub(Path({str(tmp_path)!r})), 2) as executor:\n"
@@ -202,7 +200,7 @@ def test_workers_do_not_outlive_the_program(number, stub, tmp_path):
         "                sys.exit(7)\n"
     )
     # A group of its own, so that the signal reaches parent and children, as Ctrl-C does.
-    with subprocess.Popen([sys.executable, tmp_path / "program.py"], start_new_session=True, stderr=-1) as program:
+    with subprocess.Popen([sys.executable, written(tmp_path, code)], start_new_session=True, stderr=-1) as program:
         try:
             until(lambda: len(stub.evaluated()) == 2)
             if number == signal.SIGINT:
