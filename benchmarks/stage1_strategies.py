@@ -1,6 +1,6 @@
 """The strategies of stage 1 on real CIFAR-10, by a recipe that two cores can pay for.
 
-    OMP_NUM_THREADS=1 python benchmarks/stage1_strategies.py --cifar10 DIR [--seeds 5] [--first-seed 0] [--out DIR]
+    python benchmarks/stage1_strategies.py --cifar10 DIR [--seeds 5] [--first-seed 0] [--out DIR]
 
 `run-search study strategies` on a backbone of three sites with a table of the computed device (mock), under three
 limits that admit about 100, 500 and 3600 blocks. A candidate sees 2000 images three times and is judged on 2000 others,
