@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -144,14 +144,17 @@ def set_threads(count: int) -> None:
 @contextmanager
 def threads_kept() -> Iterator[None]:
     """What is trained in this process within must not change how the rest is computed."""
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else None
+    if find_spec("torch") is None:  # nothing is trained in this process then
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
     try:
         yield
     finally:
         # Perhaps more than `set_threads` takes, and not to be refused after all work is done.
-        if torch is not None and torch.get_num_threads() != before:
-            torch.set_num_threads(before)
+        torch.set_num_threads(before)
 
 
 def check_executor(kind: str, workers: int | None, ray_address: str | None) -> None:

@@ -248,3 +248,17 @@ def test_more_threads_than_cores_are_not_trained_with_and_left_as_they_were():
         assert torch.get_num_threads() == usable_cores() + 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_are_left_as_they_were_where_torch_is_loaded_in_between():
+    pytest.importorskip("torch")
+    code = (
+        "from bpnas.search.executor import set_threads, threads_kept\n"
+        "with threads_kept():\n"
+        "    set_threads(1)\n"
+        "import torch\n"
+        "print(torch.get_num_threads())\n"
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
+    assert (out.stdout, out.stderr) == ("2\n", "")
