@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from bpnas.search.executor import threads_kept
 from tests.records_factory import backbone, make_plan
 from tests.table_factory import damage, write
 
@@ -117,6 +118,7 @@ def test_random_stage_1_has_a_hundred_trials_as_the_papers(cli, table, tmp_path,
     ]
 
 
+@threads_kept()
 def test_winners_see_test_images_and_the_same_training_images():
     from bpnas.profiler import Block
     from bpnas.search import CandidateEvaluator, Preset, load_data
