@@ -18,6 +18,7 @@ from bpnas.search.data import Dataset, load_data
 from bpnas.search.derive import argmax_blocks, fastest_blocks, most_probable_blocks
 from bpnas.search.errors import InfeasibleLimitError, RunError
 from bpnas.search.evaluate import seeded
+from bpnas.search.network_file import block_texts, parse_blocks, save_weights
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
@@ -26,8 +27,6 @@ from bpnas.search.train import EpochReport, accuracy, train
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
-
-SKIP = "skip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def run_connections(
     else:
         found = _search(directory, table, backbone, proposals, dataset, target_ms, preset, seed, progress)
         directory.write_json("connections.json", found)
-    blocks = _parse(found["chosen"]["blocks"])
+    blocks = parse_blocks(found["chosen"]["blocks"])
     return _retrain(directory, table, backbone, blocks, dataset, target_ms, preset, seed, progress, found)
 
 
@@ -148,7 +147,7 @@ def _search(
         "target_ms": target_ms,
         **{
             name: {
-                "blocks": [_text(block) for block in _blocks(learned.candidates, assignment.choices)],
+                "blocks": block_texts(_blocks(learned.candidates, assignment.choices)),
                 "latency_ms": exact_ms(assignment.choices),
                 "log_probability": assignment.log_probability,
             }
@@ -192,6 +191,7 @@ def _retrain(
     )
     model.cpu().eval()
     shape = (1, 3, backbone.input_size, backbone.input_size)
+    save_weights(directory.root / "network.safetensors", model)
     write_atomically(directory.root / "network.onnx", to_onnx(model, shape))
     write_atomically(directory.root / "network.tflite", to_tflite(model, shape))
     # Last, since this file says that all is done.
@@ -203,7 +203,7 @@ def _retrain(
             "runtime": table.meta.runtime,
             "table_sha256": table.sha256,
             "backbone": backbone.to_dict(),
-            "blocks": [_text(block) for block in blocks],
+            "blocks": block_texts(blocks),
             "predicted_latency_ms": result.predicted_latency_ms,
             "additivity": table.additivity,
             "target_ms": target_ms,
@@ -228,7 +228,7 @@ def _read_network(directory: RunDirectory) -> NetworkResult:
     try:
         return NetworkResult(
             Backbone.from_dict(values["backbone"]),
-            _parse(values["blocks"]),
+            parse_blocks(values["blocks"]),
             values["predicted_latency_ms"],
             values["target_ms"],
             values["accuracy"],
@@ -244,11 +244,3 @@ def _time(directory: RunDirectory, stage: str, images: int, seconds: float) -> N
 
 def _blocks(candidates: Sequence[Candidates], choices: Sequence[int]) -> Candidates:
     return tuple(options[choice] for options, choice in zip(candidates, choices, strict=True))
-
-
-def _text(block: Block | None) -> str:
-    return SKIP if block is None else str(block)
-
-
-def _parse(texts: Sequence[str]) -> Candidates:
-    return tuple(None if text == SKIP else Block.parse(text) for text in texts)

@@ -8,7 +8,7 @@ connections.jsonl  one line per epoch of the supernet
 checkpoints/       training states
 timings.jsonl      how many images were trained in how many seconds
 losses.jsonl       one line per worker that was lost in the middle of an evaluation
-network.json, network.onnx, network.tflite    the result
+network.json, network.safetensors, network.onnx, network.tflite    the result, its weights, and exported
 """
 
 from __future__ import annotations

@@ -1,0 +1,128 @@
+"""The result of a search as a file: network.json, and beside it the weights in network.safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpnas.android_bench.files import write_atomically
+from bpnas.profiler.backbone import Backbone, BackboneError
+from bpnas.profiler.block import Block, BlockError
+from bpnas.search.errors import RunError
+
+if TYPE_CHECKING:
+    from bpnas.profiler.modules import Network
+
+SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFile:
+    """What network.json says of the network itself.
+
+    Attributes:
+        path: of the file.
+        backbone: where the blocks sit.
+        blocks: one per site, None for Skip.
+        class_names: one per output.
+        mean, std: per channel, on the scale 0..1; the network gets (x / 255 - mean) / std.
+        mock: whether its latencies are computed, not measured.
+    """
+
+    path: Path
+    backbone: Backbone
+    blocks: tuple[Block | None, ...]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mock: bool
+
+    @classmethod
+    def load(cls, path: str | Path) -> NetworkFile:
+        """Read a network.json.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        path = Path(path)
+        try:
+            values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                path,
+                Backbone.from_dict(values["backbone"]),
+                parse_blocks(values["blocks"]),
+                tuple(values["classes"]),
+                tuple(values["input"]["mean"]),
+                tuple(values["input"]["std"]),
+                bool(values["mock"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, BackboneError, BlockError) as error:
+            raise RunError(f"{path}: is no network of run-search ({error})") from error
+
+    @property
+    def weights(self) -> Path:
+        """The file of its weights: beside it, of its name."""
+        return self.path.with_suffix(".safetensors")
+
+
+def parse_blocks(texts: Sequence[str]) -> tuple[Block | None, ...]:
+    """The inverse of `block_texts`. Raises BlockError."""
+    return tuple(None if text == SKIP else Block.parse(text) for text in texts)
+
+
+def block_texts(blocks: Sequence[Block | None]) -> list[str]:
+    """Blocks as network.json has them; None is `skip`."""
+    return [SKIP if block is None else str(block) for block in blocks]
+
+
+def save_weights(path: Path, network: Network) -> None:
+    """Write the weights of `network` for `NetworkFile.weights`.
+
+    Raises:
+        SpaceError: the disk is full.
+    """
+    from safetensors.torch import save
+
+    write_atomically(path, save({name: value.contiguous() for name, value in network.state_dict().items()}))
+
+
+def load_network(path: str | Path, *, pretrained: bool = True) -> Network:
+    """The network of a network.json as a torch module, in evaluation mode: (N, 3, H, W) -> (N, classes).
+
+    Args:
+        path: of the file.
+        pretrained: with the weights of the search's retraining; else with random ones.
+
+    Raises:
+        RunError: the file, or that of the weights, is missing, damaged or of another network.
+    """
+    from bpnas.profiler import build_module
+
+    file = NetworkFile.load(path)
+    try:
+        network = build_module(file.blocks, file.backbone)
+    except BackboneError as error:
+        raise RunError(f"{file.path}: {error}") from error
+    if pretrained:
+        network.load_state_dict(_weights(file, network))
+    return network.eval()
+
+
+def _weights(file: NetworkFile, network: Network) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        found = load(file.weights.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{file.weights}: the weights cannot be read ({error}); they lie beside network.json where a search "
+            "has ended, or ask for random ones"
+        ) from error
+    there = {name: value.shape for name, value in found.items()}
+    if there != {name: value.shape for name, value in network.state_dict().items()}:
+        raise RunError(f"{file.weights}: holds the weights of another network than {file.path.name}")
+    return found
