@@ -26,6 +26,7 @@ from bpnas.search.options import (
     wait_passively,
 )
 from bpnas.search.study_cli import study
+from bpnas.search.transfer.cli import transfer
 
 if TYPE_CHECKING:
     from bpnas.search.cost import CostEstimate
@@ -157,6 +158,7 @@ def search(
 
 
 main.add_command(study)
+main.add_command(transfer)
 
 
 def _blocks(text: str | None) -> tuple[Any, ...]:
