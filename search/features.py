@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.modules import Network
+
+
+@dataclass(frozen=True, slots=True)
+class MapPlace:
+    """Where a feature map is taken.
+
+    Attributes:
+        place: the map is the output of so many blocks, 0 that of the stem.
+        stride: pixels of the image per pixel of the map.
+        channels: of the map.
+    """
+
+    place: int
+    stride: int
+    channels: int
+
+
+def map_places(backbone: Backbone) -> tuple[MapPlace, ...]:
+    """The last place of every stride, from the stem on."""
+    places = [MapPlace(0, backbone.stem_stride, backbone.stem_channels)]
+    for number, site in enumerate(backbone.sites, start=1):
+        places.append(MapPlace(number, places[-1].stride * site.stride, site.c_out))
+    return (*(now for now, after in pairwise(places) if after.stride != now.stride), places[-1])
 
 
 class FeatureMaps(nn.Module):
@@ -27,17 +51,10 @@ class FeatureMaps(nn.Module):
     def __init__(self, network: Network, backbone: Backbone) -> None:
         super().__init__()
         self.stem, self.blocks = network.stem, network.blocks
-        stride, channels = backbone.stem_stride, backbone.stem_channels
-        strides, widths = [stride], [channels]
-        for site in backbone.sites:
-            stride *= site.stride
-            strides.append(stride)
-            widths.append(site.c_out)
-        # Place 0 is the stem; a map is taken where the next place halves it, and at the end.
-        places = [place for place, (now, after) in enumerate(pairwise(strides)) if after != now] + [len(strides) - 1]
-        self._places = frozenset(places)
-        self.strides = tuple(strides[place] for place in places)
-        self.channels = tuple(widths[place] for place in places)
+        places = map_places(backbone)
+        self._places = frozenset(each.place for each in places)
+        self.strides = tuple(each.stride for each in places)
+        self.channels = tuple(each.channels for each in places)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> one (N, channels[i], H / strides[i], W / strides[i]) per stride, rounded up."""

@@ -42,12 +42,14 @@ class NetworkFile:
 
     @classmethod
     def load(cls, path: str | Path) -> NetworkFile:
-        """Read a network.json.
+        """Read a network.json, or that of a run directory.
 
         Raises:
             RunError: it is missing or damaged.
         """
         path = Path(path)
+        if path.is_dir():
+            path /= "network.json"
         try:
             values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return cls(
@@ -93,7 +95,7 @@ def load_network(path: str | Path, *, pretrained: bool = True) -> Network:
     """The network of a network.json as a torch module, in evaluation mode: (N, 3, H, W) -> (N, classes).
 
     Args:
-        path: of the file.
+        path: of the file, or the run directory that holds it.
         pretrained: with the weights of the search's retraining; else with random ones.
 
     Raises:

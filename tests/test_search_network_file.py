@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from bpnas.profiler import Backbone, Block, build_module
 from bpnas.search.errors import RunError
 from bpnas.search.features import FeatureMaps
-from bpnas.search.network_file import NetworkFile, load_network, save_weights
-
-
-def stored(directory: Path, input_size: int = 32) -> tuple[Path, Any]:
-    """A network.json of the default backbone with its weights, and the network."""
-    backbone = Backbone.load("mobilenetv2", input_size)
-    blocks = [Block.parse("K3E1G1") if not site.is_residual else None for site in backbone.sites]
-    network = build_module(blocks, backbone).eval()
-    path = directory / "network.json"
-    values = {
-        "mock": True,
-        "backbone": backbone.to_dict(),
-        "blocks": ["skip" if block is None else str(block) for block in blocks],
-        "classes": [str(number) for number in range(backbone.classes)],
-        "input": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
-    }
-    path.write_text(json.dumps(values))
-    save_weights(path.with_suffix(".safetensors"), network)
-    return path, network
+from bpnas.search.network_file import NetworkFile, load_network
+from tests.network_factory import stored_network
 
 
 def test_a_network_is_read_back_with_its_weights(tmp_path: Path) -> None:
-    path, network = stored(tmp_path)
+    path, network = stored_network(tmp_path)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(load_network(path)(images), network(images))
     assert not torch.equal(load_network(path, pretrained=False)(images), network(images))
@@ -53,7 +34,7 @@ def test_a_network_is_read_back_with_its_weights(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
-    path, _ = stored(tmp_path)
+    path, _ = stored_network(tmp_path)
     if content is None:
         (tmp_path / name).unlink()
     else:
@@ -64,7 +45,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes | Non
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    path, _ = stored(tmp_path)
+    path, _ = stored_network(tmp_path)
     values = json.loads(path.read_text())
     values["blocks"][0] = "K5E1G1"
     path.write_text(json.dumps(values))
@@ -74,7 +55,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "strides"), [(224, (2, 4, 8, 16, 32)), (32, (1, 2, 4, 8, 16))])
 def test_feature_maps_are_the_last_ones_of_every_stride(tmp_path: Path, size: int, strides: tuple[int, ...]) -> None:
-    path, network = stored(tmp_path, size)
+    path, network = stored_network(tmp_path, size)
     features = FeatureMaps(load_network(path), NetworkFile.load(path).backbone).eval()
     images = torch.randn(1, 3, 64, 64)
     maps = features(images)
