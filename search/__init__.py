@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bpnas.search.errors import DataError, InfeasibleLimitError, RunError, SearchError, StuckError
     from bpnas.search.evaluate import CandidateEvaluator, Evaluation
     from bpnas.search.feasible import FeasibleSet
-    from bpnas.search.latency_loss import LatencyLoss, expected_latency
+    from bpnas.search.latency_loss import LatencyLoss, SupernetLatency, expected_latency
     from bpnas.search.presets import Preset
     from bpnas.search.run import SearchResult, run_search
     from bpnas.search.space import BlockSpace
@@ -38,6 +38,7 @@ _HOME = {
     "SearchResult": "run",
     "StuckError": "errors",
     "Supernet": "supernet",
+    "SupernetLatency": "latency_loss",
     "argmax_blocks": "derive",
     "expected_latency": "latency_loss",
     "load_data": "data",
@@ -61,6 +62,7 @@ __all__ = [
     "SearchResult",
     "StuckError",
     "Supernet",
+    "SupernetLatency",
     "Trial",
     "argmax_blocks",
     "expected_latency",

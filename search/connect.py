@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,21 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bpnas.profiler.backbone import Backbone
-from bpnas.profiler.block import Block
 from bpnas.search.batches import batch_count, batches, on_device, pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.data import Dataset
 from bpnas.search.derive import log_softmax
 from bpnas.search.errors import DataError, SearchError
-from bpnas.search.latency_loss import LatencyLoss, expected_latency
+from bpnas.search.latency_loss import LatencyLoss, SupernetLatency
+from bpnas.search.latency_loss import candidate_latencies as candidate_latencies
 from bpnas.search.presets import ConnectionSettings
-from bpnas.search.supernet import Candidates, Supernet, site_candidates
+from bpnas.search.supernet import Candidates, Supernet
 from bpnas.search.train import learning_rate, make_sgd
-
-if TYPE_CHECKING:
-    from bpnas.tables import LatencyTable
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,19 +63,6 @@ class Connections:
     log_probabilities: tuple[Floats, ...]
 
 
-def candidate_latencies(table: LatencyTable, backbone: Backbone, proposals: Sequence[Block]) -> tuple[Floats, ...]:
-    """Latency in ms of every candidate at every site, in the order of `site_candidates`; Skip is 0.
-
-    Raises:
-        MissingEntryError: the table lacks a path of a proposal at some site.
-    """
-    rows = []
-    for site in backbone.sites:
-        candidates = site_candidates(proposals, site)
-        rows.append(np.array([0.0 if b is None else table.block(b, site, backbone.input_size) for b in candidates]))
-    return tuple(rows)
-
-
 def connect(
     supernet: Supernet,
     dataset: Dataset,
@@ -118,8 +100,8 @@ def connect(
     steps = batch_count(len(for_weights), train_settings.batch)
     if not steps or len(for_alphas) < 2:
         raise DataError(f"{dataset.source}: {len(pool)} training images are too few for the connection search")
+    expected = SupernetLatency(latencies_ms, fixed_ms)
     latency_loss = LatencyLoss(target_ms, settings.lambda_below)
-    milliseconds = [torch.from_numpy(row).float() for row in latencies_ms]
     weights = make_sgd(supernet.weights, train_settings)
     alphas = torch.optim.Adam(supernet.alphas, settings.alpha_learning_rate, weight_decay=settings.alpha_weight_decay)
     done = 0
@@ -135,7 +117,7 @@ def connect(
 
         def forward(images: Tensor, tau: float = tau, generator: torch.Generator = generator) -> tuple[Tensor, Tensor]:
             probabilities = supernet.draw(tau, generator)
-            return supernet(images, probabilities), expected_latency(probabilities, milliseconds, fixed_ms)
+            return supernet(images, probabilities), expected(probabilities)
 
         losses = []
         for step, (images, labels) in enumerate(batches(dataset, for_weights, train_settings.batch, generator, device)):
@@ -162,7 +144,7 @@ def connect(
             raise SearchError(f"the connection search diverged in epoch {epoch + 1}: lower its learning rate")
         with torch.no_grad():
             noiseless = [alpha.softmax(dim=0) for alpha in supernet.alphas]
-            reached = float(expected_latency(noiseless, milliseconds, fixed_ms))
+            reached = float(expected(noiseless))
         count = min(steps * train_settings.batch, len(for_weights)) + alpha_images
         mean = sum(losses) / len(losses)
         on_epoch(ConnectionEpoch(epoch, tau, mean, alpha_loss, reached, count, perf_counter() - start))

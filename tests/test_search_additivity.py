@@ -73,7 +73,7 @@ def test_the_network_that_is_derived_is_the_one_that_enumeration_finds(table, na
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_the_differentiable_latency_is_that_of_the_model(table, name):
     torch = pytest.importorskip("torch")
-    from bpnas.search import LatencyLoss, expected_latency
+    from bpnas.search import LatencyLoss, SupernetLatency, expected_latency
     from bpnas.search.connect import candidate_latencies
     from bpnas.search.supernet import site_candidates
 
@@ -84,11 +84,13 @@ def test_the_differentiable_latency_is_that_of_the_model(table, name):
     one_hot = [torch.eye(len(row), dtype=torch.float64)[number % len(row)] for number, row in enumerate(rows)]
     blocks = [options[number % len(options)] for number, options in enumerate(candidates)]
     assert float(expected_latency(one_hot, rows, model.fixed())) == pytest.approx(model.network(blocks), rel=1e-12)
+    latency = SupernetLatency.of_table(model, backbone, PROPOSALS)
+    assert float(latency(one_hot)) == pytest.approx(model.network(blocks), rel=1e-12)
 
     alphas = [torch.linspace(0, 1, len(row), dtype=torch.float64, requires_grad=True) for row in rows]
     probabilities = [alpha.softmax(0) for alpha in alphas]
     target = 0.5 * float(expected_latency(probabilities, rows, model.fixed()).detach())
-    LatencyLoss(target)(expected_latency(probabilities, rows, model.fixed())).backward()
+    LatencyLoss(target, latency=latency)(probabilities).backward()
     for alpha, p, row, site in zip(alphas, probabilities, rows, backbone.sites, strict=True):
         effective = [0.0 if b is None else model.block(b, site) for b in site_candidates(PROPOSALS, site)]
         effective = torch.tensor(effective, dtype=torch.float64)

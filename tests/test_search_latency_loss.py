@@ -4,7 +4,7 @@ torch = pytest.importorskip("torch")
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler import Block
-from bpnas.search import LatencyLoss, expected_latency
+from bpnas.search import LatencyLoss, SearchError, SupernetLatency, expected_latency
 from bpnas.search.connect import candidate_latencies
 from bpnas.search.presets import Preset
 from bpnas.search.supernet import site_candidates
@@ -56,6 +56,52 @@ def test_gradient_of_the_whole_factor_against_finite_differences():
         generator = torch.Generator().manual_seed(seed)
         alphas = [torch.randn(n, generator=generator, dtype=torch.float64, requires_grad=True) for n in (3, 2)]
         assert torch.autograd.gradcheck(factor, alphas)
+
+
+def test_the_loss_of_a_table_takes_probabilities():
+    table = FormulaTable.tiny()
+    backbone = table.backbone()
+    latency = SupernetLatency.of_table(table, backbone, PROPOSALS)
+    rows = [torch.from_numpy(row) for row in candidate_latencies(table, backbone, PROPOSALS)]
+    probabilities = [torch.rand(len(row), generator=torch.Generator().manual_seed(len(row))) for row in rows]
+    for kind, precision in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        ps = [p.to(kind).softmax(0) for p in probabilities]
+        expected = float(expected_latency([p.double() for p in ps], rows, table.fixed()))
+        assert float(latency(ps)) == pytest.approx(expected, rel=precision)
+        for target in (0.5 * expected, 2 * expected):
+            loss = LatencyLoss.of_table(table, backbone, PROPOSALS, target, 0.05)
+            assert float(loss(ps)) == pytest.approx(float(LatencyLoss(target, 0.05)(expected)), rel=precision)
+
+
+def test_gradients_of_the_loss_of_a_table_against_finite_differences():
+    table = FormulaTable.tiny()
+    latency = SupernetLatency.of_table(table, table.backbone(), PROPOSALS)
+    widths = [3 + site.is_residual for site in table.backbone().sites]
+    uniform = float(latency([torch.full((n,), 1 / n, dtype=torch.float64) for n in widths]))
+    for target in (0.7 * uniform, 1.4 * uniform):
+        loss = LatencyLoss.of_table(table, table.backbone(), PROPOSALS, target)
+        generator = torch.Generator().manual_seed(0)
+        alphas = [torch.randn(n, generator=generator, dtype=torch.float64, requires_grad=True) for n in widths]
+        assert torch.autograd.gradcheck(lambda *a, loss=loss: loss([x.softmax(0) for x in a]), alphas)
+
+
+def test_what_does_not_fit_is_refused():
+    table = FormulaTable.tiny()
+    latency = SupernetLatency.of_table(table, table.backbone(), PROPOSALS)
+    for wrong in ([torch.ones(3)] * 3, [torch.ones(4)] * 4):
+        with pytest.raises(UsageError, match="one row per site"):
+            latency(wrong)
+    with pytest.raises(UsageError, match="of_table"):
+        LatencyLoss(1.0)([torch.ones(3)] * 4)
+
+
+def test_a_predictor_that_is_no_sum_over_sites_is_refused():
+    class Pipelined(FormulaTable):
+        def network(self, *arguments):
+            return 0.9 * super().network(*arguments)
+
+    with pytest.raises(SearchError, match="use another --additivity"):
+        SupernetLatency.of_table(Pipelined.tiny(), Pipelined.tiny().backbone(), PROPOSALS)
 
 
 @pytest.mark.parametrize(("epoch", "tau"), [(0, 5.0), (1, 4.780), (10, 3.188), (60, 0.3360), (119, 0.02362)])
