@@ -12,7 +12,7 @@ from bpnas.search.levonas import levonas
 
 if TYPE_CHECKING:
     from bpnas.search.data import Dataset, load_data
-    from bpnas.search.derive import Assignment, argmax_blocks, most_probable_blocks
+    from bpnas.search.derive import Assignment, argmax_blocks, k_most_probable_blocks, most_probable_blocks
     from bpnas.search.errors import DataError, InfeasibleLimitError, RunError, SearchError, StuckError
     from bpnas.search.evaluate import CandidateEvaluator, Evaluation
     from bpnas.search.feasible import FeasibleSet
@@ -41,6 +41,7 @@ _HOME = {
     "SupernetLatency": "latency_loss",
     "argmax_blocks": "derive",
     "expected_latency": "latency_loss",
+    "k_most_probable_blocks": "derive",
     "load_data": "data",
     "most_probable_blocks": "derive",
     "run_search": "run",
@@ -66,6 +67,7 @@ __all__ = [
     "Trial",
     "argmax_blocks",
     "expected_latency",
+    "k_most_probable_blocks",
     "levonas",
     "load_data",
     "most_probable_blocks",

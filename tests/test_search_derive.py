@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bpnas.android_bench.errors import UsageError
-from bpnas.search import InfeasibleLimitError, argmax_blocks, most_probable_blocks
+from bpnas.search import InfeasibleLimitError, argmax_blocks, k_most_probable_blocks, most_probable_blocks
 from bpnas.search.derive import log_softmax
 
 
@@ -75,3 +75,55 @@ def test_22_sites_of_six_candidates():
 def test_rows_must_fit():
     with pytest.raises(UsageError):
         most_probable_blocks([np.zeros(2)], [np.zeros(3)], 1.0)
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("k", [2, 5, 1000])
+def test_the_k_most_probable_are_those_of_an_enumeration(seed, k):
+    log_p, latencies = problem(seed, ties=seed % 3 == 0)
+    if seed % 6 == 0:  # ties in both
+        log_p = [np.round(row) for row in log_p]
+    everything = list(product(*(range(len(row)) for row in latencies)))
+    ms = [0.5 + sum(row[c] for row, c in zip(latencies, choices, strict=True)) for choices in everything]
+    values = [sum(row[c] for row, c in zip(log_p, choices, strict=True)) for choices in everything]
+    for share in (0.0, 0.1, 0.4, 0.8, 1.0):
+        limit = min(ms) + share * (max(ms) - min(ms)) + 1e-9
+        expected = sorted((value for value, latency in zip(values, ms, strict=True) if latency <= limit), reverse=True)
+        found = k_most_probable_blocks(log_p, latencies, limit, k, 0.5)
+        assert [one.log_probability for one in found] == pytest.approx(expected[:k], abs=1e-12)
+        assert len({one.choices for one in found}) == len(found)
+        assert all(one.latency_ms <= limit for one in found)
+        for one in found:
+            place = everything.index(one.choices)
+            assert (one.log_probability, one.latency_ms) == pytest.approx((values[place], ms[place]), abs=1e-12)
+        assert found[0] == most_probable_blocks(log_p, latencies, limit, 0.5)
+
+
+def test_equally_probable_ones_come_fastest_first():
+    found = k_most_probable_blocks([np.zeros(4)], [np.array([3.0, 1.0, 2.0, 9.0])], 5.0, 4)
+    assert [one.latency_ms for one in found] == [1.0, 2.0, 3.0]
+
+
+def test_no_assignment_is_none():
+    with pytest.raises(UsageError, match="at least 1"):
+        k_most_probable_blocks([np.zeros(2)], [np.zeros(2)], 1.0, 0)
+
+
+@pytest.mark.parametrize("same_latencies", [True, False])
+def test_where_all_are_equally_probable_not_all_are_looked_at(same_latencies):
+    log_p = [log_softmax(np.zeros(6))] * 22  # 6^22 assignments whose sums round alike or not
+    latencies = [np.full(6, 0.1) if same_latencies else 0.1 * np.arange(1.0, 7.0)] * 22
+    found = k_most_probable_blocks(log_p, latencies, 6.7, 50, 0.3)
+    assert len({one.choices for one in found}) == 50
+    assert all(one.log_probability == pytest.approx(-22 * np.log(6)) and one.latency_ms <= 6.7 for one in found)
+
+
+def test_very_many_in_the_last_bits_above_the_limit_are_not_all_refused_one_by_one():
+    log_p = [log_softmax(np.zeros(3))] * 22
+    latencies = [np.array([0.1, 0.2, 0.3])] * 22
+
+    def exact_ms(choices):  # what sums to the limit is above it by a bit, 5 * 10^9 assignments
+        return 0.1 * sum(choices) + 2.2 + 1e-12
+
+    found = most_probable_blocks(log_p, latencies, 4.4, exact_ms=exact_ms)
+    assert exact_ms(found.choices) == found.latency_ms <= 4.4
