@@ -32,23 +32,31 @@ def on_device(split: Split, device: torch.device) -> Split:
     return Split(images, split.labels.to(device))
 
 
-def batch_count(images: int, batch: int) -> int:
+def batch_count(images: int, batch: int, processes: int = 1) -> int:
     """How many batches `batches` makes of so many images."""
-    return images // batch + (1 if images % batch > 1 else 0)
+    return images // batch + (1 if images % batch >= max(2, processes) else 0)
 
 
 def batches(
-    dataset: Dataset, split: Split, batch: int, generator: torch.Generator, device: torch.device, first: int = 0
+    dataset: Dataset,
+    split: Split,
+    batch: int,
+    generator: torch.Generator,
+    device: torch.device,
+    first: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented, normalised batches of one epoch in random order: (N, 3, S, S) float32 and (N,) int64 on `device`.
 
-    A last batch of a single image is left out: batch normalisation has no variance to offer there.
+    A last batch of a single image is left out: batch normalisation has no variance to offer there. So is one that has
+    fewer images than there are processes.
 
     Args:
         split: on `device` already (see `on_device`), or not.
         generator: the sole source of chance, of the CPU. All chance of the epoch is drawn at its start, so that
             nothing waits for it later, and an epoch can be gone on with in its middle.
         first: number of the batch to begin with.
+        share: (rank, processes): of every batch, only the images number rank, rank + processes ...
     """
     count, where = len(split), split.images.device
     order = torch.randperm(count, generator=generator)
@@ -56,11 +64,26 @@ def batches(
     shifts = torch.randint(reach, (2, count), generator=generator)
     mirrored = torch.rand(count, generator=generator) < 0.5 if dataset.flip else torch.zeros(count, dtype=torch.bool)
     order, shifts, mirrored = order.to(where), shifts.to(where), mirrored.to(where)
-    for number in range(first, batch_count(count, batch)):
-        part = slice(number * batch, (number + 1) * batch)
+    rank, processes = share
+    for number in range(first, batch_count(count, batch, processes)):
+        part = slice(number * batch + rank, (number + 1) * batch, processes)
         index = order[part]
         images = augmented(split.images.index_select(0, index), shifts[:, part], mirrored[part]).to(device)
         yield dataset.normalized(images), split.labels.index_select(0, index).to(device)
+
+
+def in_order(
+    split: Split, batch: int, device: torch.device, share: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches as the images are and in their order, for an evaluation: (N, 3, S, S) uint8 and (N,) int64 on `device`.
+
+    Args:
+        share: (rank, processes): only batches number rank, rank + processes ...
+    """
+    rank, processes = share
+    for start in range(rank * batch, len(split), processes * batch):
+        part = slice(start, start + batch)
+        yield split.images[part].to(device), split.labels[part].to(device)
 
 
 def augmented(images: Tensor, shifts: Tensor, mirrored: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from bpnas.android_bench.errors import UsageError
 from bpnas.search.display import display
 from bpnas.search.options import (
     PROPOSAL_OVERRIDES,
+    RETRAIN_OVERRIDES,
     additivity_option,
     data_option,
     executor_options,
@@ -20,6 +21,7 @@ from bpnas.search.options import (
     milliseconds,
     preset_option,
     proposal_options,
+    retrain_options,
     strategy_option,
     table_here,
     table_option,
@@ -37,8 +39,7 @@ _OVERRIDES = {
     "connection_epochs": "connections.train.epochs",
     "connection_images": "connections.train.train_images",
     "lambda_below": "connections.lambda_below",
-    "retrain_epochs": "retraining.epochs",
-    "retrain_images": "retraining.train_images",
+    **RETRAIN_OVERRIDES,
 }
 
 
@@ -88,8 +89,7 @@ def main() -> None:
 @click.option("--connection-epochs", type=int, help="Epochs of the supernet.")
 @click.option("--connection-images", type=int, help="Training images of stage 2.")
 @click.option("--lambda-below", type=float, help="Lambda of the latency loss below the target.")
-@click.option("--retrain-epochs", type=int, help="Epochs of the final network.")
-@click.option("--retrain-images", type=int, help="Training images of the final network.")
+@retrain_options
 @json_option
 def search(
     table: str | None,

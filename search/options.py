@@ -29,6 +29,21 @@ PROPOSAL_OVERRIDES = {
 }
 """Which value of a preset an option changes."""
 
+RETRAIN_OVERRIDES = {
+    "retrain_epochs": "retraining.epochs",
+    "retrain_images": "retraining.train_images",
+    "retrain_batch": "retraining.batch",
+    "retrain_accumulate": "retraining.accumulate",
+    "retrain_rate": "retraining.learning_rate",
+    "retrain_warmup_epochs": "retraining.warmup_epochs",
+    "retrain_ema": "retraining.ema_decay",
+    "retrain_label_smoothing": "retraining.label_smoothing",
+    "retrain_norm_decay": "retraining.decay_norms",
+    "retrain_precision": "retraining.precision",
+    "retrain_compile": "retraining.compile",
+}
+"""The same for the training of the final network."""
+
 table_option = click.option(
     "--table", type=click.Path(dir_okay=False), help="Latency table.  [default: the one in this directory]"
 )
@@ -76,6 +91,28 @@ def proposal_options(command: F) -> F:
         click.option(
             "--compile", is_flag=True, default=None, help="Compile candidates (torch.compile): for long trainings."
         ),
+    )
+
+
+def retrain_options(command: F) -> F:
+    """What overrides the preset's training of the final network; see `RETRAIN_OVERRIDES`."""
+    return _decorated(
+        command,
+        click.option("--retrain-epochs", type=int, help="Epochs of the final network."),
+        click.option("--retrain-images", type=int, help="Training images of the final network."),
+        click.option("--retrain-batch", type=int, help="Its batch, over all processes of torchrun."),
+        click.option("--retrain-accumulate", type=int, metavar="N", help="Take a batch in N parts, for less memory."),
+        click.option("--retrain-rate", type=float, help="Its first learning rate."),
+        click.option("--retrain-warmup-epochs", type=int, metavar="N", help="Let the rate rise for N epochs first."),
+        click.option("--retrain-ema", type=float, metavar="DECAY", help="Keep a moving average of its weights."),
+        click.option("--retrain-label-smoothing", type=float, metavar="SHARE", help="Smooth its labels."),
+        click.option(
+            "--retrain-norm-decay/--no-retrain-norm-decay",
+            default=None,
+            help="Weight decay on batch normalisation and biases, too, or not.",
+        ),
+        click.option("--retrain-precision", type=click.Choice(["float32", "bfloat16"]), help="As --precision."),
+        click.option("--retrain-compile", is_flag=True, default=None, help="As --compile."),
     )
 
 

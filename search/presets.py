@@ -31,6 +31,13 @@ class TrainSettings:
             with AVX-512 but without AMX it was up to three times slower.
         compile: compile the model first (`torch.compile`), for GPUs. On a CPU it took 10 to 40 s a network and gained
             nothing.
+        warmup_epochs: first epochs, in which the rate rises evenly from a hundredth of the first; the schedule
+            follows.
+        label_smoothing: share of the target that all classes get equally (Szegedy et al. 2016).
+        ema_decay: judge and keep an exponential moving average of the weights of this decay (see `bpnas.search.ema`);
+            None for the last weights.
+        decay_norms: whether weight decay also acts on biases and batch normalisation.
+        accumulate: take a batch in so many parts, for less memory. Batch normalisation then sees the parts.
     """
 
     epochs: int
@@ -44,6 +51,11 @@ class TrainSettings:
     train_images: int | None = None
     precision: Precision = "float32"
     compile: bool = False
+    warmup_epochs: int = 0
+    label_smoothing: float = 0.0
+    ema_decay: float | None = None
+    decay_norms: bool = True
+    accumulate: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +193,28 @@ def _check(preset: Preset) -> None:
             raise UsageError(
                 f"precision of {name} must be one of {', '.join(get_args(Precision))}, not {train.precision}"
             )
+        _check_training(name, train)
+    # The weights of a supernet are trained by a loop of its own.
+    for field, off in (("label_smoothing", 0.0), ("ema_decay", None), ("accumulate", 1)):
+        if getattr(connections.train, field) != off:
+            raise UsageError(f"{field} is for the training of one network, not for the connection search")
+
+
+def _check_training(name: str, train: TrainSettings) -> None:
+    if not 0 <= train.warmup_epochs < train.epochs:
+        raise UsageError(
+            f"the warm-up of {name} must be shorter than its {train.epochs} epochs, and not below 0: "
+            f"it is {train.warmup_epochs}"
+        )
+    if not 0 <= train.label_smoothing < 1:
+        raise UsageError(f"label smoothing of {name} must be from 0 to less than 1, not {train.label_smoothing}")
+    if train.ema_decay is not None and not 0 < train.ema_decay < 1:
+        raise UsageError(f"the decay of the moving average of {name} must be between 0 and 1, not {train.ema_decay}")
+    if not 1 <= train.accumulate <= train.batch // 2:
+        raise UsageError(
+            f"a batch of {name} has {train.batch} images and can be taken in 1 to {train.batch // 2} parts of at least "
+            f"two, not in {train.accumulate}"
+        )
 
 
 PAPER = Preset(
@@ -207,8 +241,11 @@ PAPER = Preset(
             epochs=120, batch=640, learning_rate=0.2, final_learning_rate=1e-4, nesterov=True, weight_decay=1e-4
         ),
     ),
-    # [ours] 240 epochs from a rate of 0.8, by the linear rule from 0.1 at 256 images a step.
-    retraining=TrainSettings(epochs=240, batch=2048, learning_rate=0.8, nesterov=True, weight_decay=4e-5),
+    # [ours] 240 epochs from a rate of 0.8, by the linear rule from 0.1 at 256 images a step, and the 5 epochs of
+    # warm-up that such a rate needs (Goyal et al. 2017).
+    retraining=TrainSettings(
+        epochs=240, batch=2048, learning_rate=0.8, nesterov=True, weight_decay=4e-5, warmup_epochs=5
+    ),
 )
 
 TINY = Preset(

@@ -8,18 +8,20 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from bpnas.android_bench.errors import UsageError
 from bpnas.profiler import Block, build_module
 from bpnas.search import DataError, load_data
 from bpnas.search.batches import augmented, batches, on_device
 from bpnas.search.data import Dataset, Split
 from bpnas.search.errors import RunError
 from bpnas.search.executor import set_threads, threads_kept
-from bpnas.search.presets import TrainSettings
-from bpnas.search.train import accuracy, train
+from bpnas.search.presets import Preset, TrainSettings
+from bpnas.search.train import accuracy, learning_rate, make_sgd, train
 from tests.search_helpers import tiny_backbone
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(epochs=2, batch=16, learning_rate=0.05, weight_decay=5e-4)
+EVERYTHING = replace(SETTINGS, warmup_epochs=1, label_smoothing=0.1, ema_decay=0.9, decay_norms=False, accumulate=2)
 
 
 def numbered(count, size=16):
@@ -138,11 +140,11 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(seed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("seed", "settings"), [(0, SETTINGS), (1, SETTINGS), (2, EVERYTHING), (3, EVERYTHING)])
+def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(seed, settings, tmp_path, monkeypatch):
     from bpnas.search import train as train_module
 
-    expected, rng, file = trained(), random.Random(seed), tmp_path / "training.pt"
+    expected, rng, file = trained(settings), random.Random(seed), tmp_path / "training.pt"
     original = train_module.save_checkpoint
     kills = 0
     while True:
@@ -157,7 +159,7 @@ def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(seed, tmp_path
 
         monkeypatch.setattr(train_module, "save_checkpoint", save)
         try:
-            result = trained(checkpoint=file, checkpoint_seconds=0)
+            result = trained(settings, checkpoint=file, checkpoint_seconds=0)
         except KilledError:
             kills += 1
         else:
@@ -222,3 +224,89 @@ def test_a_compiled_model_trains_to_about_the_same():
     torch.testing.assert_close(
         trained(replace(SETTINGS, compile=True, epochs=1)), trained(replace(SETTINGS, epochs=1)), rtol=0.01, atol=0.01
     )
+
+
+def test_the_rate_rises_then_follows_its_schedule():
+    plain = TrainSettings(epochs=8, batch=16, learning_rate=0.4)
+    warm = replace(plain, epochs=10, warmup_epochs=2)
+    assert [learning_rate(warm, p) for p in (0, 0.1)] == pytest.approx([0.004, 0.202])
+    for share in (0, 0.25, 0.7, 1):  # behind the warm-up, that of the epochs that are left
+        assert learning_rate(warm, 0.2 + 0.8 * share) == pytest.approx(learning_rate(plain, share))
+
+
+def test_the_average_is_that_of_the_weights_after_every_step():
+    """One step an epoch at a constant rate: the weights after step n are those of a training of n epochs."""
+    constant = TrainSettings(epochs=3, batch=70, learning_rate=0.05, schedule="constant")
+    expected, *later = (trained(replace(constant, epochs=steps)) for steps in (1, 2, 3))
+    for kept, current in zip((2 / 11, 0.22), later, strict=True):  # the second update would keep 3 / 12
+        expected = kept * expected + (1 - kept) * current
+    counts = weights(model()) == 0  # of batches, in whole numbers; and biases
+    averaged = trained(replace(constant, ema_decay=0.22))
+    assert not torch.allclose(averaged, later[-1], rtol=1e-3)
+    torch.testing.assert_close(averaged[~counts], expected[~counts], rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_is_judged_and_the_training_goes_on_from_the_weights():
+    module, dataset, seen = model(), small(), []
+
+    def ended(epochs, curve):
+        seen.append(weights(module))
+        return False
+
+    settings = replace(SETTINGS, ema_decay=0.5)
+    train(module, dataset, dataset.train, settings, seed=3, ended=ended)
+    assert torch.equal(seen[-1], weights(module)) and not torch.equal(seen[-1], trained())
+    assert torch.equal(weights(module), trained(settings))
+
+
+def test_labels_are_smoothed():
+    """With one class in all images, the smoothed loss cannot fall below its entropy."""
+    dataset, losses = small(), []
+    one_class = replace(dataset, train=Split(dataset.train.images, torch.zeros_like(dataset.train.labels)))
+    settings = replace(SETTINGS, epochs=6, label_smoothing=0.5)
+    train(model(), one_class, one_class.train, settings, seed=0, on_epoch=lambda r: losses.append(r.loss))
+    target = torch.full((10,), 0.05, dtype=torch.float64)
+    target[0] += 0.5
+    entropy = float(-(target * target.log()).sum())
+    assert entropy < losses[-1] < losses[0]
+
+
+def flat_model():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(192, 10))
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole():
+    """As there is no batch normalisation; the last batch, of 6 images, makes 3 parts of two."""
+    dataset, results = small(), []
+    for parts in (1, 4):
+        module = flat_model()
+        train(module, dataset, dataset.train, replace(SETTINGS, accumulate=parts), seed=3)
+        results.append(weights(module))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
+
+
+def test_weight_decay_can_leave_norms_and_biases_alone():
+    parameters = list(model().parameters())
+    decayed, free = make_sgd(parameters, replace(SETTINGS, decay_norms=False)).param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (5e-4, 0.0)
+    assert {p.ndim for p in free["params"]} == {1} and {p.ndim for p in decayed["params"]} == {2, 4}
+    assert len(decayed["params"]) + len(free["params"]) == len(parameters)
+    (group,) = make_sgd(parameters, SETTINGS).param_groups
+    assert group["weight_decay"] == 5e-4 and len(group["params"]) == len(parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("retraining.ema_decay", 1.0, "moving average of retraining must be between 0 and 1"),
+        ("retraining.label_smoothing", 1.0, "label smoothing of retraining must be from 0"),
+        ("retraining.warmup_epochs", 10, "warm-up of retraining must be shorter than its 10 epochs"),
+        ("retraining.accumulate", 17, "can be taken in 1 to 16 parts"),
+        ("connections.train.ema_decay", 0.9, "not for the connection search"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(name, value, message):
+    with pytest.raises(UsageError, match=message):
+        Preset.load("tiny").override({name: value})
