@@ -1,6 +1,7 @@
 """Batches for training: the images stay on the device as bytes, and a batch is cut out of them there.
 
-Nothing is decoded, moved or drawn at random image by image, and no index of a pixel is computed.
+Nothing is decoded, moved or drawn at random image by image, and no index of a pixel is computed; except where images
+stay on disk (see `bpnas.search.disk_images`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bpnas.search.data import Dataset, Split
+from bpnas.search.disk_images import DiskSplit, RandomCrops, read_images
+
+AnySplit = Split | DiskSplit
 
 
 def pick_device() -> torch.device:
@@ -19,11 +23,14 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def on_device(split: Split, device: torch.device) -> Split:
+def on_device(split: AnySplit, device: torch.device) -> AnySplit:
     """`split` where the training runs, channels last in memory.
 
-    Images that would take more than half of a GPU's free memory stay in the computer's; batches then move one by one.
+    Images that would take more than half of a GPU's free memory stay in the computer's, and those on disk there;
+    batches then move one by one.
     """
+    if isinstance(split, DiskSplit):
+        return split
     if device.type == "cuda" and split.images.device != device:
         free, _ = torch.cuda.mem_get_info(device)
         if split.images.numel() > free // 2:
@@ -39,7 +46,7 @@ def batch_count(images: int, batch: int, processes: int = 1) -> int:
 
 def batches(
     dataset: Dataset,
-    split: Split,
+    split: AnySplit,
     batch: int,
     generator: torch.Generator,
     device: torch.device,
@@ -54,26 +61,34 @@ def batches(
     Args:
         split: on `device` already (see `on_device`), or not.
         generator: the sole source of chance, of the CPU. All chance of the epoch is drawn at its start, so that
-            nothing waits for it later, and an epoch can be gone on with in its middle.
+            nothing waits for it later, and an epoch can be gone on with in its middle. Images on disk draw theirs from
+            a seed that is drawn here, and their number.
         first: number of the batch to begin with.
         share: (rank, processes): of every batch, only the images number rank, rank + processes ...
     """
-    count, where = len(split), split.images.device
+    count = len(split)
     order = torch.randperm(count, generator=generator)
+    rank, processes = share
+    starts = range(first * batch, batch_count(count, batch, processes) * batch, batch)
+    parts = [slice(start + rank, start + batch, processes) for start in starts]
+    if isinstance(split, DiskSplit):
+        crops = RandomCrops(int(torch.randint(2**62, (), generator=generator)), dataset.flip)
+        for images, labels in read_images(split, [order[part] for part in parts], device, crops):
+            yield dataset.normalized(images), labels
+        return
+    where = split.images.device
     reach = 2 * _padding(dataset.input_size) + 1
     shifts = torch.randint(reach, (2, count), generator=generator)
     mirrored = torch.rand(count, generator=generator) < 0.5 if dataset.flip else torch.zeros(count, dtype=torch.bool)
     order, shifts, mirrored = order.to(where), shifts.to(where), mirrored.to(where)
-    rank, processes = share
-    for number in range(first, batch_count(count, batch, processes)):
-        part = slice(number * batch + rank, (number + 1) * batch, processes)
+    for part in parts:
         index = order[part]
         images = augmented(split.images.index_select(0, index), shifts[:, part], mirrored[part]).to(device)
         yield dataset.normalized(images), split.labels.index_select(0, index).to(device)
 
 
 def in_order(
-    split: Split, batch: int, device: torch.device, share: tuple[int, int] = (0, 1)
+    split: AnySplit, batch: int, device: torch.device, share: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches as the images are and in their order, for an evaluation: (N, 3, S, S) uint8 and (N,) int64 on `device`.
 
@@ -81,8 +96,13 @@ def in_order(
         share: (rank, processes): only batches number rank, rank + processes ...
     """
     rank, processes = share
-    for start in range(rank * batch, len(split), processes * batch):
-        part = slice(start, start + batch)
+    starts = range(rank * batch, len(split), processes * batch)
+    parts = [slice(start, start + batch) for start in starts]
+    if isinstance(split, DiskSplit):
+        numbers = torch.arange(len(split))
+        yield from read_images(split, [numbers[part] for part in parts], device)
+        return
+    for part in parts:
         yield split.images[part].to(device), split.labels[part].to(device)
 
 

@@ -1,21 +1,19 @@
-"""Images for the search: scikit-learn's digits, CIFAR-10, Fashion-MNIST, image folders.
+"""Images for the search: scikit-learn's digits, CIFAR-10, Fashion-MNIST, image folders, ImageNet.
 
-All images are decoded once and held in memory as uint8 tensors, in an order shuffled once for all: the first n training
-images are then a fair subset, and two stages that take a part each never overlap by accident. ImageNet-100 at 224
-pixels needs 19 GB that way.
+Images are decoded once and held in memory as uint8 tensors; ImageNet's, and those of a large folder, stay on disk (see
+`bpnas.search.disk_images`). Their order is shuffled once for all: the first n training images are then a fair subset,
+and two stages that take a part each never overlap by accident.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
 import struct
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.search.disk_images import DiskSplit, read_images
 from bpnas.search.errors import DataError
+from bpnas.search.image_files import Listing, list_images, one_line, readable
+from bpnas.search.pictures import centre_crop, decoded
 from bpnas.search.sources import Source
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FASHION_CLASSES = (
@@ -42,6 +40,11 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
+# More images of a folder than fit into so many bytes stay on disk. A fixed number, for what is trained on must not
+# depend on the machine: images on disk are cut out of the whole picture, those in memory out of its middle.
+IN_MEMORY_BYTES = 8 * 2**30
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_STATISTICS_IMAGES = 1000
 _SHUFFLE_SEED = 20_201_124
 _DIGITS_TEST_SHARE = 0.2
 
@@ -55,6 +58,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def input_size(self) -> int:
+        """Height and width S of the images, in pixels."""
+        return int(self.images.shape[-1])
 
     def first(self, count: int | None) -> Split:
         """The first `count` images; all if None or if there are fewer."""
@@ -78,15 +86,15 @@ class Dataset:
 
     Attributes:
         source: as the user named it.
-        train, test: the images.
+        train, test: the images, both in memory or both on disk.
         class_names: one per label.
         mean, std: of the training images per channel, on the scale 0..1; models get (x / 255 - mean) / std.
         flip: whether a mirrored image is still of its class.
     """
 
     source: str
-    train: Split
-    test: Split
+    train: Split | DiskSplit
+    test: Split | DiskSplit
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -95,7 +103,7 @@ class Dataset:
     @property
     def input_size(self) -> int:
         """Height and width S of the images, in pixels."""
-        return int(self.train.images.shape[-1])
+        return self.train.input_size
 
     def normalized(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, S, S) -> float32 of the same shape, channels last in memory."""
@@ -118,12 +126,12 @@ def _scale_and_shift(
 
 
 def load_data(source: str, input_size: int | None = None, train_images: int | None = None) -> Dataset:
-    """Load `digits`, `cifar10:DIR`, `fashion-mnist:DIR` or `folder:DIR`.
+    """Load `digits`, `cifar10:DIR`, `fashion-mnist:DIR`, `folder:DIR`, `imagenet:DIR` or `imagenet100:DIR`.
 
     Args:
         source: the images (see `Source`).
         input_size: resize to so many pixels; default the source's own size.
-        train_images: decode only so many training images, chosen once for all; None for all.
+        train_images: take only so many training images, chosen once for all; None for all.
 
     Raises:
         UsageError: the source is unknown.
@@ -138,13 +146,27 @@ def load_data(source: str, input_size: int | None = None, train_images: int | No
             raise DataError(f"{source}: holds no {name} images")
         if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(names):
             raise DataError(f"{source}: a {name} label lies outside 0..{len(names) - 1}")
-    sample = train.images[:10_000].double() / 255
-    mean, std = sample.mean(dim=(0, 2, 3)), sample.std(dim=(0, 2, 3)).clamp_min(1e-3)
+    if parsed.is_imagenet:
+        mean, std = _IMAGENET_MEAN, _IMAGENET_STD
+    else:
+        mean, std = _statistics(train)
     # A mirrored digit is none.
-    return Dataset(source, train, test, names, tuple(mean.tolist()), tuple(std.tolist()), parsed.kind != "digits")
+    return Dataset(source, train, test, names, mean, std, parsed.kind != "digits")
 
 
-Loaded = tuple[Split, Split, tuple[str, ...]]
+def _statistics(train: Split | DiskSplit) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of the first images, on the scale 0..1."""
+    if isinstance(train, DiskSplit):
+        numbers = torch.arange(min(len(train), _STATISTICS_IMAGES))
+        images = torch.cat([images for images, _ in read_images(train, [numbers], torch.device("cpu"))])
+    else:
+        images = train.images[:10_000]
+    sample = images.double() / 255
+    mean, std = sample.mean(dim=(0, 2, 3)), sample.std(dim=(0, 2, 3)).clamp_min(1e-3)
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+Loaded = tuple[Split, Split, tuple[str, ...]] | tuple[DiskSplit, DiskSplit, tuple[str, ...]]
 
 
 def _load(source: Source, size: int, train_images: int | None) -> Loaded:
@@ -155,8 +177,11 @@ def _load(source: Source, size: int, train_images: int | None) -> Loaded:
             return _cifar10(source.existing_directory(), size, train_images)
         case "fashion-mnist":
             return _fashion_mnist(source.existing_directory(), size)
-        case _:
+        case "folder":
             return _folder(source.existing_directory(), size, train_images)
+        case _:
+            seed = source.class_seed if source.kind == "imagenet100" else None
+            return _on_disk(list_images(source.existing_directory(), seed), size)
 
 
 def _digits(size: int) -> Loaded:
@@ -179,9 +204,9 @@ def _cifar10(directory: Path, size: int, train_images: int | None) -> Loaded:
         from datasets import Image, IterableDataset
 
         for file in files:  # `datasets` would log a line of its own about a damaged file, and name none in its error
-            _read(file, lambda file=file: pq.read_schema(file))
+            readable(file, lambda file=file: pq.read_schema(file))
         # Not `load_dataset`, which counts its calls on a server and fills a cache.
-        rows = _read(files[0].parent, lambda: IterableDataset.from_parquet([str(file) for file in files]))
+        rows = readable(files[0].parent, lambda: IterableDataset.from_parquet([str(file) for file in files]))
         missing = {"img", "label"} - set(rows.column_names or ())
         if missing:
             raise DataError(
@@ -195,33 +220,33 @@ def _cifar10(directory: Path, size: int, train_images: int | None) -> Loaded:
 
 
 def _folder(directory: Path, size: int, train_images: int | None) -> Loaded:
-    from datasets import Image
-    from datasets.data_files import DataFilesDict
-    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    found = list_images(directory)
+    count = min(found.train_count, train_images or found.train_count) + len(found.labels) - found.train_count
+    if count * 3 * size * size > IN_MEMORY_BYTES:
+        return _on_disk(found, size)
 
-    test_name = next((name for name in ("val", "test") if (directory / name).is_dir()), None)
-    if not (directory / "train").is_dir() or test_name is None:
-        raise DataError(f"{directory}: needs the folders train and val (or test), with one folder per class in each")
-    parts = {"train": directory / "train", "test": directory / test_name}
-    class_names = tuple(sorted(child.name for child in parts["train"].iterdir() if child.is_dir()))
-    if not class_names:
-        raise DataError(f"{parts['train']}: holds no folder; there must be one per class")
-    with tempfile.TemporaryDirectory() as cache:  # the builder insists on a cache folder, though nothing is cached
+    def split(start: int, end: int, count: int | None) -> Split:
+        order = (start + _order(end - start)[:count]).tolist()
+        images = torch.empty((len(order), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
+        for place, row in enumerate(order):
+            try:
+                images[place] = _image(found.store.read(row), size)
+            except Exception as error:  # Pillow's decoders raise almost anything
+                raise DataError(f"{found.store.name(row)} cannot be decoded ({one_line(error)})") from error
+        return Split(images, torch.from_numpy(found.labels[order]))
 
-        def read() -> dict[str, IterableDataset]:
-            patterns = {name: [str(part.resolve() / "**")] for name, part in parts.items()}
-            builder = ImageFolder(cache_dir=cache, data_files=DataFilesDict.from_patterns(patterns))
-            return dict(builder.as_streaming_dataset())
+    cut = found.train_count
+    return split(0, cut, train_images), split(cut, len(found.labels), None), found.class_names
 
-        splits = _read(directory, read)
-        found: dict[str, Split] = {}
-        for name, count in (("train", train_images), ("test", None)):
-            rows = splits[name].cast_column("image", Image(decode=False))
-            label = (rows.features or {}).get("label")
-            if tuple(getattr(label, "names", ())) != class_names:
-                raise DataError(f"{parts[name]}: its folders are not the {len(class_names)} classes of train")
-            found[name] = _decoded(parts[name], rows, "image", size, count)
-    return found["train"], found["test"], class_names
+
+def _on_disk(found: Listing, size: int) -> tuple[DiskSplit, DiskSplit, tuple[str, ...]]:
+    labels = torch.from_numpy(found.labels)
+
+    def split(start: int, end: int) -> DiskSplit:
+        rows = start + _order(end - start)
+        return DiskSplit(found.store, rows, labels[rows], size)
+
+    return split(0, found.train_count), split(found.train_count, len(labels)), found.class_names
 
 
 def _fashion_mnist(directory: Path, size: int) -> Loaded:
@@ -255,28 +280,18 @@ def _idx(directory: Path, name: str, dimensions: int) -> Tensor:
     return torch.from_numpy(values.copy())
 
 
-def _read(where: Path, action: Any) -> Any:
-    """Run a reader of `datasets`, whose errors are many and come from several libraries, as one `DataError`."""
-    try:
-        return action()
-    except Exception as error:
-        raise DataError(f"{where}: cannot be read ({_one_line(error)})") from error
-
-
 def _decoded(where: Path, rows: Iterable[dict[str, Any]], column: str, size: int, count: int | None) -> Split:
     """All images of `rows`, or `count` chosen once for all, in shuffled order."""
-    kept: list[dict[str, Any]] = _read(where, lambda: list(rows))
+    kept: list[dict[str, Any]] = readable(where, lambda: list(rows))
     order = _order(len(kept))[:count].tolist()
     images = torch.empty((len(order), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
     for place, number in enumerate(order):
         cell = kept[number][column]
         try:
-            images[place] = _image(
-                cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes(), size
-            )
+            images[place] = _image(cell["bytes"], size)
         except Exception as error:  # Pillow's decoders raise almost anything
             name = cell.get("path") if isinstance(cell, dict) else None
-            raise DataError(f"{where}: image {name or number} cannot be decoded ({_one_line(error)})") from error
+            raise DataError(f"{where}: image {name or number} cannot be decoded ({one_line(error)})") from error
     try:
         labels = torch.tensor([int(kept[number]["label"]) for number in order], dtype=torch.int64)
     except (TypeError, ValueError) as error:
@@ -286,17 +301,7 @@ def _decoded(where: Path, rows: Iterable[dict[str, Any]], column: str, size: int
 
 def _image(content: bytes, size: int) -> Tensor:
     """(3, size, size) uint8: the middle of the picture, its shorter side scaled to `size`."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content)) as opened:
-        picture = opened.convert("RGB")
-    if picture.size != (size, size):
-        scale = size / min(picture.size)
-        width, height = (max(size, round(side * scale)) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - size) // 2, (height - size) // 2
-        picture = picture.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return torch.from_numpy(centre_crop(decoded(content), size)).permute(2, 0, 1)
 
 
 def _grey_to_rgb(grey: Tensor, size: int) -> Tensor:
@@ -309,11 +314,6 @@ def _grey_to_rgb(grey: Tensor, size: int) -> Tensor:
 
 def _order(count: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(_SHUFFLE_SEED))
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def check_classes(dataset: Dataset, classes: int, input_size: int) -> None:

@@ -57,7 +57,10 @@ preset_option = click.option(
     help="'tiny' (minutes on a CPU), 'small' (CIFAR-10, hours on a CPU) or 'paper'.",
 )
 data_option = click.option(
-    "--data", default="digits", show_default=True, help="digits, cifar10:DIR, fashion-mnist:DIR or folder:DIR."
+    "--data",
+    default="digits",
+    show_default=True,
+    help="digits, cifar10:DIR, fashion-mnist:DIR, folder:DIR, imagenet:DIR or imagenet100:DIR.",
 )
 input_size_option = click.option(
     "--input-size", type=click.IntRange(8), help="Image size, which the table must hold.  [default: the images' own]"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
+from bpnas.search.errors import DataError
 from bpnas.search.executor import set_threads
 from bpnas.search.presets import Preset, ProposalSettings
 
@@ -77,6 +78,8 @@ def _with_test_images(
 
     train, _ = dataset.train.first(settings.train.train_images).parted(1 - settings.validation_share)
     test = dataset.test.first(count)
+    if not (isinstance(train, Split) and isinstance(test, Split)):
+        raise DataError(f"{dataset.source}: a study judges winners on images in memory, and these stay on disk")
     both = Split(torch.cat([train.images, test.images]), torch.cat([train.labels, test.labels]))
     share = len(test) / len(both)
     return replace(dataset, train=both), replace(

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from bpnas.search.allocator import keep_freed_memory
-from bpnas.search.batches import batch_count, batches, in_order, on_device, pick_device
+from bpnas.search.batches import AnySplit, batch_count, batches, in_order, on_device, pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
-from bpnas.search.data import Dataset, Split
+from bpnas.search.data import Dataset
 from bpnas.search.distributed import from_main, is_main, mean_over_ranks, rank, sync_batch_norms, world_size
 from bpnas.search.ema import averaged_copy, exchange
 from bpnas.search.errors import DataError, RunError
@@ -82,7 +82,7 @@ def make_sgd(model_parameters: list[nn.Parameter], settings: TrainSettings) -> t
 def train(
     model: nn.Module,
     dataset: Dataset,
-    split: Split,
+    split: AnySplit,
     settings: TrainSettings,
     *,
     seed: int,
@@ -155,7 +155,7 @@ def train(
 class _Training:
     """A model, its optimiser, and how far both are: `step` steps into `epoch`, both from 0."""
 
-    def __init__(self, model: nn.Module, dataset: Dataset, split: Split, settings: TrainSettings, seed: int) -> None:
+    def __init__(self, model: nn.Module, dataset: Dataset, split: AnySplit, settings: TrainSettings, seed: int) -> None:
         keep_freed_memory()
         self._device = pick_device()
         if self._device.type == "cuda":
@@ -276,7 +276,7 @@ def _precision(settings: TrainSettings, device: torch.device) -> torch.autocast:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, dataset: Dataset, split: Split, *, together: bool = False) -> float:
+def accuracy(model: nn.Module, dataset: Dataset, split: AnySplit, *, together: bool = False) -> float:
     """Share of the images of `split` that `model` puts into the right class, 0..1, in float32.
 
     Args:
