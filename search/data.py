@@ -11,7 +11,7 @@ import gzip
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ FASHION_CLASSES = (
 # More images of a folder than fit into so many bytes stay on disk. A fixed number, for what is trained on must not
 # depend on the machine: images on disk are cut out of the whole picture, those in memory out of its middle.
 IN_MEMORY_BYTES = 8 * 2**30
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STATISTICS_IMAGES = 1000
 _SHUFFLE_SEED = 20_201_124
 _DIGITS_TEST_SHARE = 0.2
@@ -146,10 +146,7 @@ def load_data(source: str, input_size: int | None = None, train_images: int | No
             raise DataError(f"{source}: holds no {name} images")
         if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(names):
             raise DataError(f"{source}: a {name} label lies outside 0..{len(names) - 1}")
-    if parsed.is_imagenet:
-        mean, std = _IMAGENET_MEAN, _IMAGENET_STD
-    else:
-        mean, std = _statistics(train)
+    mean, std = _IMAGENET_STATISTICS if parsed.is_imagenet else _statistics(train)
     # A mirrored digit is none.
     return Dataset(source, train, test, names, mean, std, parsed.kind != "digits")
 
@@ -204,7 +201,7 @@ def _cifar10(directory: Path, size: int, train_images: int | None) -> Loaded:
         from datasets import Image, IterableDataset
 
         for file in files:  # `datasets` would log a line of its own about a damaged file, and name none in its error
-            readable(file, lambda file=file: pq.read_schema(file))
+            readable(file, partial(pq.read_schema, file))
         # Not `load_dataset`, which counts its calls on a server and fills a cache.
         rows = readable(files[0].parent, lambda: IterableDataset.from_parquet([str(file) for file in files]))
         missing = {"img", "label"} - set(rows.column_names or ())

@@ -92,11 +92,11 @@ def read_images(
         UsageError: the variable BPNAS_DECODE_WORKERS is no number.
         DataError: an image cannot be decoded, or a decoding process was lost.
     """
-    chunks = [chunk for group in groups for chunk in group.split(CHUNK)]
+    chunks = [group[start : start + CHUNK].tolist() for group in groups for start in range(0, len(group), CHUNK)]
     loader = DataLoader(
         _Decoder(split, crops),
         batch_size=None,
-        sampler=[chunk.tolist() for chunk in chunks],
+        sampler=chunks,
         num_workers=min(decode_workers(), len(chunks) - 1),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # otherwise it would draw from the global one
@@ -104,7 +104,7 @@ def read_images(
     pieces = iter(loader)
     for group in groups:
         images = []
-        for _ in group.split(CHUNK):
+        for _ in range(0, len(group), CHUNK):
             pixels, fault = _next(pieces)
             if fault:
                 raise DataError(fault)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from bpnas.search.progress import Progress
+
+_LOG_SECONDS = 60.0
 
 
 @contextmanager
@@ -37,16 +40,22 @@ def display(mock: bool) -> Iterator[Progress]:
 
 
 class _Lines:
-    """One line per step, for logs."""
+    """One line per step, for logs; within a step one a minute."""
 
     def __init__(self, mark: str) -> None:
-        self._mark, self._title, self._steps, self._done = mark, "", 0, 0
+        self._mark, self._title, self._steps, self._done, self._spoke = mark, "", 0, 0, 0.0
 
     def stage(self, title: str, steps: int, done: int = 0) -> None:
-        self._title, self._steps, self._done = title, steps, done
+        self._title, self._steps, self._done, self._spoke = title, steps, done, monotonic()
+
+    def within(self, share: float, text: str) -> None:
+        if monotonic() - self._spoke >= _LOG_SECONDS:
+            self._spoke = monotonic()
+            click.echo(f"{self._title}{self._mark} {self._done + share:.2f}/{self._steps}: {text}", err=True)
 
     def step(self, text: str) -> None:
         self._done += 1
+        self._spoke = monotonic()
         click.echo(f"{self._title}{self._mark} {self._done}/{self._steps}: {text}", err=True)
 
     def note(self, text: str) -> None:
@@ -57,13 +66,18 @@ class _Bars:
     """One bar per stage, with the last step's outcome above it."""
 
     def __init__(self, bar: Any, mark: str) -> None:
-        self._bar, self._mark, self._task = bar, mark, None
+        self._bar, self._mark, self._task, self._title, self._done = bar, mark, None, "", 0
 
     def stage(self, title: str, steps: int, done: int = 0) -> None:
-        self._task = self._bar.add_task(f"{title}{self._mark}", total=steps, completed=done)
+        self._title, self._done = f"{title}{self._mark}", done
+        self._task = self._bar.add_task(self._title, total=steps, completed=done)
+
+    def within(self, share: float, text: str) -> None:
+        self._bar.update(self._task, completed=self._done + share, description=f"{self._title}: {text}")
 
     def step(self, text: str) -> None:
-        self._bar.advance(self._task)
+        self._done += 1
+        self._bar.update(self._task, completed=self._done, description=self._title)
         self._bar.console.print(text, markup=False, highlight=False)
 
     def note(self, text: str) -> None:

@@ -19,7 +19,8 @@ def averaged_copy(model: nn.Module, decay: float) -> AveragedModel:
         averaged: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], _: object
     ) -> None:
         done = int(copy.n_averaged)  # it lies on the CPU; the argument lies with the model, where reading it would wait
-        get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averaged, current, done)
+        step = get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))  # type: ignore[no-untyped-call]
+        step(averaged, current, done)
 
     copy = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
     return copy

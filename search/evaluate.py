@@ -12,7 +12,7 @@ import torch
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
-from bpnas.search.batches import on_device, pick_device
+from bpnas.search.batches import AnySplit, on_device, pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.data import Dataset, check_classes
 from bpnas.search.halving import rung_epochs
@@ -69,7 +69,8 @@ class CandidateEvaluator:
         check_classes(dataset, backbone.classes, backbone.input_size)
         self._backbone, self._dataset, self._settings, self._seed = backbone, dataset, settings, seed
         pool = on_device(dataset.train.first(settings.train.train_images), pick_device())
-        rest, self._validation = pool.parted(1 - settings.validation_share)
+        rest, validation = pool.parted(1 - settings.validation_share)
+        self._validation: AnySplit = validation
         self._train = rest.first(settings.subset)
         eta = settings.halving
         self._rungs = frozenset(rung_epochs(settings.train.epochs, eta) if eta is not None else ())

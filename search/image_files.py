@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from bpnas.search.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow
 
 T = TypeVar("T")
 Rows = npt.NDArray[np.int64]
@@ -191,26 +193,28 @@ def _parquet_files(directory: Path) -> tuple[list[Path], list[Path]] | None:
     return None
 
 
+def _parquet_schema(file: Path) -> pyarrow.Schema:
+    import pyarrow.parquet as pq
+
+    schema = readable(file, partial(pq.read_schema, file))
+    missing = {"image", "label"} - set(schema.names)
+    if missing:
+        raise DataError(f"{file}: has no column {' and '.join(sorted(missing))}; columns image and label are needed")
+    return schema
+
+
 def _parquet_class_names(files: Sequence[Path]) -> tuple[str, ...]:
     """As the files name them; without names, the numbers up to the largest label."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    schema = readable(files[0], lambda: pq.read_schema(files[0]))
-    missing = {"image", "label"} - set(schema.names)
-    if missing:
-        raise DataError(
-            f"{files[0]}: has no column {' and '.join(sorted(missing))}; columns image and label are needed"
-        )
+    schema = _parquet_schema(files[0])
     described: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
     if names:
         return tuple(map(str, names))
-    largest = max(
-        readable(file, lambda file=file: pc.max(pq.read_table(file, columns=["label"])["label"]).as_py() or 0)
-        for file in files
-    )
-    return tuple(map(str, range(int(largest) + 1)))
+    labels = [readable(file, partial(pq.read_table, file, columns=["label"]))["label"] for file in files]
+    return tuple(map(str, range(max(int(pc.max(column).as_py() or 0) for column in labels) + 1)))
 
 
 def _list_parquet(directory: Path, train: list[Path], test: list[Path], class_seed: int | None) -> Listing:
@@ -222,12 +226,9 @@ def _list_parquet(directory: Path, train: list[Path], test: list[Path], class_se
     parts = []
     for files in (train, test):
         for file in files:  # a damaged one would not be named otherwise
-            _parquet_class_names([file])
-        paths = [str(file) for file in files]
-        rows = readable(
-            files[0].parent,
-            lambda paths=paths: Dataset.from_parquet(paths, columns=["image", "label"], filters=filters),
-        )
+            _parquet_schema(file)
+        read = partial(Dataset.from_parquet, [str(file) for file in files], columns=["image", "label"], filters=filters)
+        rows = readable(files[0].parent, read)
         parts.append(
             rows.cast_column("image", Image(decode=False)) if isinstance(rows.features["image"], Image) else rows
         )

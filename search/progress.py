@@ -14,6 +14,9 @@ class Progress(Protocol):
     def step(self, text: str) -> None:
         """One more step is done; `text` says what came out."""
 
+    def within(self, share: float, text: str) -> None:
+        """Of the step under way, a `share` (0..1) is done; `text` says how it goes. Only of steps that take long."""
+
     def note(self, text: str) -> None:
         """Something worth a line of its own."""
 
@@ -25,6 +28,9 @@ class Silent:
         """Ignored."""
 
     def step(self, text: str) -> None:
+        """Ignored."""
+
+    def within(self, share: float, text: str) -> None:
         """Ignored."""
 
     def note(self, text: str) -> None:

@@ -27,6 +27,7 @@ from bpnas.search.presets import TrainSettings
 
 EVALUATION_BATCH = 256
 CHECKPOINT_SECONDS = 60.0
+PROGRESS_SECONDS = 5.0
 _WARMUP_START = 0.01
 
 Curve = list[tuple[int, float]]
@@ -89,6 +90,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float | None = None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    on_step: Callable[[float, str], None] = lambda share, text: None,
     ended: Callable[[int, Curve], bool] = lambda epochs, curve: False,
 ) -> Curve:
     """Train `model` in place on `split`.
@@ -106,6 +108,8 @@ def train(
         checkpoint: gone on from if it is there and of this training; written after an epoch or a step when that was
             last done `checkpoint_seconds` ago, by default `CHECKPOINT_SECONDS`. Not removed at the end.
         on_epoch: called after every epoch, by the first process.
+        on_step: called by the first process within an epoch, at most every `PROGRESS_SECONDS`, with the share of the
+            epoch that is done and a line about it.
         ended: called with the number of epochs done and a list that it may append to, and that is kept in the
             checkpoint; whether to end here, the same in all processes. With `settings.ema_decay`, `model` has the
             averaged weights meanwhile, as it has at the end.
@@ -130,7 +134,8 @@ def train(
         training.restore(load_checkpoint(checkpoint))
         if from_main([training.epoch, training.step]) != [training.epoch, training.step]:
             raise RunError(f"{checkpoint}: process {rank()} sees another one than the first; all need the same disk")
-    interval, saved = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds, monotonic()
+    interval = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+    saved = shown = monotonic()
 
     def save() -> None:
         nonlocal saved
@@ -138,8 +143,15 @@ def train(
             save_checkpoint(checkpoint, training.state())
             saved = monotonic()
 
+    def after_step() -> None:
+        nonlocal shown
+        save()
+        if is_main() and monotonic() - shown >= PROGRESS_SECONDS:
+            shown = monotonic()
+            on_step(*training.so_far())
+
     while training.epoch < settings.epochs:
-        report = training.run_epoch(save)
+        report = training.run_epoch(after_step)
         if is_main():
             on_epoch(report)
         training.exchange_average()
@@ -201,6 +213,11 @@ class _Training:
         self._loss.zero_()
         self.epoch, self.step = self.epoch + 1, 0
         return EpochReport(self.epoch - 1, mean, done, perf_counter() - start)
+
+    def so_far(self) -> tuple[float, str]:
+        """Which share of the epoch is done, and how it goes."""
+        done, all_images = self._images(self.step), len(self._split)
+        return done / all_images, f"{done:,} of {all_images:,} images, loss {float(self._loss) / done:.3f}"
 
     def _images(self, steps: int) -> int:
         """In the first so many batches of an epoch."""

@@ -106,5 +106,8 @@ class Steps:
         self.steps += 1
         self.on_step(self.steps)
 
+    def within(self, share: float, text: str) -> None:
+        pass
+
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -56,6 +56,9 @@ class Stop:
         if self.left < 0:
             raise KeyboardInterrupt
 
+    def within(self, share, text):
+        pass
+
     def note(self, text):
         pass
 

@@ -187,6 +187,19 @@ def test_the_report_of_an_epoch_survives_an_interruption(tmp_path, monkeypatch):
     assert [r.images for r in parts] == [70, 70 - 32]
 
 
+def test_an_epoch_tells_how_it_goes(monkeypatch):
+    from bpnas.search import train as train_module
+
+    told, reports = [], []
+    trained(on_step=lambda *so_far: told.append(so_far))
+    assert not told  # it was over before
+    monkeypatch.setattr(train_module, "PROGRESS_SECONDS", 0)
+    trained(on_step=lambda *so_far: told.append(so_far), on_epoch=reports.append)
+    assert [share for share, _ in told] == pytest.approx([n * 16 / 70 for n in (1, 2, 3, 4)] * 2)
+    assert told[3][1].startswith("64 of 70 images, loss 2.")
+    assert float(told[3][1].split()[-1]) == pytest.approx(reports[0].loss, abs=0.2)
+
+
 def test_nothing_is_written_before_its_time(tmp_path):
     trained(checkpoint=tmp_path / "training.pt", checkpoint_seconds=1000)
     assert not list(tmp_path.iterdir())
