@@ -9,6 +9,7 @@ checkpoints/       training states
 timings.jsonl      how many images were trained in how many seconds
 losses.jsonl       one line per worker that was lost in the middle of an evaluation
 network.json, network.safetensors, network.onnx, network.tflite    the result, its weights, and exported
+epochs.jsonl, result.json    of a transfer task: one line per epoch, and what came out
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from bpnas.android_bench.files import write_atomically
 from bpnas.search.errors import RunError
 
 _LATER_RESULTS = ("connections.jsonl", "connections.json", "network.json")
-_RESULTS = ("evaluations.jsonl", "trials.jsonl", "proposals.json", "study.csv", *_LATER_RESULTS)
+_RESULTS = (
+    "evaluations.jsonl",
+    "trials.jsonl",
+    "proposals.json",
+    "study.csv",
+    "epochs.jsonl",
+    "result.json",
+    *_LATER_RESULTS,
+)
 _LATER_FIELDS = (
     "target_ms",
     "connections_data",

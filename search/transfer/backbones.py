@@ -25,7 +25,7 @@ class Features(nn.Module):
         channels: of each map.
         mean, std: per channel, on the scale 0..1; the network gets (x / 255 - mean) / std.
         origin: what results say of it: `model`, `network`, `weights`, `mock` (None for a model of timm, which has no
-            table), `predicted_latency_ms` (None where unknown).
+            table), `predicted_latency_ms` (of the whole network at its own `input_size`; None where unknown).
     """
 
     def __init__(
@@ -90,6 +90,7 @@ def _searched(path: Path, pretrained: bool, weights: Path | None) -> Features:
         "weights": None if used is None else str(used),
         "mock": file.mock,
         "predicted_latency_ms": json.loads(path.read_text(encoding="utf-8")).get("predicted_latency_ms"),
+        "input_size": file.backbone.input_size,
     }
     return Features(body, body.strides, body.channels, file.mean, file.std, origin)
 
@@ -123,6 +124,7 @@ def _of_timm(name: str, weights: Path | None) -> Features:
         "weights": None if weights is None else str(weights),
         "mock": None,
         "predicted_latency_ms": None,
+        "input_size": None,
     }
     info, settings = body.feature_info, timm.get_pretrained_cfg(name)
     return Features(

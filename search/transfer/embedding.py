@@ -1,0 +1,65 @@
+"""A network that turns an image into an embedding: feature maps, global average pooling, BNNeck."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bpnas.search.transfer.backbones import Features
+from bpnas.search.transfer.images import decoded_batches
+
+EVALUATION_BATCH = 128
+
+
+class Embedder(nn.Module):
+    """The last feature map's mean, projected to `size` numbers where one is given, and its batch normalisation.
+
+    The last step is the BNNeck of Luo et al. 2019: a batch normalisation without shift, so that distances may be
+    learnt on its input and angles on its output.
+
+    Args:
+        features: of `load_features`.
+        size: of the embedding; None for the channels of the last map.
+    """
+
+    def __init__(self, features: Features, size: int | None) -> None:
+        super().__init__()
+        width = features.channels[-1]
+        self.features = features
+        self.size = width if size is None else size
+        self.project = nn.Identity() if size is None else nn.Linear(width, size, bias=False)
+        self.neck = nn.BatchNorm1d(self.size)
+        self.neck.bias.requires_grad_(False)
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) -> float32 of the same shape, as the network wants it."""
+        scale = (self.features.mean, self.features.std)
+        mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in scale)
+        return (images.float() / 255 - mean) / std
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images (N, 3, H, W) -> what enters the neck and what leaves it, each (N, size)."""
+        plain = self.project(self.features(x)[-1].mean(dim=(2, 3)))
+        return plain, self.neck(plain)
+
+
+@torch.no_grad()
+def embed(model: Embedder, paths: Sequence[Path], height: int, width: int) -> Tensor:
+    """Embeddings of image files, of length 1, on the CPU: (len(paths), size).
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    batches = [
+        range(start, min(start + EVALUATION_BATCH, len(paths))) for start in range(0, len(paths), EVALUATION_BATCH)
+    ]
+    found = torch.empty(len(paths), model.size)
+    for batch, images in zip(batches, decoded_batches(paths, batches, height, width), strict=True):
+        found[batch.start : batch.stop] = F.normalize(model(model.normalized(images.to(device)))[1]).cpu()
+    return found

@@ -1,0 +1,54 @@
+"""Image files as batches of bytes, decoded by threads ahead of their use."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bpnas.search.errors import DataError
+from bpnas.search.worker_pool import usable_cores
+
+_BATCHES_AHEAD = 3
+
+
+def decode(path: Path, height: int, width: int) -> Tensor:
+    """One image as uint8 of shape (3, height, width), resized bilinearly.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            # `resize` alone would not smooth what it shrinks in images with a palette.
+            pixels = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: the image cannot be decoded ({error})") from error
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+
+
+def decoded_batches(
+    paths: Sequence[Path], batches: Iterable[Sequence[int]], height: int, width: int
+) -> Iterator[Tensor]:
+    """The images of each batch of indices into `paths`, in order: uint8 (N, 3, height, width).
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    pool = ThreadPoolExecutor(usable_cores())  # Pillow lets go of the interpreter while it decodes and resizes
+    ahead: deque[list[Future[Tensor]]] = deque()
+    try:
+        for batch in batches:
+            ahead.append([pool.submit(decode, paths[index], height, width) for index in batch])
+            if len(ahead) > _BATCHES_AHEAD:
+                yield torch.stack([image.result() for image in ahead.popleft()])
+        while ahead:
+            yield torch.stack([image.result() for image in ahead.popleft()])
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,139 @@
+"""The images of both tasks on disk: folders of identities, and Market-1501's names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpnas.search.errors import DataError
+
+IMAGE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"))
+
+_MARKET_NAME = re.compile(r"(-1|\d+)_c(\d+)")
+_JUNK, _DISTRACTOR = -1, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """Images of faces by identity.
+
+    Attributes:
+        paths: of the images, sorted.
+        labels: of each, its identity, numbered from 0 in the order of their names.
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Persons:
+    """Images of persons by identity and camera, as Market-1501 names them.
+
+    Attributes:
+        paths: of the images, sorted.
+        identities, cameras: of each; identity 0 stands for anything that is nobody's.
+    """
+
+    paths: tuple[Path, ...]
+    identities: tuple[int, ...]
+    cameras: tuple[int, ...]
+
+
+def identity_folders(folder: Path) -> Faces:
+    """The images of `folder/IDENTITY/*`.
+
+    Raises:
+        DataError: the folder is missing, or holds no such images.
+    """
+    names = sorted(path for path in _existing(folder).iterdir() if path.is_dir())
+    found = [images for name in names if (images := _images(name))]
+    if not found:
+        raise DataError(f"{folder}: holds no images in folders, one folder per identity")
+    return Faces(
+        tuple(path for images in found for path in images),
+        tuple(label for label, images in enumerate(found) for _ in images),
+    )
+
+
+def images_below(folder: Path) -> tuple[Path, ...]:
+    """The images of `folder` and of all folders in it, sorted.
+
+    Raises:
+        DataError: the folder is missing, or holds none.
+    """
+    found = tuple(sorted(path for path in _existing(folder).rglob("*") if _is_image(path)))
+    if not found:
+        raise DataError(f"{folder}: holds no images")
+    return found
+
+
+def market_images(folder: Path, *, distractors: bool) -> Persons:
+    """The images of one folder of Market-1501 or of a data set in its layout, as `0002_c1s1_000451_03.jpg`.
+
+    Those of identity -1 (junk) are left out.
+
+    Args:
+        folder: `bounding_box_train`, `query` or `bounding_box_test`.
+        distractors: whether identity 0 is kept, as the gallery wants it.
+
+    Raises:
+        DataError: the folder is missing, holds no images, or an image with another name.
+    """
+    images = _images(_existing(folder))
+    kept: list[tuple[Path, int, int]] = []
+    for path in images:
+        parts = _MARKET_NAME.match(path.name)
+        if parts is None:
+            raise DataError(f"{path}: is not named IDENTITY_cCAMERA..., as in 0002_c1s1_000451_03.jpg")
+        identity = int(parts[1])
+        if identity != _JUNK and (distractors or identity != _DISTRACTOR):
+            kept.append((path, identity, int(parts[2])))
+    if not kept:
+        raise DataError(f"{folder}: holds no images of persons")
+    paths, identities, cameras = zip(*kept, strict=True)
+    return Persons(paths, identities, cameras)
+
+
+def check_training(folder: Path, labels: tuple[int, ...]) -> None:
+    """Refuse images that nothing can be learnt from: it takes two identities, one of them with two images.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if len(set(labels)) < 2 or not _any_twice(labels):
+        raise DataError(
+            f"{folder}: training needs two identities, and two images of one; here are {len(labels)} images of "
+            f"{len(set(labels))}"
+        )
+
+
+def check_probes(folder: Path, labels: tuple[int, ...]) -> None:
+    """Refuse probes of which none has a mate.
+
+    Raises:
+        DataError: no identity has two images.
+    """
+    if not _any_twice(labels):
+        raise DataError(f"{folder}: no identity has two images, of which one could be sought by the other")
+
+
+def _any_twice(labels: tuple[int, ...]) -> bool:
+    return max(Counter(labels).values()) > 1
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; docs/transfer.md shows the layout")
+    return folder
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    # Not those of hidden names, which macOS leaves on foreign disks.
+    return path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".") and path.is_file()
