@@ -1,0 +1,105 @@
+"""The command `run-search transfer detection`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bpnas.android_bench.command import Command, print_result
+from bpnas.search.display import display
+from bpnas.search.network_file import NetworkFile
+from bpnas.search.options import json_option, wait_passively
+from bpnas.search.transfer.options import backbone_options
+
+
+@click.command(cls=Command, short_help="Faster R-CNN with a feature pyramid, on COCO.")
+@click.option("--data", metavar="DIR", help="Images and annotations in the layout of COCO 2017.")
+@click.option("--train-images", metavar="DIR", help="In place of --data, with the next three.")
+@click.option("--train-annotations", metavar="FILE", help="As COCO's instances_train2017.json.")
+@click.option("--val-images", metavar="DIR", help="To judge the detector on.")
+@click.option("--val-annotations", metavar="FILE")
+@backbone_options
+@click.option("--preset", default="tiny", show_default=True, help="'tiny' (a CPU) or 'paper' (COCO on a GPU).")
+@click.option("--epochs", type=int, help="Overrides the preset, as the next three.")
+@click.option("--batch", type=int, help="Images a step; change the rate in proportion.")
+@click.option("--learning-rate", type=float, help="After the warm-up.")
+@click.option(
+    "--norms",
+    type=click.Choice(["frozen", "trained"]),
+    help="Batch normalisation of the network.  [default: frozen in 'paper']",
+)
+@click.option("--out", type=click.Path(file_okay=False), help="Run directory.  [default: runs/detection-MODEL-seedN]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that read images.  [default: one per core, at most 8]")
+@json_option
+def detection(
+    data: str | None,
+    train_images: str | None,
+    train_annotations: str | None,
+    val_images: str | None,
+    val_annotations: str | None,
+    model: str,
+    network: Path | None,
+    weights: Path | None,
+    from_scratch: bool,
+    preset: str,
+    norms: str | None,
+    out: str | None,
+    seed: int,
+    workers: int | None,
+    as_json: bool,
+    **overrides: Any,
+) -> None:
+    """Train a detector on images with boxes, and give its average precision as COCO counts it.
+
+    Called again with the same options, it goes on where it was stopped.
+    """
+    wait_passively()
+    from bpnas.search.transfer.coco import coco_files
+    from bpnas.search.transfer.detection import check_libraries, run_detection
+    from bpnas.search.transfer.detection_presets import DetectionSettings
+    from bpnas.search.worker_pool import usable_cores
+
+    values = {name: value for name, value in overrides.items() if value is not None}
+    if norms is not None:
+        values["frozen_norms"] = norms == "frozen"
+    settings = DetectionSettings.load(preset).override(values)
+    train = coco_files(data, train_images, train_annotations, "train")
+    val = coco_files(data, val_images, val_annotations, "val")
+    check_libraries()
+    mock = network is not None and NetworkFile.load(network).mock
+    directory = Path(out or f"runs/detection-{model}-seed{seed}")
+    with display(mock) as progress:
+        result = run_detection(
+            train,
+            val,
+            settings,
+            out=directory,
+            model=model,
+            network=network,
+            weights=weights,
+            from_scratch=from_scratch,
+            seed=seed,
+            threads=workers or min(usable_cores(), 8),
+            progress=progress,
+        )
+    print_result(result, as_json, _summary(result, directory))
+
+
+def _summary(result: dict[str, Any], out: Path) -> str:
+    mark = " (mock: computed, not measured)" if result["mock"] else ""
+    latency = result["predicted_latency_ms"]
+    predicted = "" if latency is None else f", {latency:.4g} ms by table as classifier{mark}"
+    scores = ", ".join(
+        f"{name} {'none of that size' if value is None else format(value, '.3f')}"
+        for name, value in result["metrics"].items()
+    )
+    return "\n".join(
+        [
+            f"Network: {result['network'] or result['model']}{predicted}",
+            f"On {result['images']['val']} images: {scores}",
+            f"Files: {out}/result.json, detections.json, detector.safetensors",
+        ]
+    )

@@ -1,0 +1,84 @@
+"""Images for a detector: read when they are needed, some steps ahead, by threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bpnas.search.errors import DataError
+from bpnas.search.transfer.coco import CocoImage
+
+Targets = dict[str, Tensor]
+_AHEAD = 3
+"""Batches under way at a time."""
+
+
+def read_image(image: CocoImage) -> Tensor:
+    """The image as uint8 of (3, height, width).
+
+    Raises:
+        DataError: it is damaged, or of another size than its annotations say.
+    """
+    try:
+        with Image.open(image.path) as opened:
+            pixels = np.array(opened.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{image.path}: the image cannot be read ({error})") from error
+    height, width = pixels.shape[:2]
+    if (width, height) != (image.width, image.height):
+        raise DataError(
+            f"{image.path}: is of {width}x{height} pixels, its annotations are for {image.width}x{image.height}"
+        )
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def read_batches(batches: Sequence[Sequence[CocoImage]], threads: int) -> Iterator[list[Tensor]]:
+    """The images of each batch in turn, as `read_image` gives them.
+
+    Raises:
+        DataError: see `read_image`; when the batch's turn has come.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[list[Future[Tensor]]] = deque()
+        try:
+            for batch in batches:
+                waiting.append([pool.submit(read_image, image) for image in batch])
+                if len(waiting) == _AHEAD:
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
+                yield [future.result() for future in waiting.popleft()]
+        finally:
+            for future in (future for batch in waiting for future in batch):
+                future.cancel()
+
+
+def epoch_order(images: Sequence[CocoImage], batch: int, generator: torch.Generator) -> list[list[int]]:
+    """Numbers of the images of every batch of an epoch, in random order.
+
+    Wide and tall images go into batches of their own, for a batch is as wide and as high as its largest image; what is
+    left of both shares the last ones made.
+    """
+    order = torch.randperm(len(images), generator=generator).tolist()
+    wide = [number for number in order if images[number].width >= images[number].height]
+    tall = [number for number in order if images[number].width < images[number].height]
+    parts = [part[start : start + batch] for part in (wide, tall) for start in range(0, len(part), batch)]
+    whole = [part for part in parts if len(part) == batch]
+    rest = [number for part in parts if len(part) < batch for number in part]
+    whole += [rest[start : start + batch] for start in range(0, len(rest), batch)]
+    return [whole[number] for number in torch.randperm(len(whole), generator=generator).tolist()]
+
+
+def example(pixels: Tensor, image: CocoImage, mirrored: bool, device: torch.device) -> tuple[Tensor, Targets]:
+    """What torchvision's detectors train on, on `device`: the image on the scale 0..1 and its boxes and labels."""
+    boxes, labels = torch.from_numpy(image.boxes), torch.from_numpy(image.labels)
+    scaled = pixels.to(device).float() / 255
+    if mirrored:
+        scaled = scaled.flip(2)
+        boxes = torch.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], dim=1)
+    return scaled, {"boxes": boxes.to(device), "labels": labels.to(device)}

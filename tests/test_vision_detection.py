@@ -1,0 +1,221 @@
+"""Faster R-CNN on generated images: it learns, goes on after an interruption, and is judged as COCO does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchvision", exc_type=Exception)
+pytest.importorskip("pycocotools")
+
+from click.testing import Result
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from safetensors.torch import load as load_tensors
+from torch import nn
+
+from bpnas.android_bench.errors import UsageError
+from bpnas.profiler import Backbone, Block, build_module
+from bpnas.profiler.backbone import Stage
+from bpnas.search.evaluate import seeded
+from bpnas.search.executor import set_threads, threads_kept
+from bpnas.search.network_file import save_weights
+from bpnas.search.transfer import detection_train
+from bpnas.search.transfer.backbones import load_features
+from bpnas.search.transfer.coco import CocoSet, coco_files
+from bpnas.search.transfer.detection import run_detection
+from bpnas.search.transfer.detection_model import build_detector, detection_features
+from bpnas.search.transfer.detection_presets import DetectionSettings
+from bpnas.search.transfer.detection_score import METRICS, coco_metrics, detect
+from tests.coco_factory import coco_data
+
+Command = Callable[..., Result]
+SETTINGS = DetectionSettings.load("tiny").override({"short_side": 96, "epochs": 14})
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    with threads_kept():
+        set_threads(1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return coco_data(tmp_path_factory.mktemp("coco") / "data")
+
+
+def few(folder: Path) -> Path:
+    return coco_data(folder / "few", train=6, val=3)
+
+
+def network(folder: Path, stem_stride: int = 2) -> Path:
+    """network.json of a small network with weights, random ones, beside it."""
+    stages = (Stage(16, 1, 1), Stage(24, 1, 2), Stage(32, 1, 2), Stage(48, 1, 2), Stage(64, 1, 2))
+    backbone = Backbone("narrow", 64, 16, stem_stride, stages, 64, 10)
+    blocks = [Block.parse("K3E2G1")] * len(backbone.sites)
+    values = {
+        "mock": True,
+        "predicted_latency_ms": 1.5,
+        "backbone": backbone.to_dict(),
+        "blocks": list(map(str, blocks)),
+        "classes": [str(number) for number in range(backbone.classes)],
+        "input": {"mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3]},
+    }
+    path = folder / "network.json"
+    path.write_text(json.dumps(values))
+    save_weights(path.with_suffix(".safetensors"), seeded(0, lambda: build_module(blocks, backbone)))
+    return path
+
+
+def files(data: Path, part: str) -> tuple[Path, Path]:
+    return coco_files(str(data), None, None, part)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_detector_on_a_searched_network_learns(data: Path, tmp_path: Path) -> None:
+    features, found = load_features("bpnas", network=network(tmp_path)), CocoSet.load(*files(data, "val"))
+    untrained = build_detector(features, 3, SETTINGS)
+    before = coco_metrics(found, detect(untrained, found, batch=4))
+
+    result = run_detection(
+        files(data, "train"), files(data, "val"), SETTINGS, out=tmp_path / "run", network=tmp_path / "network.json"
+    )
+
+    losses = [line["loss"] for line in lines(tmp_path / "run" / "epochs.jsonl")]
+    assert len(losses) == SETTINGS.epochs
+    assert losses[-1] < 0.75 * losses[0]
+    assert before["AP50"] < 0.1
+    assert result["metrics"]["AP50"] > 0.3
+    assert result["mock"] and result["predicted_latency_ms"] == 1.5
+    assert result["categories"] == ["disc", "square", "triangle"]
+
+    # pycocotools reads the files as they are, and comes to the same figures.
+    truth = COCO(str(files(data, "val")[1]))
+    score = COCOeval(truth, truth.loadRes(str(tmp_path / "run" / "detections.json")), "bbox")
+    score.evaluate()
+    score.accumulate()
+    score.summarize()
+    assert [value if value >= 0 else None for value in score.stats[:6]] == list(result["metrics"].values())
+
+
+def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, path = few(tmp_path), network(tmp_path)
+    settings = SETTINGS.override({"epochs": 2, "batch": 2, "short_side": 64})
+
+    def run(out: Path) -> dict[str, Any]:
+        return run_detection(files(data, "train"), files(data, "val"), settings, out=out, network=path, seed=3)
+
+    whole = run(tmp_path / "whole")
+    save = detection_train.save_checkpoint
+
+    def interrupted(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(detection_train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(detection_train, "save_checkpoint", interrupted)
+    for _ in range(6):  # steps
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "again")
+    assert run(tmp_path / "again") == whole
+    for name in ("detector.safetensors", "detections.json", "epochs.jsonl"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    # What is there already is not made anew.
+    (tmp_path / "again" / "detections.json").unlink()
+    assert run(tmp_path / "again") == whole
+    assert not (tmp_path / "again" / "detections.json").exists()
+
+
+def test_the_baseline_runs_through_the_same_command(cli: Command, tmp_path: Path) -> None:
+    pytest.importorskip("timm", exc_type=Exception)
+    data, out = few(tmp_path), tmp_path / "run"
+    options = ["--model", "mobilenetv2_100", "--epochs", 1, "--batch", 3, "--out", out]
+    done = cli("run-search", "transfer", "detection", "--data", data, *options, "--json")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result == json.loads((out / "result.json").read_text())
+    assert (result["model"], result["network"], result["mock"]) == ("mobilenetv2_100", None, None)
+    assert result["metrics"].keys() == set(METRICS)
+    assert result["recipe"]["epochs"] == 1
+    weights = load_tensors((out / "detector.safetensors").read_bytes())
+    assert any(name.startswith("backbone.body") for name in weights)
+    # Called with another recipe, the run is not overwritten.
+    done = cli("run-search", "transfer", "detection", "--data", data, *options, "--learning-rate", 0.1)
+    assert done.exit_code == 1
+    assert "recipe.learning_rate" in done.stderr
+
+
+class Seer(nn.Module):
+    """A detector that knows the answers."""
+
+    def __init__(self, found: CocoSet, labels: Callable[[int], int] = lambda label: label) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self._images, self._labels = iter(found.images), labels
+
+    def forward(self, pixels: list[Any]) -> list[dict[str, Any]]:
+        answers = []
+        for image, seen in zip(self._images, pixels, strict=False):
+            assert seen.shape == (3, image.height, image.width)
+            labels = torch.tensor([self._labels(int(label)) for label in image.labels])
+            answers.append(
+                {"boxes": torch.from_numpy(image.boxes).clone(), "labels": labels, "scores": torch.ones(len(labels))}
+            )
+        return answers
+
+
+def test_right_answers_score_one_and_none_zero(data: Path) -> None:
+    found = CocoSet.load(*files(data, "val"))
+    right = coco_metrics(found, detect(Seer(found), found, batch=100))
+    assert right["AP"] == right["AP50"] == right["APM"] == pytest.approx(1.0)
+    assert right["APL"] is None  # no shape is that large
+    confused = coco_metrics(found, detect(Seer(found, lambda label: label % 3 + 1), found, batch=100))
+    assert confused["AP"] < 0.1
+    assert coco_metrics(found, [])["AP"] == 0.0
+
+
+def test_a_network_of_small_images_reaches_stride_32(tmp_path: Path) -> None:
+    features = load_features("bpnas", network=network(tmp_path, stem_stride=1))
+    assert features.strides == (1, 2, 4, 8, 16)
+    (note,) = detection_features(features)
+    assert "stride 2" in note
+    detector = build_detector(features, 3, SETTINGS).eval()
+    shapes = [tuple(found.shape[2:]) for found in detector.backbone(torch.zeros(1, 3, 128, 128)).values()]
+    assert shapes == [(32, 32), (16, 16), (8, 8), (4, 4), (2, 2)]
+    assert detection_features(features) == ()
+
+
+def test_frozen_normalisation_stays_and_the_rest_moves(tmp_path: Path) -> None:
+    data, path = few(tmp_path), network(tmp_path)
+    settings = SETTINGS.override({"epochs": 1, "short_side": 64, "frozen_norms": True})
+    run_detection(files(data, "train"), files(data, "val"), settings, out=tmp_path / "run", network=path)
+    before = load_tensors(path.with_suffix(".safetensors").read_bytes())
+    after = load_tensors((tmp_path / "run" / "detector.safetensors").read_bytes())
+    for name, value in before.items():
+        if not name.startswith("head"):
+            assert torch.equal(after[f"backbone.body.{name}"], value) == (".norm." in name), name
+
+
+def test_random_weights_are_not_frozen(tmp_path: Path) -> None:
+    data = few(tmp_path)
+    settings = SETTINGS.override({"frozen_norms": True})
+    with pytest.raises(UsageError, match="give its --weights, or --norms trained"):
+        run_detection(
+            files(data, "train"),
+            files(data, "val"),
+            settings,
+            out=tmp_path / "run",
+            network=network(tmp_path),
+            from_scratch=True,
+        )
+    assert not (tmp_path / "run").exists()
