@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bpnas.android_bench.command import Command, DefaultGroup, print_result
-from bpnas.android_bench.errors import UsageError
 from bpnas.search.display import display
 from bpnas.search.options import (
     PROPOSAL_OVERRIDES,
@@ -16,6 +15,7 @@ from bpnas.search.options import (
     additivity_option,
     data_option,
     executor_options,
+    given_proposals,
     input_size_option,
     json_option,
     milliseconds,
@@ -27,6 +27,7 @@ from bpnas.search.options import (
     table_option,
     wait_passively,
 )
+from bpnas.search.stage2_cli import STAGE2_COMMANDS
 from bpnas.search.study_cli import study
 from bpnas.search.transfer.cli import transfer
 
@@ -68,7 +69,10 @@ def main() -> None:
 @click.option("--connections-data", help="Images of stage 2 and retraining.  [default: as --data]")
 @input_size_option
 @click.option("--connections-input-size", type=click.IntRange(8), help="The same for stage 2.")
-@click.option("--proposals", help="Blocks in place of stage 1: a proposals.json, or texts as 'K3E6G1,K1G1+K5E3G2'.")
+@click.option(
+    "--proposals",
+    help="Blocks in place of stage 1: a run directory, a proposals.json, or texts as 'K3E6G1,K1G1+K5E3G2'.",
+)
 @click.option("--out", type=click.Path(file_okay=False), help="Run directory.  [default: runs/TABLE-seedN]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
 @executor_options
@@ -127,7 +131,7 @@ def search(
     values = {_OVERRIDES[name]: value for name, value in overrides.items() if value is not None}
     chosen = Preset.load(preset).override(values)
     limits = milliseconds(constraints)
-    blocks = _blocks(proposals)
+    blocks = given_proposals(proposals)
     table = table or table_here()
     loaded = LatencyTable.load(table, additivity)
     with display(loaded.meta.mock) as progress:
@@ -159,24 +163,8 @@ def search(
 
 main.add_command(study)
 main.add_command(transfer)
-
-
-def _blocks(text: str | None) -> tuple[Any, ...]:
-    if text is None:
-        return ()
-    from bpnas.profiler.block import Block
-
-    if not text.endswith(".json"):
-        return tuple(Block.parse(part) for part in text.split(","))
-    import json
-
-    from bpnas.search.run_proposals import parse_proposals
-
-    try:
-        values = json.loads(Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--proposals {text}: cannot be read ({error})") from error
-    return tuple(proposal.block for proposal in parse_proposals(values, text))
+for command in STAGE2_COMMANDS:
+    study.add_command(command)
 
 
 def _cost(table: Any, result: SearchResult) -> CostEstimate | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.tables.model_record import MODEL_NAMES
+
+if TYPE_CHECKING:
+    from bpnas.profiler.block import Block
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -177,6 +180,48 @@ def milliseconds(text: str | None) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"--constraints {text!r}: write milliseconds with commas between, as in 2.5,4,6") from None
+
+
+def seed_numbers(text: str) -> tuple[int, ...]:
+    """The seeds of a study: "3" for the first three, "0,1,7" for these.
+
+    Raises:
+        UsageError: they are no numbers, or none.
+    """
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--seeds {text!r}: write how many, as in 5, or which with commas, as in 0,1,7") from None
+    if "," in text:
+        return numbers
+    if numbers[0] < 1:
+        raise UsageError(f"--seeds {text}: a study needs at least one seed")
+    return tuple(range(numbers[0]))
+
+
+def given_proposals(text: str | None) -> tuple[Block, ...]:
+    """Blocks as the user gave them: a run directory, a proposals.json or texts with commas between; none for None.
+
+    Raises:
+        BlockError: a text is no block.
+        UsageError, RunError: the file cannot be read, or holds no proposals.
+    """
+    if text is None:
+        return ()
+    from bpnas.profiler.block import Block
+
+    file = Path(text) / "proposals.json" if Path(text).is_dir() else Path(text)
+    if file.suffix != ".json":
+        return tuple(Block.parse(part) for part in text.split(","))
+    import json
+
+    from bpnas.search.run_proposals import parse_proposals
+
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--proposals {text}: cannot be read ({error})") from error
+    return tuple(proposal.block for proposal in parse_proposals(values, str(file)))
 
 
 def wait_passively() -> None:

@@ -29,6 +29,7 @@ from bpnas.search.errors import RunError
 _LATER_RESULTS = ("connections.jsonl", "connections.json", "network.json")
 _RESULTS = (
     "evaluations.jsonl",
+    "searches.jsonl",
     "trials.jsonl",
     "proposals.json",
     "study.csv",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bpnas.android_bench.command import Command, Group, print_result
-from bpnas.android_bench.errors import UsageError
 from bpnas.search.display import display
 from bpnas.search.options import (
     PROPOSAL_OVERRIDES,
@@ -22,6 +21,7 @@ from bpnas.search.options import (
     milliseconds,
     preset_option,
     proposal_options,
+    seed_numbers,
     strategy_option,
     table_here,
     table_option,
@@ -68,7 +68,7 @@ def _terms(command: F) -> F:
 
 @click.group(cls=Group, short_help="Compare ways to search, with several seeds.")
 def study() -> None:
-    """Compare ways to search block proposals, under equal terms and with several seeds.
+    """Compare ways to search block proposals or to connect them, under equal terms and with several seeds.
 
     Each writes one table, study.csv, and one plot, study.png, and states what its seeds can tell. Called again with the
     same options, it goes on where it was stopped.
@@ -136,7 +136,7 @@ def _run(
     if arms is not None:
         compared = compared.only(tuple(arm.strip() for arm in arms.split(",")))
     check_executor(executor, workers, ray_address)
-    limits, numbers = milliseconds(constraints), _seeds(seeds)
+    limits, numbers = milliseconds(constraints), seed_numbers(seeds)
     file = table or table_here()
     loaded = LatencyTable.load(file, additivity)
     with display(loaded.meta.mock) as progress:
@@ -155,18 +155,6 @@ def _run(
             progress=progress,
         )
     _print(name, result, as_json)
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--seeds {text!r}: write how many, as in 5, or which with commas, as in 0,1,7") from None
-    if "," in text:
-        return numbers
-    if numbers[0] < 1:
-        raise UsageError(f"--seeds {text}: a study needs at least one seed")
-    return tuple(range(numbers[0]))
 
 
 def _print(name: str, result: StudyResult, as_json: bool) -> None:

@@ -1,0 +1,133 @@
+"""Stage 2 on real CIFAR-10, by recipes that two cores can pay for: is what the search connects worth its price?
+
+    python benchmarks/connections.py connections --cifar10 DIR [--seeds 3] [--first-seed 0] [--out DIR]
+
+The studies `connections`, `lambda`, `random-stage2` and `fbnet-candidates` of `run-search study`, on a backbone of six
+sites with a table of the computed device (mock). The block proposals are searched first, with a seed of their own, and
+MobileNetV2 gets its tables at other widths. All goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from bpnas.profiler import Block
+from bpnas.search import Preset
+from bpnas.search.display import display
+from bpnas.search.options import given_proposals, wait_passively
+from bpnas.search.stage2_arms import (
+    Stage2Study,
+    Terms,
+    connections_study,
+    fbnet_study,
+    lambda_study,
+    random_study,
+)
+from bpnas.search.stage2_study import run_stage2_study
+from bpnas.search.stage2_text import stage2_lines
+from bpnas.tables import LatencyTable
+
+STEM, STAGES, HEAD = 8, ((16, 3), (32, 3)), 64
+LIMITS_MS = "1.5,2.1,2.8,3.5,4.2"
+PROPOSALS = f"--stage proposals --bands --constraints {LIMITS_MS} --preset small --population 8 --sample 3 --cycles 16"
+PROPOSAL_SEED = 100
+TARGET_MS = 2.1
+RANDOM_NETWORKS = 3
+WIDTHS = tuple(percent / 100 for percent in range(25, 155, 5))
+RECIPE = {
+    "connections.train.train_images": 4000,
+    "connections.train.epochs": 12,
+    "retraining.train_images": 4000,
+    "retraining.epochs": 6,
+    "retraining.batch": 32,
+    "test_images": None,
+}
+
+
+def make_table(folder: Path, width: float = 1.0) -> Path:
+    """The backbone at a width on the computed device, by the commands themselves; if not at 1, MobileNetV2's path."""
+    stem, *channels, head = (scaled(count, width) for count in (STEM, *(count for count, _ in STAGES), HEAD))
+    name = f"six-{stem}-{'-'.join(map(str, channels))}-{head}"
+    table = folder / f"{name}.parquet"
+    if not table.exists():
+        stages = [
+            f"{{ channels = {count}, blocks = {blocks}, stride = 2 }}"
+            for count, (_, blocks) in zip(channels, STAGES, strict=True)
+        ]
+        backbone, records = folder / f"{name}.toml", folder / f"{name}.sqlite"
+        backbone.write_text(
+            f'name = "{name}"\nstages = [{", ".join(stages)}]\n[stem]\nchannels = {stem}\nstride = 2\n'
+            f"[head]\nchannels = {head}\n"
+        )
+        profile = ["--serial", "mock:s9", "--backbone", backbone, "--input-size", 32, "--sessions", 1]
+        call("profile-device", *profile, *(["--paths", "K3E6G1"] * (width != 1)), "--records", records)
+        call("build-table", records, "--out", table)
+    return table
+
+
+def scaled(channels: int, width: float) -> int:
+    """As many channels as 8 groups need."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+def call(command: str, *arguments: object) -> None:
+    subprocess.run([Path(sys.executable).parent / command, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def design(name: str, proposals: tuple[Block, ...], folder: Path, preset: Preset) -> Callable[[Terms], Stage2Study]:
+    """The study of that name."""
+    lambda_below = preset.connections.lambda_below
+    if name == "connections":
+        files = dict.fromkeys(make_table(folder, width) for width in WIDTHS)
+        widths = [LatencyTable.load(file) for file in files]
+        return lambda terms: connections_study(terms, proposals, lambda_below, RANDOM_NETWORKS, widths)
+    if name == "lambda":
+        return lambda terms: lambda_study(proposals)
+    if name == "random-stage2":
+        return lambda terms: random_study(proposals, lambda_below, RANDOM_NETWORKS)
+    return lambda terms: fbnet_study(proposals, lambda_below)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", choices=("connections", "lambda", "random-stage2", "fbnet-candidates"))
+    parser.add_argument("--cifar10", required=True, help="folder of the public parquet edition")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--retrain", type=int, default=1, help="trainings of every network")
+    parser.add_argument("--out", type=Path, default=Path("runs/connections"))
+    arguments = parser.parse_args()
+    folder, data = arguments.out, f"cifar10:{arguments.cifar10}"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = make_table(folder)
+    found = folder / "proposals"
+    where = ["--table", file, "--data", data, "--seed", PROPOSAL_SEED, "--threads", 1, "--out", found]
+    call("run-search", *PROPOSALS.split(), *where)
+    proposals = given_proposals(str(found))
+    preset = replace(Preset.load("small").override(RECIPE), name="two cores")
+    table = LatencyTable.load(file)
+    with display(table.meta.mock) as progress:
+        result = run_stage2_study(
+            design(arguments.study, proposals, folder, preset),
+            table,
+            out=folder / arguments.study,
+            proposals=proposals,
+            target_ms=TARGET_MS,
+            seeds=range(arguments.first_seed, arguments.first_seed + arguments.seeds),
+            preset=preset,
+            data=data,
+            retrain=arguments.retrain,
+            progress=progress,
+        )
+    print("\n".join([*stage2_lines(result.summary), *result.notes]))
+    print(f"{result.directory}/study.csv, study.png; {result.trainings} trainings; latencies are a mock's")
+
+
+if __name__ == "__main__":
+    wait_passively()
+    main()

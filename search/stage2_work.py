@@ -1,0 +1,171 @@
+"""The work of a study of stage 2: supernet searches and trainings, each done once and on the disk before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.block import Block
+from bpnas.profiler.modules import build_module
+from bpnas.search.chance import derived_seed
+from bpnas.search.connect import candidate_latencies, connect
+from bpnas.search.data import Dataset
+from bpnas.search.derive import argmax_blocks, most_probable_blocks
+from bpnas.search.errors import RunError
+from bpnas.search.evaluate import seeded
+from bpnas.search.presets import Preset
+from bpnas.search.run_directory import RunDirectory
+from bpnas.search.stage2_arms import Network, SearchedArm, Terms
+from bpnas.search.supernet import Supernet
+from bpnas.search.train import accuracy, train
+
+SEARCHES = "searches.jsonl"
+EVALUATIONS = "evaluations.jsonl"
+SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What one supernet came to.
+
+    Attributes:
+        network: the most probable one within the target.
+        argmax: the paper's, the most probable candidate of every site, which may miss the target.
+        expected_latency_ms: at the alphas reached (Eq. 8).
+        entropy: of the candidates' probabilities, in nats, mean over sites.
+    """
+
+    network: Network
+    argmax: Network
+    expected_latency_ms: float
+    entropy: float
+
+
+class Stage2Work:
+    """Does what it is asked for, unless an earlier call has done it.
+
+    Args:
+        directory: holds searches.jsonl and evaluations.jsonl, a line each, and checkpoints of what is under way.
+        terms: what the arms have in common.
+        dataset, preset: the images, and the recipes `connections` and `retraining`.
+
+    Raises:
+        RunError: a file is damaged.
+    """
+
+    def __init__(self, directory: RunDirectory, terms: Terms, dataset: Dataset, preset: Preset) -> None:
+        self._directory, self._terms, self._dataset, self._preset = directory, terms, dataset, preset
+        self._searches: dict[tuple[Any, ...], Searched] = {}
+        self._scores: dict[tuple[Any, ...], float] = {}
+        for row, line in enumerate(directory.lines(SEARCHES), start=1):
+            try:
+                self._searches[tuple(line["proposals"]), line["lambda_below"], line["seed"]] = self._searched(line)
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunError(f"{directory.root / SEARCHES}: line {row} is no search ({error})") from error
+        for row, line in enumerate(directory.lines(EVALUATIONS), start=1):
+            try:
+                self._scores[tuple(line["blocks"]), _frozen(line["backbone"]), line["seed"]] = float(line["score"])
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise RunError(f"{directory.root / EVALUATIONS}: line {row} is no evaluation ({error})") from error
+
+    def __len__(self) -> int:
+        """How many trainings the directory holds, supernets included."""
+        return len(self._searches) + len(self._scores)
+
+    def search(self, arm: SearchedArm, seed: int) -> Searched:
+        """Train a supernet and derive its network.
+
+        Raises:
+            DataError, InfeasibleLimitError, SearchError: as of `connect` and `most_probable_blocks`.
+        """
+        texts = [str(block) for block in arm.proposals]
+        key = (tuple(texts), arm.lambda_below, seed)
+        if key not in self._searches:
+            checkpoint = self._checkpoint("supernet", *key)
+            line = {"proposals": texts, "lambda_below": arm.lambda_below, "seed": seed}
+            line |= self._search(arm, seed, checkpoint)
+            self._directory.append(SEARCHES, line)
+            checkpoint.unlink(missing_ok=True)
+            self._searches[key] = self._searched(line)
+        return self._searches[key]
+
+    def score(self, network: Network, seed: int) -> float:
+        """The accuracy on test images, 0..1, after training from scratch by the recipe `retraining`."""
+        backbone = None if network.backbone is None else network.backbone.to_dict()
+        texts = _texts(network.blocks)
+        key = (tuple(texts), _frozen(backbone), seed)
+        if key not in self._scores:
+            start, checkpoint = perf_counter(), self._checkpoint("training", *key)
+            score = self._train(network, seed, checkpoint)
+            line = {"blocks": texts, "backbone": backbone, "seed": seed, "score": score}
+            self._directory.append(EVALUATIONS, {**line, "seconds": perf_counter() - start})
+            checkpoint.unlink(missing_ok=True)
+            self._scores[key] = score
+        return self._scores[key]
+
+    def _search(self, arm: SearchedArm, seed: int, checkpoint: Path) -> dict[str, Any]:
+        start, terms = perf_counter(), self._terms
+        latencies = candidate_latencies(terms.table, terms.backbone, arm.proposals)
+        exact_ms = terms.exact_ms(arm.proposals)
+        # The same chance for all arms: their difference is surer so.
+        model_seed = derived_seed(seed, "study", "supernet")
+        learned = connect(
+            seeded(model_seed, lambda: Supernet(terms.backbone, arm.proposals)),
+            self._dataset,
+            latencies,
+            replace(self._preset.connections, lambda_below=arm.lambda_below),
+            target_ms=terms.target_ms,
+            fixed_ms=terms.fixed_ms,
+            seed=model_seed,
+            checkpoint=checkpoint,
+        )
+        log_p = learned.log_probabilities
+        argmax = argmax_blocks(log_p, latencies, terms.fixed_ms)
+        chosen = most_probable_blocks(log_p, latencies, terms.target_ms, terms.fixed_ms, exact_ms)
+        probabilities = [np.exp(row) for row in log_p]
+        expected = terms.fixed_ms + sum(float(p @ ms) for p, ms in zip(probabilities, latencies, strict=True))
+        entropies = [-float(p @ row) for p, row in zip(probabilities, log_p, strict=True)]
+        return {
+            **{
+                name: _texts(terms.chosen(arm.proposals, assignment.choices))
+                for name, assignment in (("chosen", chosen), ("argmax", argmax))
+            },
+            "expected_latency_ms": expected,
+            "entropy": sum(entropies) / len(entropies),
+            "log_probabilities": [row.tolist() for row in log_p],
+            "seconds": perf_counter() - start,
+        }
+
+    def _train(self, network: Network, seed: int, checkpoint: Path) -> float:
+        settings, dataset = self._preset.retraining, self._dataset
+        backbone = network.backbone or self._terms.backbone
+        model = seeded(seed, lambda: build_module(network.blocks, backbone))
+        split = dataset.train.first(settings.train_images)
+        train(model, dataset, split, settings, seed=seed, checkpoint=checkpoint)
+        return accuracy(model, dataset, dataset.test.first(self._preset.test_images))
+
+    def _checkpoint(self, *key: object) -> Path:
+        return self._directory.checkpoints / f"{derived_seed(0, *key):016x}.pt"
+
+    def _searched(self, line: Mapping[str, Any]) -> Searched:
+        expected, entropy = float(line["expected_latency_ms"]), float(line["entropy"])
+        return Searched(self._network(line["chosen"]), self._network(line["argmax"]), expected, entropy)
+
+    def _network(self, texts: Sequence[str]) -> Network:
+        blocks = tuple(None if text == SKIP else Block.parse(text) for text in texts)
+        return Network(blocks, self._terms.latency_ms(blocks))
+
+
+def _texts(blocks: Sequence[Block | None]) -> list[str]:
+    return [SKIP if block is None else str(block) for block in blocks]
+
+
+def _frozen(backbone: Any) -> Any:
+    """A backbone's plain values as a part of a key."""
+    return None if backbone is None else Backbone.from_dict(backbone)
