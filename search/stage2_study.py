@@ -195,10 +195,10 @@ def _rows_of(
     count = len(study.arms) - len(searched) + sum(arm.count - 1 for arm in study.arms if isinstance(arm, RandomArm))
     progress.stage(f"seed {seed} ({number + 1} of {seeds})", len(searched) + (len(searched) + count) * min(retrain, 1))
     found: dict[str, Searched] = {}
-    for arm in searched:
-        one = found[arm.name] = work.search(arm, seed)
+    for supernet in searched:
+        one = found[supernet.name] = work.search(supernet, seed)
         progress.step(
-            f"{arm.name}: derived {one.network.latency_ms:.4g} ms, argmax {one.argmax.latency_ms:.4g} ms, target "
+            f"{supernet.name}: derived {one.network.latency_ms:.4g} ms, argmax {one.argmax.latency_ms:.4g} ms, target "
             f"{terms.target_ms:.4g} ms"
         )
     rows = []
@@ -243,10 +243,10 @@ def _row(
         channels=" ".join(str(stage.channels) for stage in stages),
         latency_ms=network.latency_ms,
         latency=network.latency_ms / terms.target_ms,
-        argmax=searched and searched.argmax.latency_ms / terms.target_ms,
-        argmax_skips=searched and searched.argmax.skips,
-        expected=searched and searched.expected_latency_ms / terms.target_ms,
-        entropy=searched and searched.entropy,
+        argmax=None if searched is None else searched.argmax.latency_ms / terms.target_ms,
+        argmax_skips=None if searched is None else searched.argmax.skips,
+        expected=None if searched is None else searched.expected_latency_ms / terms.target_ms,
+        entropy=None if searched is None else searched.entropy,
         accuracy=accuracy,
         trainings=trainings,
     )
