@@ -41,17 +41,22 @@ def stage2_figure(summary: Stage2Summary, title: str) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, (label, series) in zip(axes, panels, strict=True):
+        shown = [1.0] if label.startswith("latency") else []
         for number, (name, legend, (colour, marker), scale) in enumerate(series):
             offset = (number - (len(series) - 1) / 2) * 0.22
             for line, arm in enumerate(summary.arms):
                 values = [getattr(row, name) for row in summary.rows if row.arm == arm.arm]
                 points = [value * scale for value in values if value is not None]
+                shown += points
                 axis.plot(points, [line + offset] * len(points), marker, color=colour, alpha=0.35, markersize=4)
                 _mark_mean(axis.errorbar, arm, name, line + offset, colour, scale)
             if legend:
                 axis.plot([], [], marker, color=colour, label=legend)
         if len(series) > 1:
             axis.legend(fontsize="x-small")
+        # Intervals of a few seeds are so wide that they would press everything else flat: they may leave the panel.
+        margin = 0.15 * (max(shown) - min(shown)) or 1.0
+        axis.set_xlim(min(shown) - margin, max(shown) + margin)
         axis.set_xlabel(label)
         axis.grid(alpha=0.25)
         if label.startswith("latency"):

@@ -2,6 +2,11 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +128,27 @@ def test_proposals_of_a_run_and_mobilenetv2_of_a_width(cli, table, tmp_path):
     # The middle of the two is the second, which is MobileNetV2's own: stacked, it is the target.
     expected = LatencyTable.load(table).network([Block.parse("K3E6G1")] * 3)
     assert float(rows["mobilenetv2"]["latency_ms"]) == float(rows["searched"]["target_ms"]) == expected
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_supernet_it_ends_as_if_undisturbed(table, target, tmp_path):
+    beside = Path(sys.executable).parent / "run-search"
+    env = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+    micro = [*MICRO.replace("--connection-epochs 2", "--connection-epochs 6").split(), "--seeds", "1"]
+
+    def call(name):
+        options = ["--table", table, "--proposals", BLOCKS, "--target", target, *micro, "--out", tmp_path / name]
+        return [str(part) for part in (beside, "study", "random-stage2", *options)]
+
+    subprocess.run(call("whole"), check=True, capture_output=True, env=env)
+    process = subprocess.Popen(call("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and not list(tmp_path.glob("cut/checkpoints/*.pt")):
+        time.sleep(0.005)
+    process.kill()
+    process.wait(timeout=60)
+    assert not (tmp_path / "cut/study.csv").exists()
+    subprocess.run(call("cut"), check=True, capture_output=True, env=env)
+    for name in ("study.csv", "summary.json", "study.png"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not list((tmp_path / "cut/checkpoints").iterdir())
