@@ -10,9 +10,11 @@ import click
 from bpnas.android_bench.command import Command, DefaultGroup, print_result
 from bpnas.search.display import display
 from bpnas.search.options import (
+    CONNECTION_OVERRIDES,
     PROPOSAL_OVERRIDES,
     RETRAIN_OVERRIDES,
     additivity_option,
+    connection_options,
     data_option,
     executor_options,
     given_proposals,
@@ -34,12 +36,11 @@ from bpnas.search.transfer.cli import transfer
 if TYPE_CHECKING:
     from bpnas.search.cost import CostEstimate
     from bpnas.search.run import SearchResult
+    from bpnas.search.run_connections import NetworkResult
 
 _OVERRIDES = {
     **PROPOSAL_OVERRIDES,
-    "connection_epochs": "connections.train.epochs",
-    "connection_images": "connections.train.train_images",
-    "lambda_below": "connections.lambda_below",
+    **CONNECTION_OVERRIDES,
     **RETRAIN_OVERRIDES,
 }
 
@@ -65,6 +66,9 @@ def main() -> None:
     "--bands", is_flag=True, help="Search each limit above the one before it: proposals spread over the budget."
 )
 @click.option("--target", "target_ms", type=float, metavar="MS", help="Limit of the network.  [default: middle one]")
+@click.option(
+    "--targets", metavar="MS,MS,...", help="Limits of several networks out of one supernet.  [default: --target]"
+)
 @data_option
 @click.option("--connections-data", help="Images of stage 2 and retraining.  [default: as --data]")
 @input_size_option
@@ -90,9 +94,7 @@ def main() -> None:
 @click.option(
     "--halving", type=int, metavar="N", help="Cheaper: at 1/N, 1/N^2 ... of the epochs, only the best 1/N go on."
 )
-@click.option("--connection-epochs", type=int, help="Epochs of the supernet.")
-@click.option("--connection-images", type=int, help="Training images of stage 2.")
-@click.option("--lambda-below", type=float, help="Lambda of the latency loss below the target.")
+@connection_options
 @retrain_options
 @json_option
 def search(
@@ -103,6 +105,7 @@ def search(
     constraints: str | None,
     bands: bool,
     target_ms: float | None,
+    targets: str | None,
     data: str,
     connections_data: str | None,
     input_size: int | None,
@@ -121,20 +124,23 @@ def search(
 ) -> None:
     """Search a network for the device that a latency table describes.
 
-    Called again with the same options, it goes on where it was stopped.
+    Called again with the same options, it goes on where it was stopped. Stage 2 also runs under torchrun:
+    torchrun --nproc-per-node 2 -m bpnas.search.cli --stage connections.
     """
     wait_passively()
+    from bpnas.search.distributed import is_main, process_group
     from bpnas.search.presets import Preset
     from bpnas.search.run import run_search
     from bpnas.tables import LatencyTable
 
     values = {_OVERRIDES[name]: value for name, value in overrides.items() if value is not None}
     chosen = Preset.load(preset).override(values)
-    limits = milliseconds(constraints)
+    limits, limits_later = milliseconds(constraints), milliseconds(targets, "--targets")
     blocks = given_proposals(proposals)
     table = table or table_here()
     loaded = LatencyTable.load(table, additivity)
-    with display(loaded.meta.mock) as progress:
+    with process_group(), display(loaded.meta.mock) as progress:
+        speaks = is_main()
         result = run_search(
             loaded,
             out=out or Path("runs") / f"{Path(table).stem}-seed{seed}",
@@ -143,6 +149,7 @@ def search(
             constraints=limits,
             bands=bands,
             target_ms=target_ms,
+            targets_ms=limits_later,
             data=data,
             connections_data=connections_data,
             input_size=input_size,
@@ -157,6 +164,8 @@ def search(
             ray_address=ray_address,
             progress=progress,
         )
+    if not speaks:
+        return
     cost = None if preset == "paper" or blocks else _cost(loaded, result)
     print_result(_as_dict(result, cost), as_json, _summary(table, result, cost, loaded.meta.imported is not None))
 
@@ -191,22 +200,27 @@ def _as_dict(result: SearchResult, cost: CostEstimate | None) -> dict[str, Any]:
             {"block": str(p.block), "limit_ms": p.limit_ms, "latency_ms": p.latency_ms, "score": p.score}
             for p in result.proposals
         ],
-        "network": None
-        if network is None
-        else {
-            "blocks": ["skip" if block is None else str(block) for block in network.blocks],
-            "predicted_latency_ms": network.predicted_latency_ms,
-            "target_ms": network.target_ms,
-            "accuracy": network.accuracy,
-            "argmax_latency_ms": network.argmax_latency_ms,
-        },
+        "network": None if network is None else _network_as_dict(network),
+        "networks": [_network_as_dict(each) for each in result.networks],
         "paper_recipe_estimate": None
         if cost is None
         else {"seconds": cost.seconds, "measured_images_per_second": cost.images_per_second},
     }
 
 
+def _network_as_dict(network: NetworkResult) -> dict[str, Any]:
+    return {
+        "blocks": ["skip" if block is None else str(block) for block in network.blocks],
+        "predicted_latency_ms": network.predicted_latency_ms,
+        "target_ms": network.target_ms,
+        "accuracy": network.accuracy,
+        "argmax_latency_ms": network.argmax_latency_ms,
+    }
+
+
 def _summary(table: str, result: SearchResult, cost: CostEstimate | None, imported: bool) -> str:
+    from bpnas.search.run_directory import limit_name
+
     mock = " (mock: computed, not measured)" if result.mock else " (imported, not measured here)" if imported else ""
     lines = [
         f"Device: {result.device}, {result.runtime}{mock}; networks are predicted by {result.additivity!r}",
@@ -225,6 +239,12 @@ def _summary(table: str, result: SearchResult, cost: CostEstimate | None, import
         )
         lines += [f"  site {n:2d}  {'skip' if block is None else block}" for n, block in enumerate(network.blocks)]
         lines.append(f"Files: {result.directory}/network.json, network.onnx, network.tflite")
+        lines += [
+            f"Further network: {each.predicted_latency_ms:.4g} ms by table{mock}, target {each.target_ms:g} ms, "
+            f"accuracy {each.accuracy * 100:.1f}%; files: {result.directory}/networks/{limit_name(each.target_ms)}"
+            for each in result.networks
+            if each != network
+        ]
     if cost is not None:
         lines.append(f"The paper's recipe: run-search --table {table} --preset paper --data cifar10:DIR")
         lines.append(

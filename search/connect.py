@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
+from bpnas.search.allocator import keep_freed_memory
 from bpnas.search.batches import batch_count, batches, on_device, pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.data import Dataset
 from bpnas.search.derive import log_softmax
-from bpnas.search.errors import DataError, SearchError
+from bpnas.search.distributed import from_main, is_main, mean_over_ranks, rank, sync_batch_norms, world_size
+from bpnas.search.errors import DataError, RunError, SearchError
 from bpnas.search.latency_loss import LatencyLoss, SupernetLatency
 from bpnas.search.latency_loss import candidate_latencies as candidate_latencies
 from bpnas.search.presets import ConnectionSettings
 from bpnas.search.supernet import Candidates, Supernet
-from bpnas.search.train import learning_rate, make_sgd
+from bpnas.search.train import CHECKPOINT_SECONDS, learning_rate, make_sgd
 
 Floats = npt.NDArray[np.float64]
+
+_WEIGHTS, _ALPHAS = 0, 1
+_PHASES = ("weights", "alphas")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,11 @@ class ConnectionEpoch:
         weight_loss: mean cross-entropy of the weight steps.
         alpha_loss: mean of cross-entropy * L_lat of the alpha steps; None in the warm-up.
         latency_ms: expected latency at the alphas reached, without noise and at temperature 1 (Eq. 8).
-        images, seconds: trained, and how long that took.
+        images, seconds: trained, and how long that took; after a resumption in the middle, since then.
+        argmax_latency_ms: of the network that the alphas reached name, the most probable candidate at every site.
+        entropies: per site, of P at these alphas, likewise without noise, in nats; the log of the number of candidates
+            at the start, 0 when a site is decided.
+        alphas: per site, those reached, (candidates,).
     """
 
     epoch: int
@@ -48,6 +61,9 @@ class ConnectionEpoch:
     latency_ms: float
     images: int
     seconds: float
+    argmax_latency_ms: float
+    entropies: tuple[float, ...]
+    alphas: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +89,7 @@ def connect(
     fixed_ms: float,
     seed: int,
     checkpoint: Path | None = None,
+    checkpoint_seconds: float | None = None,
     on_epoch: Callable[[ConnectionEpoch], None] = lambda report: None,
 ) -> Connections:
     """Train weights and alphas of `supernet`.
@@ -81,76 +98,240 @@ def connect(
     that an alpha never sees an image that weights were fitted to. Weights follow the cross-entropy, alphas the
     cross-entropy times L_lat (Eq. 4); for weights L_lat would be a mere factor on the learning rate [ours].
 
+    Every step draws its chance from `seed` and its number alone, so that a search that goes on from `checkpoint` ends
+    where an undisturbed one does, to the last bit on a CPU with as many threads. Where torchrun started several
+    processes, each calls this with the same arguments and takes its share of every batch; together they do what one
+    process does, up to rounding. The first one reports and writes. A search may go on with another number of them.
+
     Args:
         latencies_ms: see `candidate_latencies`.
         target_ms: T of Eq. 5.
         fixed_ms: stem and head.
-        checkpoint: written after every epoch, and gone on from if it exists.
+        checkpoint: gone on from if it is there and of this search; written after every epoch, and after a step when
+            that was last done `checkpoint_seconds` ago, by default `train.CHECKPOINT_SECONDS`.
+        on_epoch: called after every epoch, by the first process.
 
     Raises:
         DataError: there are too few images.
         SearchError: the training diverged.
-        RunError: the checkpoint is damaged.
+        RunError: the checkpoint is damaged, or not every process sees it.
+        SpaceError: no space for the checkpoint; the previous one is kept.
     """
-    device = pick_device()
-    supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train_settings = settings.train
-    pool = dataset.train.first(train_settings.train_images)
-    for_weights, for_alphas = on_device(pool, device).parted(settings.weight_share)
-    steps = batch_count(len(for_weights), train_settings.batch)
-    if not steps or len(for_alphas) < 2:
-        raise DataError(f"{dataset.source}: {len(pool)} training images are too few for the connection search")
-    expected = SupernetLatency(latencies_ms, fixed_ms)
-    latency_loss = LatencyLoss(target_ms, settings.lambda_below)
-    weights = make_sgd(supernet.weights, train_settings)
-    alphas = torch.optim.Adam(supernet.alphas, settings.alpha_learning_rate, weight_decay=settings.alpha_weight_decay)
-    done = 0
-    if checkpoint is not None and (state := load_checkpoint(checkpoint)) is not None:
-        supernet.load_state_dict(state["supernet"])
-        weights.load_state_dict(state["weights"])
-        alphas.load_state_dict(state["alphas"])
-        done = state["epoch"] + 1
-    supernet.train()
-    for epoch in range(done, train_settings.epochs):
-        start, tau, alpha_loss, alpha_images = perf_counter(), settings.tau(epoch), None, 0
-        generator = torch.Generator().manual_seed(derived_seed(seed, "connections", epoch))
+    latency_loss = LatencyLoss(target_ms, settings.lambda_below, SupernetLatency(latencies_ms, fixed_ms))
+    search = _Search(supernet, dataset, latencies_ms, latency_loss, settings, seed)
+    if checkpoint is not None:
+        search.restore(load_checkpoint(checkpoint))
+        if from_main(search.place) != search.place:
+            raise RunError(f"{checkpoint}: process {rank()} sees another one than the first; all need the same disk")
+    interval, saved = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds, monotonic()
 
-        def forward(images: Tensor, tau: float = tau, generator: torch.Generator = generator) -> tuple[Tensor, Tensor]:
-            probabilities = supernet.draw(tau, generator)
-            return supernet(images, probabilities), expected(probabilities)
+    def save(now: bool = False) -> None:
+        nonlocal saved
+        if checkpoint is not None and is_main() and (now or monotonic() - saved >= interval):
+            save_checkpoint(checkpoint, search.state())
+            saved = monotonic()
 
-        losses = []
-        for step, (images, labels) in enumerate(batches(dataset, for_weights, train_settings.batch, generator, device)):
-            for group in weights.param_groups:
-                group["lr"] = learning_rate(train_settings, (epoch * steps + step) / (train_settings.epochs * steps))
-            weights.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(forward(images)[0], labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            weights.step()
-            losses.append(float(loss.detach()))
-        if epoch >= settings.warmup_epochs:
-            alpha_losses = []
-            # Gradients of weights from these passes are dropped by the zero_grad before their next step.
-            for images, labels in batches(dataset, for_alphas, train_settings.batch, generator, device):
-                alphas.zero_grad(set_to_none=True)
-                logits, latency = forward(images)
-                loss = F.cross_entropy(logits, labels) * latency_loss(latency)
-                loss.backward()  # type: ignore[no-untyped-call]
-                alphas.step()
-                alpha_losses.append(float(loss.detach()))
-                alpha_images += len(labels)
-            alpha_loss = sum(alpha_losses) / len(alpha_losses)
-        if not all(bool(torch.isfinite(alpha).all()) for alpha in supernet.alphas):
-            raise SearchError(f"the connection search diverged in epoch {epoch + 1}: lower its learning rate")
-        with torch.no_grad():
-            noiseless = [alpha.softmax(dim=0) for alpha in supernet.alphas]
-            reached = float(expected(noiseless))
-        count = min(steps * train_settings.batch, len(for_weights)) + alpha_images
-        mean = sum(losses) / len(losses)
-        on_epoch(ConnectionEpoch(epoch, tau, mean, alpha_loss, reached, count, perf_counter() - start))
-        # After the report: a kill in between repeats the epoch, and with it the report, to the same end.
-        if checkpoint is not None:
-            state = {"supernet": supernet.state_dict(), "weights": weights.state_dict(), "alphas": alphas.state_dict()}
-            save_checkpoint(checkpoint, {**state, "epoch": epoch})
+    while search.epoch < settings.train.epochs:
+        report = search.run_epoch(save)
+        # Before the checkpoint: a kill in between repeats the end of the epoch, and with it the report.
+        if is_main():
+            on_epoch(report)
+        save(now=True)
     rows = tuple(log_softmax(alpha.detach().cpu().tolist()) for alpha in supernet.alphas)
     return Connections(supernet.candidates, rows)
+
+
+class _Search:
+    """A supernet, its two optimisers, and how far they are: `step` steps into `phase` of `epoch`, all from 0."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        dataset: Dataset,
+        latencies_ms: Sequence[Floats],
+        latency_loss: LatencyLoss,
+        settings: ConnectionSettings,
+        seed: int,
+    ) -> None:
+        keep_freed_memory()
+        self._device = pick_device()
+        if self._device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all batches but the last have one shape
+        self._pool = dataset.train.first(settings.train.train_images)
+        self._splits = on_device(self._pool, self._device).parted(settings.weight_share)
+        self._steps = [batch_count(len(split), settings.train.batch, world_size()) for split in self._splits]
+        if not all(self._steps):
+            raise DataError(
+                f"{dataset.source}: {len(self._pool)} training images are too few for the connection search"
+            )
+        if world_size() > 1:
+            sync_batch_norms(supernet)
+        supernet.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._supernet, self._dataset, self._settings, self._seed = supernet, dataset, settings, seed
+        self._latencies, self._latency_loss = latencies_ms, latency_loss
+        self._weights = make_sgd(supernet.weights, settings.train)
+        self._alphas = torch.optim.Adam(
+            supernet.alphas, settings.alpha_learning_rate, weight_decay=settings.alpha_weight_decay
+        )
+        self._forwards = [self._compiled(self._parallel()), self._compiled(supernet)]
+        self._losses = torch.zeros(2, dtype=torch.float64, device=self._device)
+        self.epoch, self.phase, self.step = 0, _WEIGHTS, 0
+
+    def run_epoch(self, after_step: Callable[[], None]) -> ConnectionEpoch:
+        """Train to the end of the epoch."""
+        start, images = perf_counter(), 0
+        if self.phase == _WEIGHTS:
+            images += self._run_phase(after_step)
+            self.phase, self.step = _ALPHAS, 0
+        if self.epoch >= self._settings.warmup_epochs:
+            with _without_gradient(self._supernet.weights):
+                images += self._run_phase(after_step)
+        report = self._report(images, perf_counter() - start)
+        self._losses.zero_()
+        self.epoch, self.phase, self.step = self.epoch + 1, _WEIGHTS, 0
+        return report
+
+    def _run_phase(self, after_step: Callable[[], None]) -> int:
+        """Train to the end of the phase, and say with how many images."""
+        settings, split, first = self._settings.train, self._splits[self.phase], self.step
+        order, share = self._generator(), (rank(), world_size())
+        self._supernet.train()
+        for images, labels in batches(self._dataset, split, settings.batch, order, self._device, first, share):
+            # Of the whole batch: the mean over processes of what is computed here is the mean over its images.
+            count = min(settings.batch, len(split) - self.step * settings.batch)
+            take = self._weight_step if self.phase == _WEIGHTS else self._alpha_step
+            loss = take(images, labels, world_size() / count)
+            self._losses[self.phase] += loss.detach()
+            self.step += 1
+            after_step()
+        total = min(self._steps[self.phase] * settings.batch, len(split))
+        return total - min(first * settings.batch, total)
+
+    def _weight_step(self, images: Tensor, labels: Tensor, scale: float) -> Tensor:
+        steps, settings = self._steps[_WEIGHTS], self._settings.train
+        for group in self._weights.param_groups:
+            group["lr"] = learning_rate(settings, (self.epoch * steps + self.step) / (settings.epochs * steps))
+        self._weights.zero_grad(set_to_none=True)
+        with torch.no_grad():  # alphas learn nothing here
+            gates, _ = self._draw()
+        loss = self._cross_entropy(images, labels, gates) * scale
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._weights.step()
+        return loss
+
+    def _alpha_step(self, images: Tensor, labels: Tensor, scale: float) -> Tensor:
+        self._alphas.zero_grad(set_to_none=True)
+        gates, probabilities = self._draw()
+        loss = self._cross_entropy(images, labels, gates) * scale * self._latency_loss(probabilities)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if world_size() > 1:
+            alphas = self._supernet.alphas
+            gradients = mean_over_ranks(torch.cat([alpha.grad for alpha in alphas if alpha.grad is not None]))
+            for alpha, gradient in zip(alphas, gradients.split([len(alpha) for alpha in alphas]), strict=True):
+                alpha.grad = gradient
+        self._alphas.step()
+        return loss
+
+    def _draw(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What weighs the candidates' outputs, and P of Eq. 8, the same on all processes."""
+        tau, generator = self._settings.tau(self.epoch), self._generator(self.step)
+        if self._settings.sampled_paths is not None:
+            return self._supernet.draw_sampled(tau, generator, self._settings.sampled_paths)
+        probabilities = self._supernet.draw(tau, generator)
+        return probabilities, probabilities
+
+    def _generator(self, *step: int) -> torch.Generator:
+        seed = derived_seed(self._seed, "connections", self.epoch, _PHASES[self.phase], *step)
+        return torch.Generator().manual_seed(seed)
+
+    def _cross_entropy(self, images: Tensor, labels: Tensor, gates: list[Tensor]) -> Tensor:
+        bfloat16 = self._settings.train.precision == "bfloat16"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
+            return F.cross_entropy(self._forwards[self.phase](images, gates), labels, reduction="sum")
+
+    def _parallel(self) -> nn.Module:
+        """For weights; the few alphas are averaged by hand, since they have no gradient in every step."""
+        if world_size() == 1:
+            return self._supernet
+        with _without_gradient(self._supernet.alphas):
+            return DistributedDataParallel(
+                self._supernet,
+                # Running statistics are the same everywhere, being of the whole batch.
+                broadcast_buffers=False,
+                find_unused_parameters=self._settings.sampled_paths is not None,
+            )
+
+    def _compiled(self, module: nn.Module) -> Callable[..., Tensor]:
+        return torch.compile(module, dynamic=False) if self._settings.train.compile else module
+
+    def _report(self, images: int, seconds: float) -> ConnectionEpoch:
+        warmup = self.epoch < self._settings.warmup_epochs
+        weight_loss, alpha_loss = mean_over_ranks(self._losses).tolist()
+        alphas = [alpha.detach().cpu().double() for alpha in self._supernet.alphas]
+        if not all(map(math.isfinite, (weight_loss, alpha_loss, *torch.cat(alphas).tolist()))):
+            raise SearchError(f"the connection search diverged in epoch {self.epoch + 1}: lower its learning rate")
+        probabilities = [alpha.softmax(dim=0) for alpha in alphas]
+        assert self._latency_loss.latency is not None
+        return ConnectionEpoch(
+            epoch=self.epoch,
+            tau=self._settings.tau(self.epoch),
+            weight_loss=weight_loss / self._steps[_WEIGHTS],
+            alpha_loss=None if warmup else alpha_loss / self._steps[_ALPHAS],
+            latency_ms=float(self._latency_loss.latency(probabilities)),
+            images=images,
+            seconds=seconds,
+            argmax_latency_ms=self._latency_loss.latency.fixed_ms
+            + sum(float(row[int(p.argmax())]) for row, p in zip(self._latencies, probabilities, strict=True)),
+            entropies=tuple(float(torch.special.entr(p).sum()) for p in probabilities),
+            alphas=tuple(tuple(alpha.tolist()) for alpha in alphas),
+        )
+
+    @property
+    def place(self) -> list[int]:
+        """How far the search is."""
+        return [self.epoch, self.phase, self.step]
+
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs, as tensors and plain values."""
+        return {
+            "of": self._identity(),
+            "supernet": self._supernet.state_dict(),
+            "weights": self._weights.state_dict(),
+            "alphas": self._alphas.state_dict(),
+            "epoch": self.epoch - 1,  # the last whole one
+            "phase": self.phase,
+            "step": self.step,
+            "losses": self._losses,
+        }
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Go on from `state`; a state of another search, left behind by whatever, is as good as none."""
+        if state is None or state.get("of") != self._identity():
+            return
+        self._supernet.load_state_dict(state["supernet"])
+        self._weights.load_state_dict(state["weights"])
+        self._alphas.load_state_dict(state["alphas"])
+        self._losses.copy_(state["losses"])
+        self.epoch, self.phase, self.step = state["epoch"] + 1, state["phase"], state["step"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "seed": self._seed,
+            "images": len(self._pool),
+            "source": self._dataset.source,
+            "shapes": [list(parameter.shape) for parameter in self._supernet.parameters()],
+            "target_ms": self._latency_loss.target_ms,
+            **asdict(self._settings),
+        }
+
+
+@contextmanager
+def _without_gradient(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Compute no gradients of these within."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

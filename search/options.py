@@ -32,6 +32,19 @@ PROPOSAL_OVERRIDES = {
 }
 """Which value of a preset an option changes."""
 
+CONNECTION_OVERRIDES = {
+    "connection_epochs": "connections.train.epochs",
+    "connection_images": "connections.train.train_images",
+    "connection_batch": "connections.train.batch",
+    "lambda_below": "connections.lambda_below",
+    "k_best": "connections.k_best",
+    "sampled_paths": "connections.sampled_paths",
+    "checkpoint_activations": "connections.checkpoint_activations",
+    "connection_precision": "connections.train.precision",
+    "connection_compile": "connections.train.compile",
+}
+"""The same for the supernet."""
+
 RETRAIN_OVERRIDES = {
     "retrain_epochs": "retraining.epochs",
     "retrain_images": "retraining.train_images",
@@ -97,6 +110,36 @@ def proposal_options(command: F) -> F:
         click.option(
             "--compile", is_flag=True, default=None, help="Compile candidates (torch.compile): for long trainings."
         ),
+    )
+
+
+def connection_options(command: F) -> F:
+    """What overrides the preset's search of connections; see `CONNECTION_OVERRIDES`."""
+    return _decorated(
+        command,
+        click.option("--connection-epochs", type=int, help="Epochs of the supernet."),
+        click.option("--connection-images", type=int, help="Training images of stage 2."),
+        click.option("--connection-batch", type=int, help="Its batch, over all processes of torchrun."),
+        click.option("--lambda-below", type=float, help="Lambda of the latency loss below the target."),
+        click.option(
+            "--k-best",
+            type=int,
+            metavar="K",
+            help="Have the supernet judge the K most probable networks.  [default: 1]",
+        ),
+        click.option(
+            "--sampled-paths",
+            type=click.IntRange(1, 2),
+            help="Compute 1 or 2 candidates of a site in a step, for memory.  [default: all]",
+        ),
+        click.option(
+            "--checkpoint-activations",
+            is_flag=True,
+            default=None,
+            help="Compute what is inside of sites twice, for memory.",
+        ),
+        click.option("--connection-precision", type=click.Choice(["float32", "bfloat16"]), help="As --precision."),
+        click.option("--connection-compile", is_flag=True, default=None, help="As --compile."),
     )
 
 
@@ -168,8 +211,8 @@ def table_here() -> str:
     return files[0]
 
 
-def milliseconds(text: str | None) -> tuple[float, ...]:
-    """Limits as the user wrote them.
+def milliseconds(text: str | None, option: str = "--constraints") -> tuple[float, ...]:
+    """Limits as the user wrote them behind `option`.
 
     Raises:
         UsageError: they are no numbers.
@@ -179,7 +222,7 @@ def milliseconds(text: str | None) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--constraints {text!r}: write milliseconds with commas between, as in 2.5,4,6") from None
+        raise UsageError(f"{option} {text!r}: write milliseconds with commas between, as in 2.5,4,6") from None
 
 
 def seed_numbers(text: str) -> tuple[int, ...]:

@@ -99,6 +99,12 @@ class ConnectionSettings:
         tau_start, tau_decay: tau of epoch e (from 0) is tau_start * exp(-tau_decay * e).
         lambda_below: lambda of Eq. 6 where the latency is below the target.
         train: how the weights are trained.
+        sampled_paths: compute only so many candidates of a site in a step, for memory and time, 1 or 2 (see
+            `Supernet.draw_sampled`); None for all, as in the paper.
+        checkpoint_activations: keep only the inputs of sites for the backward pass and compute the rest again there,
+            for memory.
+        k_best: have the supernet judge so many of the most probable networks within the limit, and retrain the best
+            [ours] (see `bpnas.search.judge`).
     """
 
     warmup_epochs: int
@@ -109,6 +115,9 @@ class ConnectionSettings:
     tau_decay: float
     lambda_below: float
     train: TrainSettings
+    sampled_paths: int | None = None
+    checkpoint_activations: bool = False
+    k_best: int = 1
 
     def tau(self, epoch: int) -> float:
         """Temperature of the Gumbel softmax in `epoch`, counted from 0."""
@@ -178,6 +187,10 @@ def _check(preset: Preset) -> None:
             raise UsageError(f"{field} must be at least {smallest}, not {value}")
     if not 0 <= connections.lambda_below <= 1:
         raise UsageError(f"lambda below the target must be from 0 to 1, not {connections.lambda_below}")
+    if connections.sampled_paths not in (None, 1, 2):
+        raise UsageError(f"sampled paths must be 1 or 2, not {connections.sampled_paths}: leave them out for all")
+    if connections.k_best < 1:
+        raise UsageError(f"k best must be at least 1, not {connections.k_best}")
     if connections.train.epochs <= connections.warmup_epochs:
         raise UsageError(
             f"the connection search needs more than its {connections.warmup_epochs} warm-up epochs, "

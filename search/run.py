@@ -16,6 +16,7 @@ import numpy as np
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
+from bpnas.search.distributed import from_main, is_main, process_group, world_size
 from bpnas.search.errors import InfeasibleLimitError
 from bpnas.search.executor import (
     CandidateTraining,
@@ -56,6 +57,7 @@ class SearchResult:
         network: the final network; None if only proposals were asked for.
         limits_ms: the latency limits of stage 1.
         additivity: the model that the table predicted with.
+        networks: that network, and those for further targets, in order of their targets.
     """
 
     directory: Path
@@ -66,8 +68,10 @@ class SearchResult:
     network: NetworkResult | None
     limits_ms: tuple[float, ...]
     additivity: str
+    networks: tuple[NetworkResult, ...] = ()
 
 
+@process_group()
 def run_search(
     table: LatencyTable | str | Path,
     *,
@@ -77,6 +81,7 @@ def run_search(
     constraints: Sequence[float] = (),
     bands: bool = False,
     target_ms: float | None = None,
+    targets_ms: Sequence[float] = (),
     data: str = "digits",
     connections_data: str | None = None,
     input_size: int | None = None,
@@ -93,6 +98,9 @@ def run_search(
 ) -> SearchResult:
     """Search a network for the device of `table`, or go on with the search that `out` holds.
 
+    Where torchrun started several processes, each calls this with the same arguments. They train the supernet and the
+    networks together; the first one writes.
+
     Args:
         table: the latencies, or the file that holds them.
         out: the run directory; see `run_directory`.
@@ -102,6 +110,8 @@ def run_search(
         bands: each limit is searched above the one before it only, so that the proposals spread over the budget.
         target_ms: limit of the final network; default the middle limit, or where the two stages have different input
             sizes, the latency of the middle proposal at the second.
+        targets_ms: limits of networks that are all taken from the one supernet, each retrained. Its latency loss aims
+            at `target_ms`, by default the middle one of them. More of them may be asked for later.
         data, connections_data: images of the two stages (see `Source`); the second defaults to the first.
         input_size, connections_input_size: in pixels; default the images' own size.
         proposals: blocks, as objects or texts, in place of a search for them.
@@ -120,6 +130,7 @@ def run_search(
             as far as that can be known.
         TableError, MissingEntryError: the table is damaged or lacks something.
         DataError: images are missing or damaged.
+        SearchError: a training diverged, or another process of torchrun has ended.
         WorkerLostError: an evaluation has lost its worker too often.
         RunError: `out` belongs to another search, is in use or is damaged.
     """
@@ -153,17 +164,24 @@ def run_search(
         if bands:
             _check_bands(space, limits)
     later_backbone = _backbone(table, later_source, later_size)
+    targets = sorted({float(ms) for ms in targets_ms})
+    if target_ms is None and targets:
+        target_ms = targets[len(targets) // 2]
     if target_ms is None and space is not None and later_backbone == space.backbone:
         target_ms = limits[len(limits) // 2]
-    if target_ms is not None:
-        LatencyLoss(target_ms, preset.connections.lambda_below)  # refuses what makes no sense
-    if stage != "proposals" and target_ms is not None:
+    further = [ms for ms in targets if ms != target_ms]
+    for wanted_ms in (*targets, target_ms):
+        if wanted_ms is None:
+            continue
+        LatencyLoss(wanted_ms, preset.connections.lambda_below)  # refuses what makes no sense
+        if stage == "proposals":
+            continue
         if given:
-            check_target(table, later_backbone, given, target_ms)
+            check_target(table, later_backbone, given, wanted_ms)
         else:
-            _check_reachable(BlockSpace(table, later_backbone.input_size, classes=later_backbone.classes), target_ms)
+            _check_reachable(BlockSpace(table, later_backbone.input_size, classes=later_backbone.classes), wanted_ms)
 
-    directory = RunDirectory(out)
+    directory = RunDirectory(out, writes=is_main())
     config = {
         "bpnas": version("bpnas"),
         "table_sha256": table.sha256,
@@ -184,8 +202,14 @@ def run_search(
         "preset": preset.to_dict(),
     }
     with directory.locked():
+        searches = stage != "connections" and space is not None and not directory.has("proposals.json")
+        if from_main(searches) and world_size() > 1:
+            raise UsageError(
+                "torchrun's processes train one network together, not many candidates: search the proposals without "
+                "it, with --stage proposals --executor processes, then connect them with it, with --stage connections"
+            )
         window, threads = window or directory.settled("window"), threads or directory.settled("threads")
-        if stage != "connections" and space is not None and not directory.has("proposals.json"):
+        if searches and space is not None:
             threads = threads or default_threads(executor, workers)
             training = CandidateTraining(space.backbone, source.absolute, preset.proposals, seed, threads)
             losses = keep_losses(directory, watcher)
@@ -223,7 +247,7 @@ def run_search(
                     f"{directory.root}: holds no proposals yet; search them with --stage proposals or give them with "
                     "--proposals"
                 )
-        network = None
+        networks: tuple[NetworkResult, ...] = ()
         if stage != "proposals":
             blocks = tuple(proposal.block for proposal in found)
             if target_ms is None:
@@ -231,12 +255,29 @@ def run_search(
                 target_ms = table.network(middle, later_backbone.input_size, later_backbone.classes)
             with threads_kept():
                 set_threads(default_threads("local", None))
-                network = run_connections(
-                    directory, table, later_backbone, blocks, connections_data or data, target_ms, preset, seed, watcher
+                networks = run_connections(
+                    directory,
+                    table,
+                    later_backbone,
+                    blocks,
+                    connections_data or data,
+                    target_ms,
+                    preset,
+                    seed,
+                    watcher if is_main() else Silent(),
+                    further,
                 )
     meta = table.meta
     return SearchResult(
-        directory.root, meta.mock, meta.device_name, meta.runtime, found, network, limits, table.additivity
+        directory.root,
+        meta.mock,
+        meta.device_name,
+        meta.runtime,
+        found,
+        networks[0] if networks else None,
+        limits,
+        table.additivity,
+        tuple(sorted(networks, key=lambda network: network.target_ms)),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +16,15 @@ from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import finished_epochs
 from bpnas.search.connect import ConnectionEpoch, candidate_latencies, connect
 from bpnas.search.data import Dataset, load_data
-from bpnas.search.derive import argmax_blocks, fastest_blocks, most_probable_blocks
+from bpnas.search.derive import Assignment, argmax_blocks, fastest_blocks, k_most_probable_blocks
+from bpnas.search.distributed import from_main, is_main
 from bpnas.search.errors import InfeasibleLimitError, RunError
 from bpnas.search.evaluate import seeded
+from bpnas.search.judge import inherited_accuracy
 from bpnas.search.network_file import block_texts, parse_blocks, save_weights
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
-from bpnas.search.run_directory import RunDirectory
+from bpnas.search.run_directory import RunDirectory, limit_name
 from bpnas.search.supernet import Candidates, Supernet, site_candidates
 from bpnas.search.train import EpochReport, accuracy, train
 
@@ -75,21 +78,41 @@ def run_connections(
     preset: Preset,
     seed: int,
     progress: Progress,
-) -> NetworkResult:
-    """Search the connections, retrain the network that they name, export it; every epoch is a checkpoint."""
-    if directory.has("network.json"):
+    further_ms: Sequence[float] = (),
+) -> tuple[NetworkResult, ...]:
+    """Search the connections, retrain the network that they name, export it; every epoch is a checkpoint.
+
+    Args:
+        target_ms: what the latency loss aims at, and the limit of the first network, whose files lie in `directory`.
+        further_ms: limits of further networks out of the same supernet, each retrained and kept in
+            `networks/LIMITms` below [ours].
+
+    Returns:
+        The network of `target_ms` and those of `further_ms`.
+    """
+    for ms in (target_ms, *further_ms):
+        check_target(table, backbone, proposals, ms)
+    places = {target_ms: directory, **{ms: directory.below(Path("networks", limit_name(ms))) for ms in further_ms}}
+    if from_main(all(place.has("network.json") for place in places.values())):
         progress.note("the network is there already")
-        return _read_network(directory)
-    check_target(table, backbone, proposals, target_ms)
+        return tuple(map(_read_network, places.values()))
     wanted = [preset.connections.train.train_images, preset.retraining.train_images]
     dataset = load_data(data, backbone.input_size, None if None in wanted else max(n for n in wanted if n is not None))
-    if directory.has("connections.json"):
-        found = directory.read_json("connections.json")
-    else:
-        found = _search(directory, table, backbone, proposals, dataset, target_ms, preset, seed, progress)
-        directory.write_json("connections.json", found)
-    blocks = parse_blocks(found["chosen"]["blocks"])
-    return _retrain(directory, table, backbone, blocks, dataset, target_ms, preset, seed, progress, found)
+    derivation: Callable[[float], dict[str, Any]] | None = None
+    for ms, place in places.items():
+        if from_main(place.has("connections.json")):
+            continue
+        if derivation is None:
+            derivation = _search(directory, table, backbone, proposals, dataset, target_ms, preset, seed, progress)
+        place.write_json("connections.json", derivation(ms))
+    results = []
+    for ms, place in places.items():
+        if from_main(place.has("network.json")):
+            results.append(_read_network(place))
+        else:
+            found = from_main(place.read_json("connections.json") if is_main() else None)
+            results.append(_retrain(place, table, backbone, dataset, ms, preset, seed, progress, found))
+    return tuple(results)
 
 
 def _search(
@@ -102,7 +125,8 @@ def _search(
     preset: Preset,
     seed: int,
     progress: Progress,
-) -> dict[str, Any]:
+) -> Callable[[float], dict[str, Any]]:
+    """Train the supernet as far as that is not done, and return what derives a network within a limit from it."""
     settings = preset.connections
     checkpoint = directory.checkpoints / "connections.pt"
     progress.stage("block connections", settings.train.epochs, finished_epochs(checkpoint))
@@ -116,6 +140,10 @@ def _search(
                 "weight_loss": epoch.weight_loss,
                 "alpha_loss": epoch.alpha_loss,
                 "expected_latency_ms": epoch.latency_ms,
+                "argmax_latency_ms": epoch.argmax_latency_ms,
+                "entropy": sum(epoch.entropies) / len(epoch.entropies),
+                "entropies": epoch.entropies,
+                "alphas": epoch.alphas,
             }
             directory.append("connections.jsonl", line)
         _time(directory, "connections", epoch.images, epoch.seconds)
@@ -125,8 +153,9 @@ def _search(
     latencies = candidate_latencies(table, backbone, proposals)
     fixed = table.fixed(backbone.input_size, backbone.classes)
     model_seed = derived_seed(seed, "supernet")
+    supernet = seeded(model_seed, lambda: Supernet(backbone, proposals))
     learned = connect(
-        seeded(model_seed, lambda: Supernet(backbone, proposals)),
+        supernet,
         dataset,
         latencies,
         settings,
@@ -140,27 +169,38 @@ def _search(
     def exact_ms(choices: tuple[int, ...]) -> float:
         return table.network(_blocks(learned.candidates, choices), backbone.input_size, backbone.classes)
 
-    argmax = argmax_blocks(learned.log_probabilities, latencies, fixed)
-    chosen = most_probable_blocks(learned.log_probabilities, latencies, target_ms, fixed, exact_ms)
-    return {
-        "mock": table.meta.mock,
-        "target_ms": target_ms,
-        **{
-            name: {
-                "blocks": block_texts(_blocks(learned.candidates, assignment.choices)),
-                "latency_ms": exact_ms(assignment.choices),
-                "log_probability": assignment.log_probability,
-            }
-            for name, assignment in (("argmax", argmax), ("chosen", chosen))
-        },
-    }
+    def as_dict(assignment: Assignment) -> dict[str, Any]:
+        return {
+            "blocks": block_texts(_blocks(learned.candidates, assignment.choices)),
+            "latency_ms": exact_ms(assignment.choices),
+            "log_probability": assignment.log_probability,
+        }
+
+    def derived(limit_ms: float) -> dict[str, Any]:
+        found = k_most_probable_blocks(learned.log_probabilities, latencies, limit_ms, settings.k_best, fixed, exact_ms)
+        result = {
+            "mock": table.meta.mock,
+            "target_ms": limit_ms,
+            "argmax": as_dict(argmax_blocks(learned.log_probabilities, latencies, fixed)),
+            "chosen": as_dict(found[0]),
+        }
+        if settings.k_best > 1:
+            _, held_out = dataset.train.first(settings.train.train_images).parted(settings.weight_share)
+            judged = []
+            for assignment in found:
+                accuracy = inherited_accuracy(supernet, assignment.choices, dataset, held_out, settings.train.batch)
+                judged.append({**as_dict(assignment), "inherited_accuracy": accuracy})
+            # The most probable one of equally good ones.
+            result |= {"chosen": max(judged, key=lambda one: one["inherited_accuracy"]), "judged": judged}
+        return result
+
+    return derived
 
 
 def _retrain(
     directory: RunDirectory,
     table: LatencyTable,
     backbone: Backbone,
-    blocks: Candidates,
     dataset: Dataset,
     target_ms: float,
     preset: Preset,
@@ -170,6 +210,7 @@ def _retrain(
 ) -> NetworkResult:
     from bpnas.profiler import build_module, to_onnx, to_tflite
 
+    blocks = parse_blocks(found["chosen"]["blocks"])
     checkpoint = directory.checkpoints / "retraining.pt"
     progress.stage("retraining", preset.retraining.epochs, finished_epochs(checkpoint))
 
@@ -190,10 +231,11 @@ def _retrain(
         found["argmax"]["latency_ms"],
     )
     model.cpu().eval()
-    shape = (1, 3, backbone.input_size, backbone.input_size)
-    save_weights(directory.root / "network.safetensors", model)
-    write_atomically(directory.root / "network.onnx", to_onnx(model, shape))
-    write_atomically(directory.root / "network.tflite", to_tflite(model, shape))
+    if is_main():
+        shape = (1, 3, backbone.input_size, backbone.input_size)
+        save_weights(directory.root / "network.safetensors", model)
+        write_atomically(directory.root / "network.onnx", to_onnx(model, shape))
+        write_atomically(directory.root / "network.tflite", to_tflite(model, shape))
     # Last, since this file says that all is done.
     directory.write_json(
         "network.json",

@@ -8,6 +8,7 @@ connections.jsonl  one line per epoch of the supernet
 checkpoints/       training states
 timings.jsonl      how many images were trained in how many seconds
 losses.jsonl       one line per worker that was lost in the middle of an evaluation
+networks/LIMITms/  the same for each further limit, as far as it goes
 network.json, network.safetensors, network.onnx, network.tflite    the result, its weights, and exported
 epochs.jsonl, result.json    of a transfer task: one line per epoch, and what came out
 """
@@ -48,14 +49,22 @@ _LATER_FIELDS = (
 
 
 class RunDirectory:
-    """Files of one run below `root`, which is created."""
+    """Files of one run below `root`, which is created.
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    Args:
+        writes: without it, for all processes of torchrun but the first, nothing is written, checked or locked.
+    """
+
+    def __init__(self, root: str | Path, writes: bool = True) -> None:
+        self.root, self._writes = Path(root), writes
         self.checkpoints = self.root / "checkpoints"
         if self.root.exists() and not self.root.is_dir():
             raise RunError(f"{self.root}: is a file, not a run directory; choose another one with --out")
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+    def below(self, name: str | Path) -> RunDirectory:
+        """A directory of its own for a part of the run, under the same lock."""
+        return RunDirectory(self.root / name, self._writes)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -64,6 +73,9 @@ class RunDirectory:
         Raises:
             RunError: another process works here.
         """
+        if not self._writes:
+            yield
+            return
         lock = filelock.FileLock(self.root / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -83,6 +95,8 @@ class RunDirectory:
         Raises:
             RunError: the stored one differs; the message names the first field that does.
         """
+        if not self._writes:
+            return
         now = json.loads(json.dumps(config))
         if self._has_begun():
             free = () if any(map(self.has, _LATER_RESULTS)) else _LATER_FIELDS
@@ -104,7 +118,8 @@ class RunDirectory:
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a file whole or not at all."""
-        write_atomically(self.root / name, (json.dumps(values, indent=2) + "\n").encode())
+        if self._writes:
+            write_atomically(self.root / name, (json.dumps(values, indent=2) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
         """What `write_json` wrote.
@@ -133,7 +148,7 @@ class RunDirectory:
             return []
         content = path.read_bytes()
         whole, end, rest = content.rpartition(b"\n")
-        if rest:
+        if rest and self._writes:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + len(end))
         found = []
@@ -149,10 +164,18 @@ class RunDirectory:
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
         """Append one line and see it to the disk."""
+        if not self._writes:
+            return
         with (self.root / name).open("ab") as file:
             file.write(json.dumps(values).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def limit_name(limit_ms: float) -> str:
+    """The name of the folder for a network within `limit_ms`."""
+    short = f"{limit_ms:g}"
+    return f"{short if float(short) == limit_ms else repr(limit_ms)}ms"
 
 
 def _differences(before: Any, after: Any, name: str = "") -> dict[str, tuple[Any, Any]]:

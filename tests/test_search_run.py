@@ -245,6 +245,74 @@ def test_stages_one_by_one_are_the_whole(finished, table, tmp_path):
     assert run_search(table, stage="connections", **arguments).network == finished.network
 
 
+SECOND = {"preset": MICRO, "proposals": ("K3G1", "K3E1G1", "K3E3G2"), "stage": "connections"}
+
+
+def test_several_networks_out_of_one_supernet(table, tmp_path):
+    targets = (0.1, 0.2, 0.45)
+    result = run_search(table, out=tmp_path / "a", targets_ms=targets, **SECOND)
+    assert [network.target_ms for network in result.networks] == list(targets)
+    assert result.network == result.networks[1]  # what the latency loss aims at
+    for network, place in zip(result.networks, ("networks/0.1ms", ".", "networks/0.45ms"), strict=True):
+        stored = json.loads((tmp_path / "a" / place / "network.json").read_text())
+        blocks = [None if text == "skip" else Block.parse(text) for text in stored["blocks"]]
+        assert network.predicted_latency_ms == table.network(blocks) <= network.target_ms == stored["target_ms"]
+        assert (tmp_path / "a" / place / "network.onnx").exists()
+    assert len({network.blocks for network in result.networks}) > 1
+    assert len((tmp_path / "a/connections.jsonl").read_text().splitlines()) == MICRO.connections.train.epochs
+    # The same as with one target, and further ones may come later.
+    alone = run_search(table, out=tmp_path / "b", target_ms=0.2, **SECOND)
+    assert alone.network == result.network and alone.networks == (result.network,)
+    later = run_search(table, out=tmp_path / "b", target_ms=0.2, targets_ms=(0.1, 0.45), **SECOND)
+    assert later.networks == result.networks
+    with pytest.raises(RunError, match="target_ms"):
+        run_search(table, out=tmp_path / "b", targets_ms=(0.1, 0.45), **SECOND)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 7])
+def test_several_networks_are_gone_on_with(steps, table, tmp_path):
+    arguments = {"out": tmp_path, "targets_ms": (0.1, 0.2), **SECOND}
+    with pytest.raises(KeyboardInterrupt):
+        run_search(table, progress=Stop(steps), **arguments)
+    result = run_search(table, **arguments)
+    assert [network.target_ms for network in result.networks] == [0.1, 0.2]
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "connections.jsonl").read_text().splitlines()]
+    assert epochs == list(range(MICRO.connections.train.epochs))
+
+
+def test_a_target_that_no_network_meets_is_refused_among_others(table, tmp_path):
+    with pytest.raises(InfeasibleLimitError, match="network"):
+        run_search(table, out=tmp_path / "x", targets_ms=(0.012, 0.2), **SECOND)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_supernet_chooses_among_the_k_most_probable(table, tmp_path):
+    arguments = {**SECOND, "preset": MICRO.override({"connections.k_best": 4}), "target_ms": 0.2}
+    with pytest.raises(KeyboardInterrupt):
+        run_search(table, out=tmp_path / "a", progress=Stop(4), **arguments)
+    result = run_search(table, out=tmp_path / "a", **arguments)
+    found = json.loads((tmp_path / "a/connections.json").read_text())
+    judged = found["judged"]
+    assert len({tuple(one["blocks"]) for one in judged}) == 4
+    assert all(one["latency_ms"] <= 0.2 for one in judged)
+    chances = [one["log_probability"] for one in judged]
+    assert chances == sorted(chances, reverse=True)
+    assert found["chosen"]["inherited_accuracy"] == max(one["inherited_accuracy"] for one in judged)
+    assert found["chosen"] in judged
+    assert [None if t == "skip" else Block.parse(t) for t in found["chosen"]["blocks"]] == list(result.network.blocks)
+    run_search(table, out=tmp_path / "b", **arguments)
+    assert (tmp_path / "b/connections.json").read_text() == (tmp_path / "a/connections.json").read_text()
+
+
+def test_every_epoch_of_the_supernet_is_logged(finished):
+    lines = [json.loads(line) for line in (finished.directory / "connections.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
+    for line in lines:
+        assert len(line["alphas"]) == len(line["entropies"]) == 4
+        assert line["entropy"] == pytest.approx(sum(line["entropies"]) / 4)
+        assert line["expected_latency_ms"] > 0 and line["argmax_latency_ms"] > 0 and line["tau"] > 0
+
+
 def test_no_stage_trains_with_more_threads_than_cores(table, tmp_path):
     before, seen = torch.get_num_threads(), set()
     watcher = Steps(lambda number: seen.add(torch.get_num_threads()))

@@ -1,0 +1,42 @@
+"""How good a network is that a trained supernet contains, judged by the supernet's own weights [ours]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from bpnas.search.batches import batch_count
+from bpnas.search.data import Dataset, Split
+from bpnas.search.distributed import mean_over_ranks, rank, world_size
+from bpnas.search.supernet import Supernet
+
+
+@torch.no_grad()
+def inherited_accuracy(supernet: Supernet, choices: Sequence[int], dataset: Dataset, split: Split, batch: int) -> float:
+    """Share of the images of `split` that one candidate per site puts into the right class, 0..1.
+
+    Batches are normalised by their own statistics, as in the training of the supernet: its running statistics are those
+    of mixtures of candidates, which no single network has. The images come as they are, in their order.
+
+    Args:
+        supernet: trained; its running statistics move on, its weights do not.
+        choices: number of the candidate at every site.
+        split: best images that no weight was fitted to.
+        batch: images a batch, over all processes of torchrun; a last one as small as `batches` would leave out is left
+            out here, too.
+    """
+    device = supernet.alphas[0].device
+    gates = [torch.zeros_like(alpha) for alpha in supernet.alphas]
+    for gate, choice in zip(gates, choices, strict=True):
+        gate[choice] = 1.0
+    before = supernet.training
+    supernet.train()
+    correct = torch.zeros((), dtype=torch.float64, device=device)
+    count = batch_count(len(split), batch, world_size())
+    for number in range(count):
+        mine = slice(number * batch + rank(), (number + 1) * batch, world_size())
+        images, labels = split.images[mine].to(device), split.labels[mine].to(device)
+        correct += (supernet(dataset.normalized(images), gates).argmax(dim=1) == labels).sum()
+    supernet.train(before)
+    return float(mean_over_ranks(correct)) * world_size() / min(count * batch, len(split))
