@@ -227,7 +227,7 @@ class _Search:
         if world_size() > 1:
             alphas = self._supernet.alphas
             gradients = mean_over_ranks(torch.cat([alpha.grad for alpha in alphas if alpha.grad is not None]))
-            for alpha, gradient in zip(alphas, gradients.split([len(alpha) for alpha in alphas]), strict=True):
+            for alpha, gradient in zip(alphas, torch.split(gradients, list(map(len, alphas))), strict=True):
                 alpha.grad = gradient
         self._alphas.step()
         return loss

@@ -110,7 +110,7 @@ def run_connections(
         if from_main(place.has("network.json")):
             results.append(_read_network(place))
         else:
-            found = from_main(place.read_json("connections.json") if is_main() else None)
+            found = from_main(place.read_json("connections.json") if is_main() else {})
             results.append(_retrain(place, table, backbone, dataset, ms, preset, seed, progress, found))
     return tuple(results)
 
