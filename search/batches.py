@@ -93,11 +93,11 @@ def in_order(
     """Batches as the images are and in their order, for an evaluation: (N, 3, S, S) uint8 and (N,) int64 on `device`.
 
     Args:
-        share: (rank, processes): only batches number rank, rank + processes ...
+        share: (rank, processes): of every batch, only the images number rank, rank + processes ...; none of a batch
+            that has no such image.
     """
     rank, processes = share
-    starts = range(rank * batch, len(split), processes * batch)
-    parts = [slice(start, start + batch) for start in starts]
+    parts = [slice(start + rank, start + batch, processes) for start in range(0, len(split) - rank, batch)]
     if isinstance(split, DiskSplit):
         numbers = torch.arange(len(split))
         yield from read_images(split, [numbers[part] for part in parts], device)

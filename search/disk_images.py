@@ -97,7 +97,7 @@ def read_images(
         _Decoder(split, crops),
         batch_size=None,
         sampler=chunks,
-        num_workers=min(decode_workers(), len(chunks) - 1),
+        num_workers=max(0, min(decode_workers(), len(chunks) - 1)),  # one chunk is soonest decoded here
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # otherwise it would draw from the global one
     )

@@ -303,7 +303,7 @@ def accuracy(model: nn.Module, dataset: Dataset, split: AnySplit, *, together: b
     device = next(model.parameters()).device
     share = (rank(), world_size()) if together else (0, 1)
     correct = torch.zeros((), dtype=torch.float64, device=device)
-    for images, labels in in_order(split, EVALUATION_BATCH, device, share):
+    for images, labels in in_order(split, EVALUATION_BATCH * share[1], device, share):
         correct += (model(dataset.normalized(images)).argmax(dim=1) == labels).sum()
     if together:
         correct = mean_over_ranks(correct) * world_size()

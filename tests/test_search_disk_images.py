@@ -1,6 +1,7 @@
 """Images that stay on disk: folders, the parquet edition of ImageNet, and what is made of them."""
 
 import io
+import json
 import os
 import random
 import signal
@@ -14,16 +15,18 @@ torch = pytest.importorskip("torch")
 from PIL import Image
 
 from bpnas.android_bench.errors import UsageError
-from bpnas.search import DataError, load_data
+from bpnas.search import DataError, Preset, load_data, run_search
 from bpnas.search import data as data_module
 from bpnas.search.batches import batches, in_order, on_device
 from bpnas.search.data import Split
 from bpnas.search.disk_images import CHUNK, DiskSplit, decode_workers, read_images
+from bpnas.search.executor import threads_kept
 from bpnas.search.image_files import choose_classes
 from bpnas.search.pictures import centre_crop, random_box, random_crop
 from bpnas.search.presets import TrainSettings
 from bpnas.search.sources import Source
 from bpnas.search.train import accuracy, train
+from tests.search_helpers import FormulaTable, tiny_backbone
 from tests.test_search_data import write_folder
 from tests.test_search_train import KilledError, model, weights
 
@@ -148,8 +151,14 @@ def test_an_evaluation_sees_the_middle_of_every_image_once(tmp_path, workers):
     middle = picture(int(seen[0][1][0])).resize((42, 32), Image.Resampling.BILINEAR).crop((7, 2, 35, 30))
     found = seen[0][0][0].permute(1, 2, 0).numpy().astype(int)
     assert np.abs(found - np.array(middle)).max() <= 6  # JPEG, in pixels of 256
-    halves = [list(in_order(dataset.test, 5, CPU, (rank, 2))) for rank in range(2)]
-    assert equal([halves[0][0], halves[1][0], halves[0][1]], seen)
+    for rank in range(3):  # of the last batch, of two images, the last process has none
+        share = list(in_order(dataset.test, 5, CPU, (rank, 3)))
+        assert equal(share, [(x[rank::3], y[rank::3]) for x, y in seen[: 3 if rank < 2 else 2]])
+
+
+def test_no_images_make_no_batches(folder):
+    dataset = load_data(f"imagenet:{folder}", input_size=32)
+    assert list(in_order(dataset.test.first(2), 5, CPU, (2, 3))) == []
 
 
 def test_parts_are_as_in_memory(folder):
@@ -356,3 +365,32 @@ def test_a_part_is_cut_scaled_and_mirrored():
         assert np.array_equal(other, part) or np.array_equal(other, part[:, ::-1])
     assert 3 <= mirrored <= 17
     assert centre_crop(whole, 16).shape == (16, 16, 3)
+
+
+def test_a_search_runs_on_images_on_disk(tmp_path, workers):
+    workers(0)
+    write_imagenet(tmp_path / "images", classes=10, train=4)
+    preset = Preset.load("tiny").override({"connections.train.epochs": 2, "retraining.epochs": 1})
+    result = run_search(
+        FormulaTable.tiny("K3G1,K3E1G1"),
+        out=tmp_path / "run",
+        stage="connections",
+        preset=preset,
+        data=f"imagenet:{tmp_path / 'images'}",
+        input_size=32,
+        proposals=["K3G1", "K3E1G1"],
+        target_ms=0.5,
+    )
+    assert result.network is not None and 0 <= result.network.accuracy <= 1
+    written = json.loads((tmp_path / "run/network.json").read_text())
+    assert written["classes"] == [f"n{number:03d}" for number in range(10)]
+    assert written["input"]["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_a_study_of_blocks_refuses_them_in_a_sentence(tmp_path):
+    from bpnas.search.study_trainer import StudyTraining
+
+    write_imagenet(tmp_path, classes=10, train=4)
+    training = StudyTraining(tiny_backbone(), f"imagenet:{tmp_path}", Preset.load("tiny"))
+    with threads_kept(), pytest.raises(DataError, match="a study judges winners on images in memory"):
+        training()

@@ -1,6 +1,5 @@
 """What a running search shows."""
 
-
 from bpnas.search import display as display_module
 from bpnas.search.display import display
 
