@@ -160,7 +160,7 @@ def test_the_rate_of_the_paper_s_preset_rises_and_falls_twice() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"epochs": -1}, "epochs must be at least 0, not -1"),
         ({"batch": 0}, "batch"),
         ({"learning_rate": -1.0}, "learning rate"),
         ({"learning_rate": float("nan")}, "learning rate"),
@@ -178,8 +178,8 @@ def test_the_command_refuses_what_it_cannot_do(cli: Command, data: Path, monkeyp
         ((), 2, "no images: give --data DIR, or --train-images DIR with --train-annotations FILE"),
         (("--train-images", data), 2, "--train-images and --train-annotations belong together"),
         (("--data", data, "--val-images", data), 2, "--val-images and --val-annotations belong together"),
-        (("--data", data, "--preset", "huge"), 2, "no preset of detection is called 'huge': use one of paper, tiny"),
-        (("--data", data, "--epochs", 0), 2, "epochs must be at least 1"),
+        (("--data", data, "--batch", 0), 2, "batch must be at least 1"),
+        (("--data", data, "--epochs", -1), 2, "epochs must be at least 0"),
         (("--data", data), 1, "detection needs torchvision and pycocotools: pip install 'bpnas[vision]'"),
     ):
         done = cli("run-search", "transfer", "detection", *options)

@@ -48,7 +48,7 @@ class CocoSet:
         file: the annotations.
         images: in the order of the file, also those without boxes.
         category_ids, category_names: by label, label 1 first; the order is that of the ids.
-        dataset: the content of the file as pycocotools takes it.
+        dataset: the content of the file as pycocotools takes it, without segmentations.
         notes: what was left out, in words.
     """
 
@@ -153,6 +153,7 @@ class _Boxes:
         if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
             raise DataError(f"{self._file}: annotation {number} has the bbox {box}; write [left, top, width, height]")
         left, top, width, height = map(float, box)
+        entry.pop("segmentation", None)  # most of COCO's file, and of the memory for it
         # What pycocotools asks for, where other programs leave it out.
         if "area" not in entry:
             entry["area"] = width * height

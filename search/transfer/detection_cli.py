@@ -21,8 +21,14 @@ from bpnas.search.transfer.options import backbone_options
 @click.option("--val-images", metavar="DIR", help="To judge the detector on.")
 @click.option("--val-annotations", metavar="FILE")
 @backbone_options
-@click.option("--preset", default="tiny", show_default=True, help="'tiny' (a CPU) or 'paper' (COCO on a GPU).")
-@click.option("--epochs", type=int, help="Overrides the preset, as the next three.")
+@click.option(
+    "--preset",
+    type=click.Choice(["tiny", "paper"]),
+    default="tiny",
+    show_default=True,
+    help="'tiny' (a CPU, small images) or 'paper' (COCO on a GPU).",
+)
+@click.option("--epochs", type=int, help="Overrides the preset, as the next three; 0 judges a detector as it is drawn.")
 @click.option("--batch", type=int, help="Images a step; change the rate in proportion.")
 @click.option("--learning-rate", type=float, help="After the warm-up.")
 @click.option(
@@ -30,7 +36,11 @@ from bpnas.search.transfer.options import backbone_options
     type=click.Choice(["frozen", "trained"]),
     help="Batch normalisation of the network.  [default: frozen in 'paper']",
 )
-@click.option("--out", type=click.Path(file_okay=False), help="Run directory.  [default: runs/detection-MODEL-seedN]")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of the run.  [default: runs/detection-MODEL-seedN]",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that read images.  [default: one per core, at most 8]")
 @json_option
@@ -46,7 +56,7 @@ def detection(
     from_scratch: bool,
     preset: str,
     norms: str | None,
-    out: str | None,
+    out: Path | None,
     seed: int,
     workers: int | None,
     as_json: bool,
@@ -70,7 +80,7 @@ def detection(
     val = coco_files(data, val_images, val_annotations, "val")
     check_libraries()
     mock = network is not None and NetworkFile.load(network).mock
-    directory = Path(out or f"runs/detection-{model}-seed{seed}")
+    directory = out or Path("runs") / f"detection-{model}-seed{seed}"
     with display(mock) as progress:
         result = run_detection(
             train,
@@ -91,7 +101,7 @@ def detection(
 def _summary(result: dict[str, Any], out: Path) -> str:
     mark = " (mock: computed, not measured)" if result["mock"] else ""
     latency = result["predicted_latency_ms"]
-    predicted = "" if latency is None else f", {latency:.4g} ms by table as classifier{mark}"
+    predicted = "" if latency is None else f", {latency:.4g} ms by table at {result['input_size']} pixels{mark}"
     scores = ", ".join(
         f"{name} {'none of that size' if value is None else format(value, '.3f')}"
         for name, value in result["metrics"].items()

@@ -128,4 +128,4 @@ def build_detector(features: Features, classes: int, settings: DetectionSettings
         box_predictor=FastRCNNPredictor(settings.head_width, classes + 1),
         box_batch_size_per_image=settings.box_samples,
     )
-    return model  # type: ignore[no-any-return]
+    return model

@@ -18,7 +18,7 @@ class DetectionSettings:
     """How a detector is built and trained.
 
     Attributes:
-        epochs, batch: passes over the images, images a step.
+        epochs, batch: passes over the images, images a step. 0 epochs judge the detector as it is.
         learning_rate, momentum, weight_decay: of SGD.
         warmup_steps: first steps, in which the rate rises in a straight line.
         decay_at: shares of the epochs after which the rate falls to a tenth: 8 and 11 of 12.
@@ -67,7 +67,7 @@ class DetectionSettings:
             UsageError: one of them is out of range.
         """
         changed = replace(self, **values)
-        for field, smallest in (("epochs", 1), ("batch", 1), ("short_side", 32), ("warmup_steps", 0)):
+        for field, smallest in (("epochs", 0), ("batch", 1), ("short_side", 32), ("warmup_steps", 0)):
             if getattr(changed, field) < smallest:
                 raise UsageError(f"{field} must be at least {smallest}, not {getattr(changed, field)}")
         if not 0 < changed.learning_rate < float("inf"):
