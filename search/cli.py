@@ -29,6 +29,7 @@ from bpnas.search.options import (
     table_option,
     wait_passively,
 )
+from bpnas.search.retrain_cli import retrain
 from bpnas.search.stage2_cli import STAGE2_COMMANDS
 from bpnas.search.study_cli import study
 from bpnas.search.transfer.cli import transfer
@@ -170,6 +171,7 @@ def search(
     print_result(_as_dict(result, cost), as_json, _summary(table, result, cost, loaded.meta.imported is not None))
 
 
+main.add_command(retrain)
 main.add_command(study)
 main.add_command(transfer)
 for command in STAGE2_COMMANDS:

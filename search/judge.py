@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import torch
 
-from bpnas.search.batches import batch_count
-from bpnas.search.data import Dataset, Split
+from bpnas.search.batches import AnySplit, batch_count, in_order
+from bpnas.search.data import Dataset
 from bpnas.search.distributed import mean_over_ranks, rank, world_size
 from bpnas.search.supernet import Supernet
 
 
 @torch.no_grad()
-def inherited_accuracy(supernet: Supernet, choices: Sequence[int], dataset: Dataset, split: Split, batch: int) -> float:
+def inherited_accuracy(
+    supernet: Supernet, choices: Sequence[int], dataset: Dataset, split: AnySplit, batch: int
+) -> float:
     """Share of the images of `split` that one candidate per site puts into the right class, 0..1.
 
     Batches are normalised by their own statistics, as in the training of the supernet: its running statistics are those
@@ -34,9 +36,7 @@ def inherited_accuracy(supernet: Supernet, choices: Sequence[int], dataset: Data
     supernet.train()
     correct = torch.zeros((), dtype=torch.float64, device=device)
     count = batch_count(len(split), batch, world_size())
-    for number in range(count):
-        mine = slice(number * batch + rank(), (number + 1) * batch, world_size())
-        images, labels = split.images[mine].to(device), split.labels[mine].to(device)
+    for images, labels in in_order(split.first(count * batch), batch, device, (rank(), world_size())):
         correct += (supernet(dataset.normalized(images), gates).argmax(dim=1) == labels).sum()
     supernet.train(before)
     return float(mean_over_ranks(correct)) * world_size() / min(count * batch, len(split))

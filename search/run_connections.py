@@ -221,13 +221,22 @@ def _retrain(
     model_seed = derived_seed(seed, "retraining")
     model = seeded(model_seed, lambda: build_module(blocks, backbone))
     split = dataset.train.first(preset.retraining.train_images)
-    train(model, dataset, split, preset.retraining, seed=model_seed, checkpoint=checkpoint, on_epoch=report)
+    train(
+        model,
+        dataset,
+        split,
+        preset.retraining,
+        seed=model_seed,
+        checkpoint=checkpoint,
+        on_epoch=report,
+        on_step=progress.within,
+    )
     result = NetworkResult(
         backbone,
         blocks,
         table.network(blocks, backbone.input_size, backbone.classes),
         target_ms,
-        accuracy(model, dataset, dataset.test.first(preset.test_images)),
+        accuracy(model, dataset, dataset.test.first(preset.test_images), together=True),
         found["argmax"]["latency_ms"],
     )
     model.cpu().eval()
