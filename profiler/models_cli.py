@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from bpnas.android_bench.device import DeviceInfo
     from bpnas.profiler.other_models import OtherPart, Timing
 
-_ABOUT_BACKBONES = {"backbone", "input_sizes", "classes", "paths", "networks", "context_"}
+ABOUT_BACKBONES = {"backbone", "input_sizes", "classes", "paths", "networks", "context_"}
+"""Options of `profile-device` that make no sense for other models."""
+
 _what = partial(Option, section="What to measure")
 
 
@@ -34,7 +36,7 @@ def time_files(options: Iterable[click.Parameter], given: set[str], **parameters
     from bpnas.profiler.other_models import file_parts
 
     for option in options:
-        if option.name in given & _ABOUT_BACKBONES:
+        if option.name in given & ABOUT_BACKBONES:
             raise UsageError(f"{option.opts[0]}: is about backbones; leave it out, or --models")
     groups = file_parts(parameters["models"], parameters["runtime"] if "runtime" in given else None)
     _time_others(groups, parameters)
@@ -52,7 +54,7 @@ def zoo_command(options: Iterable[click.Parameter]) -> Command:
         help=_time_zoo.__doc__,
         short_help="Time known networks.",
         params=[
-            *(option for option in options if option.name not in _ABOUT_BACKBONES | {"models"}),
+            *(option for option in options if option.name not in ABOUT_BACKBONES | {"models"}),
             _what(
                 ["--networks", "names"], many=True, help="These ones only, as in 'mobilenetv2 fbnet-a'.  [default: all]"
             ),
@@ -74,35 +76,24 @@ def _time_zoo(names: tuple[str, ...], input_size: int, **parameters: Any) -> Non
 
 
 def _time_others(groups: Mapping[str, Sequence[OtherPart]], parameters: Mapping[str, Any]) -> None:
-    """Time models that are no part of a backbone, by runtime, one runtime after the other."""
     from bpnas.profiler.campaign_options import CampaignOptions, fail_for, failure_fields
-    from bpnas.profiler.other_models import timing
-    from bpnas.profiler.records import Plan
+    from bpnas.profiler.time_models import time_models
 
-    options = CampaignOptions.of(parameters)
-    timed: list[Timing] = []
-    results = []
-    for runtime, parts in groups.items():
-        with options.team(runtime) as team:
-            plan = Plan(team.setup, (), None, options.sessions, precision=options.precision)
-            result = options.run(team, plan, parts)
-        timed += [timing(part, runtime, result.assessment.estimates.get(part.key)) for part in parts]
-        results.append(result)
-    info, path = team.setup.device, options.path(team)
-    failures = [failure for result in results for failure in result.failures]
+    timed = time_models(groups, CampaignOptions.of(parameters))
+    info = timed.setup.device
     summary = {
-        "records": str(path),
+        "records": str(timed.records),
         "device": info.name,
         "mock": info.mock,
-        "total": sum(result.total for result in results),
-        "done": sum(result.done for result in results),
-        "measured": sum(result.measured for result in results),
-        "models": [_timing_fields(each, info) for each in timed],
-        "failures": failure_fields(failures),
-        "lost": [sentence for result in results for sentence in result.lost],
+        "total": sum(result.total for result in timed.campaigns),
+        "done": sum(result.done for result in timed.campaigns),
+        "measured": sum(result.measured for result in timed.campaigns),
+        "models": [_timing_fields(each, info) for each in timed.timings],
+        "failures": failure_fields(timed.failures),
+        "lost": [sentence for result in timed.campaigns for sentence in result.lost],
     }
-    print_result(summary, parameters["as_json"], _timing_table(path, timed, info))
-    fail_for(failures)
+    print_result(summary, parameters["as_json"], _timing_table(timed.records, timed.timings, info))
+    fail_for(timed.failures)
 
 
 def _timing_fields(timing: Timing, info: DeviceInfo) -> dict[str, Any]:

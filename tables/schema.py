@@ -19,6 +19,7 @@ from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.files import write_atomically
 from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.records import Setup
 from bpnas.profiler.session import Statistic
 from bpnas.tables.errors import TableError
 from bpnas.tables.model_record import TableModels
@@ -115,6 +116,11 @@ class TableMeta:
     @property
     def runtime(self) -> str:
         return self.device.runtime
+
+    @property
+    def setup(self) -> Setup | None:
+        """What the measurements have in common; None where nobody said, in an imported table."""
+        return None if self.settings is None else Setup(self.device, self.settings, self.export_version)
 
     @property
     def label(self) -> str:

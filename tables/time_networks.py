@@ -65,10 +65,10 @@ def plan_networks(
         if size not in there:
             known = ", ".join(map(str, sorted(there)))
             raise UsageError(f"--input-size {size}: the table holds input sizes {known}")
-    if meta.settings is None:
+    if meta.setup is None:
         raise UsageError("the table was imported, so how to time a network as it was is not known: measure one here")
-    setup = Setup(device.info, meta.settings, EXPORT_VERSION)
-    different = differences([Setup(meta.device, meta.settings, meta.export_version), setup])
+    setup = Setup(device.info, meta.setup.settings, EXPORT_VERSION)
+    different = differences([meta.setup, setup])
     if different:
         raise UsageError(
             f"this is not what the table was measured with ({'; '.join(different)}); validate it on the same device, "

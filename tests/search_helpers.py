@@ -34,6 +34,7 @@ class FormulaMeta:
     mock: bool = True
     device_name: str = "a formula"
     runtime: str = "onnxruntime"
+    setup: None = None
     backbones: tuple[Backbone, ...] = ()
 
 
