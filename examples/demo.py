@@ -10,17 +10,14 @@ measured. Takes a few minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from bpnas.android_bench.device import MODEL_SUFFIX, RUNTIMES, open_device
-from bpnas.android_bench.runner import Failure, RunRequest, RunSettings
+from bpnas.android_bench.device import RUNTIMES
 
 BACKBONE = Path(__file__).with_name("small.toml")
 PATHS = "K1G1,K3G1,K3G2,K[35]E[136]G[12]"
@@ -47,14 +44,16 @@ def main() -> None:
     call("build-table", str(records), "--out", str(table))
     call("run-search", "--table", str(table), "--data", "digits", "--out", str(search), *EFFORT.split())
 
+    call("run-search", "measure", str(search), *where[:4], "--sessions", str(SESSIONS))
+
     network = json.loads((search / "network.json").read_text(encoding="utf-8"))
-    measured_ms = time_network(search / f"network{MODEL_SUFFIX[runtime]}", runtime)
-    median_ms, predicted_ms = statistics.median(measured_ms), network["predicted_latency_ms"]
+    (measured,) = network["measured"]
+    measured_ms, predicted_ms = measured["latency_ms"], network["predicted_latency_ms"]
     print()
     print(f"Latency predicted by the table: {predicted_ms:.3f} ms (target {network['target_ms']:.3f} ms)")
     print(
-        f"Latency measured here:          {median_ms:.3f} ms, {SESSIONS} sessions' medians from {min(measured_ms):.3f} "
-        f"to {max(measured_ms):.3f} ms; the table is {(predicted_ms / median_ms - 1) * 100:+.1f}% off"
+        f"Latency measured here:          {measured_ms:.3f} ms, 95 % interval {measured['low_ms']:.3f} to "
+        f"{measured['high_ms']:.3f} ms; the table is {(predicted_ms / measured_ms - 1) * 100:+.1f}% off"
     )
     print(f"Accuracy on test digits:        {network['accuracy'] * 100:.1f}%")
     print(f"Files:                          {search}/network.json, network.onnx, network.tflite; table {table}")
@@ -68,19 +67,6 @@ def call(command: str, *arguments: str) -> None:
     result = subprocess.run([str(beside) if beside.exists() else command, *arguments], check=False, env=os.environ)
     if result.returncode:
         sys.exit(result.returncode)
-
-
-def time_network(file: Path, runtime: str) -> list[float]:
-    """Medians of several fresh sessions of a model on this machine, in ms."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    requests = [RunRequest("network", session, file, digest) for session in range(SESSIONS)]
-    medians = []
-    with open_device("local", runtime) as device:
-        for outcome in device.run(requests, RunSettings(warmup_seconds=0.1, seconds=0.3)):
-            if isinstance(outcome, Failure):
-                sys.exit(f"Error: {file} could not be timed ({outcome.kind}: {outcome.message})")
-            medians.append(statistics.median(outcome.samples_ns) / outcome.repeats / 1e6)
-    return medians
 
 
 if __name__ == "__main__":

@@ -41,12 +41,14 @@ _FUSED = {"relu": schema.ActivationFunctionType.RELU, "relu6": schema.Activation
 _BUFFER_ALIGNMENT = 16  # force_align of Buffer.data in the schema; XNNPACK reads weights in place
 
 
-def to_tflite(module: nn.Module, input_shape: Shape) -> bytes:
+def to_tflite(module: nn.Module, input_shape: Shape, signature: str | None = None) -> bytes:
     """The module as a TFLite model with its weights, batch normalisation folded, in evaluation mode.
 
     Args:
         module: from `build_module`.
         input_shape: (1, C, H, W), as for torch.
+        signature: name of a signature from `input` to `output`, by which applications and quantisers call a model; none
+            in files that are only timed.
 
     Returns:
         The file's content: input (1, H, W, C), output (1, H, W, C) or (1, classes), float32; key and shapes in its
@@ -54,12 +56,12 @@ def to_tflite(module: nn.Module, input_shape: Shape) -> bytes:
     """
     from bpnas.profiler.modules import to_graph
 
-    return write_tflite(to_graph(module, input_shape))
+    return write_tflite(to_graph(module, input_shape), signature)
 
 
-def write_tflite(graph: Graph) -> bytes:
-    """The graph as the content of a TFLite file."""
-    return _Writer(graph).write()
+def write_tflite(graph: Graph, signature: str | None = None) -> bytes:
+    """The graph as the content of a TFLite file; see `to_tflite`."""
+    return _Writer(graph, signature).write()
 
 
 class _Buffer(schema.BufferT):  # type: ignore[misc]
@@ -80,8 +82,8 @@ class _Buffer(schema.BufferT):  # type: ignore[misc]
 
 
 class _Writer:
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, signature: str | None) -> None:
+        self.graph, self.signature = graph, signature
         self.buffers = [_Buffer()]  # buffer 0 is empty by convention
         self.tensors: list[Any] = []
         self.index: dict[str, int] = {}
@@ -270,11 +272,23 @@ class _Writer:
             entry = schema.MetadataT()
             entry.name, entry.buffer = name, len(self.buffers) - 1
             model.metadata.append(entry)
+        if self.signature is not None:
+            signature = schema.SignatureDefT()
+            signature.signatureKey, signature.subgraphIndex = self.signature, 0
+            signature.inputs = [_tensor_map(name, self.index[name]) for name in self.graph.inputs]
+            signature.outputs = [_tensor_map("output", self.index[self.graph.output])]
+            model.signatureDefs = [signature]
         # Room for everything at once: growing the builder copies it each time.
         size = sum(len(buffer.data) + 64 for buffer in self.buffers if buffer.data is not None)
         builder = flatbuffers.Builder(size + 256 * (len(self.tensors) + len(self.operators)) + 1024)
         builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
         return bytes(builder.Output())
+
+
+def _tensor_map(name: str, index: int) -> Any:
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name, index
+    return entry
 
 
 def _nhwc(shape: Shape) -> Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from bpnas.android_bench.command import Command, DefaultGroup, print_result
 from bpnas.search.display import display
+from bpnas.search.export_cli import export, int8_text, measure
 from bpnas.search.options import (
     CONNECTION_OVERRIDES,
     PROPOSAL_OVERRIDES,
@@ -36,6 +38,8 @@ from bpnas.search.transfer.cli import transfer
 
 if TYPE_CHECKING:
     from bpnas.search.cost import CostEstimate
+    from bpnas.search.export import Int8Result
+    from bpnas.search.progress import Progress
     from bpnas.search.run import SearchResult
     from bpnas.search.run_connections import NetworkResult
 
@@ -97,6 +101,7 @@ def main() -> None:
 )
 @connection_options
 @retrain_options
+@click.option("--int8", is_flag=True, help="Also write the final network in int8, and what that costs in accuracy.")
 @json_option
 def search(
     table: str | None,
@@ -120,6 +125,7 @@ def search(
     threads: int | None,
     asynchronous: bool,
     ray_address: str | None,
+    int8: bool,
     as_json: bool,
     **overrides: Any,
 ) -> None:
@@ -165,17 +171,45 @@ def search(
             ray_address=ray_address,
             progress=progress,
         )
+        quantized = _int8(result, progress) if int8 and speaks else {}
     if not speaks:
         return
     cost = None if preset == "paper" or blocks else _cost(loaded, result)
-    print_result(_as_dict(result, cost), as_json, _summary(table, result, cost, loaded.meta.imported is not None))
+    values = _as_dict(result, cost) | {"int8": {str(place): asdict(each) for place, each in quantized.items()}}
+    text = _summary(table, result, cost, loaded.meta.imported is not None)
+    for place, each in quantized.items():
+        text += f"\nInt8 in {place}:\n{int8_text(each)}"
+    print_result(values, as_json, text)
 
 
 main.add_command(retrain)
 main.add_command(study)
 main.add_command(transfer)
+main.add_command(export)
+main.add_command(measure)
 for command in STAGE2_COMMANDS:
     study.add_command(command)
+
+
+def _int8(result: SearchResult, progress: Progress) -> dict[Path, Int8Result]:
+    """The int8 files of all networks, by directory."""
+    from bpnas.search.export import export_int8, int8_of
+    from bpnas.search.network_file import NetworkFile
+
+    found = {}
+    for each in result.networks:
+        network = NetworkFile.load(_place(result, each))
+        found[network.path.parent] = int8_of(network) or export_int8(network, progress=progress)
+    return found
+
+
+def _place(result: SearchResult, network: NetworkResult) -> Path:
+    """The directory of a network's files."""
+    from bpnas.search.run_directory import limit_name
+
+    return (
+        result.directory if network == result.network else result.directory / "networks" / limit_name(network.target_ms)
+    )
 
 
 def _cost(table: Any, result: SearchResult) -> CostEstimate | None:
@@ -221,8 +255,6 @@ def _network_as_dict(network: NetworkResult) -> dict[str, Any]:
 
 
 def _summary(table: str, result: SearchResult, cost: CostEstimate | None, imported: bool) -> str:
-    from bpnas.search.run_directory import limit_name
-
     mock = " (mock: computed, not measured)" if result.mock else " (imported, not measured here)" if imported else ""
     lines = [
         f"Device: {result.device}, {result.runtime}{mock}; networks are predicted by {result.additivity!r}",
@@ -243,7 +275,7 @@ def _summary(table: str, result: SearchResult, cost: CostEstimate | None, import
         lines.append(f"Files: {result.directory}/network.json, network.onnx, network.tflite")
         lines += [
             f"Further network: {each.predicted_latency_ms:.4g} ms by table{mock}, target {each.target_ms:g} ms, "
-            f"accuracy {each.accuracy * 100:.1f}%; files: {result.directory}/networks/{limit_name(each.target_ms)}"
+            f"accuracy {each.accuracy * 100:.1f}%; files: {_place(result, each)}"
             for each in result.networks
             if each != network
         ]

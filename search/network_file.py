@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import filelock
 
 from bpnas.android_bench.files import write_atomically
 from bpnas.profiler.backbone import Backbone, BackboneError
@@ -68,6 +71,21 @@ class NetworkFile:
     def weights(self) -> Path:
         """The file of its weights: beside it, of its name."""
         return self.path.with_suffix(".safetensors")
+
+
+@contextmanager
+def network_values(path: Path) -> Iterator[dict[str, Any]]:
+    """All that a network.json says, to be changed: it is written anew at the end, whole or not at all.
+
+    One process at a time: others wait.
+
+    Args:
+        path: of a file that `NetworkFile.load` has read.
+    """
+    with filelock.FileLock(f"{path}.lock"):
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        yield values
+        write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def parse_blocks(texts: Sequence[str]) -> tuple[Block | None, ...]:

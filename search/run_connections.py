@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpnas.android_bench.files import write_atomically
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
 from bpnas.search.chance import derived_seed
@@ -20,6 +19,7 @@ from bpnas.search.derive import Assignment, argmax_blocks, fastest_blocks, k_mos
 from bpnas.search.distributed import from_main, is_main
 from bpnas.search.errors import InfeasibleLimitError, RunError
 from bpnas.search.evaluate import seeded
+from bpnas.search.export import write_models
 from bpnas.search.judge import inherited_accuracy
 from bpnas.search.network_file import block_texts, parse_blocks, save_weights
 from bpnas.search.presets import Preset
@@ -208,7 +208,7 @@ def _retrain(
     progress: Progress,
     found: dict[str, Any],
 ) -> NetworkResult:
-    from bpnas.profiler import build_module, to_onnx, to_tflite
+    from bpnas.profiler import build_module
 
     blocks = parse_blocks(found["chosen"]["blocks"])
     checkpoint = directory.checkpoints / "retraining.pt"
@@ -241,10 +241,8 @@ def _retrain(
     )
     model.cpu().eval()
     if is_main():
-        shape = (1, 3, backbone.input_size, backbone.input_size)
         save_weights(directory.root / "network.safetensors", model)
-        write_atomically(directory.root / "network.onnx", to_onnx(model, shape))
-        write_atomically(directory.root / "network.tflite", to_tflite(model, shape))
+        write_models(directory.root / "network.json", model, backbone.input_size)
     # Last, since this file says that all is done.
     directory.write_json(
         "network.json",
@@ -253,6 +251,7 @@ def _retrain(
             "device": table.meta.device_name,
             "runtime": table.meta.runtime,
             "table_sha256": table.sha256,
+            "table_setup": None if table.meta.setup is None else asdict(table.meta.setup),
             "backbone": backbone.to_dict(),
             "blocks": block_texts(blocks),
             "predicted_latency_ms": result.predicted_latency_ms,
