@@ -145,6 +145,25 @@ def test_a_run_in_json_resumed_and_marked_mock(small_table, tmp_path):
     assert changed.exit_code == 1 and "seed = 0, now it is 5" in changed.output
 
 
+def test_int8_comes_last_and_once(small_table, tmp_path):
+    pytest.importorskip("onnxruntime")
+    options = ["--table", small_table, "--out", tmp_path / "run", *MICRO, "--int8"]
+    first = call(*options)
+    assert first.exit_code == 0, first.output
+    assert f"Int8 in {tmp_path / 'run'}:\nnetwork.int8.onnx: accuracy " in first.stdout
+    before = (tmp_path / "run/network.int8.onnx").stat()
+    again = json.loads(call(*options, "--json").stdout)
+    (found,) = again["int8"].values()
+    assert (
+        found["calibration_images"] == 256 and found == json.loads((tmp_path / "run/network.json").read_text())["int8"]
+    )
+    assert (tmp_path / "run/network.int8.onnx").stat().st_mtime_ns == before.st_mtime_ns
+    # Timed as the table was, and beside what it predicts.
+    measured = json.loads(call("measure", tmp_path / "run", "--runtime", "tflite", "--json").stdout)
+    assert measured["warnings"] == [] and measured["measured"][0]["mock"] is True
+    assert measured["measured"][0]["latency_ms"] == pytest.approx(measured["predicted_latency_ms"], rel=0.5)
+
+
 def test_another_model_predicts_another_latency_of_the_same_network(small_table, tmp_path):
     found = {}
     for name in ("sum", "sum+joins"):
