@@ -126,6 +126,7 @@ def _run(task: EmbeddingTask, backbone: BackboneChoice, directory: RunDirectory,
     train_embedder(
         model, objective, task.paths, task.labels, settings, seed=seed, checkpoint=checkpoint, on_epoch=report
     )
+    progress.note(f"{task.name}: embedding the test images")
     judged = task.judge(model.to(pick_device()))
     weights = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
     write_atomically(directory.root / "embedder.safetensors", save(weights))

@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from bpnas.search.errors import DataError
+from bpnas.search.image_files import one_line
+from bpnas.search.pictures import decoded
 from bpnas.search.worker_pool import usable_cores
 
 _BATCHES_AHEAD = 3
@@ -25,11 +27,9 @@ def decode(path: Path, height: int, width: int) -> Tensor:
         DataError: it cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            # `resize` alone would not smooth what it shrinks in images with a palette.
-            pixels = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: the image cannot be decoded ({error})") from error
+        pixels = decoded(path.read_bytes()).resize((width, height), Image.Resampling.BILINEAR)
+    except Exception as error:  # Pillow's decoders raise almost anything
+        raise DataError(f"{path}: the image cannot be decoded ({one_line(error)})") from error
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
 
