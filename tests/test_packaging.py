@@ -48,8 +48,9 @@ def test_help_loads_nothing_heavy(module: str, tmp_path: Path) -> None:
     assert heavy_modules(f"from {module} import main; main(['--help'])", tmp_path) == []
 
 
-def test_help_of_a_study_loads_nothing_heavy(tmp_path: Path) -> None:
-    code = "from bpnas.search.cli import main; main(['study', 'strategies', '--help'])"
+@pytest.mark.parametrize("words", ["study strategies", "transfer face", "transfer reid", "transfer detection"])
+def test_help_below_a_group_loads_nothing_heavy(words: str, tmp_path: Path) -> None:
+    code = f"from bpnas.search.cli import main; main({[*words.split(), '--help']})"
     assert heavy_modules(code, tmp_path) == []
 
 
