@@ -95,11 +95,12 @@ def run_detection(
         )
     dropped = len(to_train.images) - len(images)
     empty = (f"{to_train.file}: {dropped} images without boxes are left out of training",) * bool(dropped)
+    read = (train[1], val[1], network, features.origin["weights"])
     config = {
         "task": "detection",
         **features.origin,
         "data": {name: [str(path.resolve()) for path in files] for name, files in (("train", train), ("val", val))},
-        "sha256": {str(path): _digest(path) for path in (train[1], val[1], network) if path is not None},
+        "sha256": {str(path): _digest(path) for path in read if path is not None},
         "recipe": asdict(settings),
         "seed": seed,
     }
@@ -186,8 +187,8 @@ def _judge(
     return coco_metrics(found, detections)
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _versions() -> dict[str, str]:
