@@ -29,9 +29,10 @@ from bpnas.search.transfer.augment import augmented, erased_rectangles
 from bpnas.search.transfer.backbones import load_features
 from bpnas.search.transfer.embedding import Embedder, embed
 from bpnas.search.transfer.embedding_run import BackboneChoice
+from bpnas.search.transfer.embedding_training import train_embedder
 from bpnas.search.transfer.face import run_face
 from bpnas.search.transfer.identification import gallery_sizes, rank_1_rates
-from bpnas.search.transfer.layout import market_images
+from bpnas.search.transfer.layout import identity_folders, market_images
 from bpnas.search.transfer.objectives import ArcFace, TripletAndIdentity
 from bpnas.search.transfer.reid import run_reid
 from bpnas.search.transfer.retrieval import retrieval_scores
@@ -299,6 +300,46 @@ def test_a_run_that_was_killed_ends_where_an_undisturbed_one_does(
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     epochs = [json.loads(line)["epoch"] for line in (tmp_path / "cut" / "epochs.jsonl").read_text().splitlines()]
     assert epochs == [0, 1, 2]
+
+
+def test_a_training_goes_on_in_the_middle_of_an_epoch(face_folder: Path, network: Path, tmp_path: Path) -> None:
+    settings = FACE_PRESETS["tiny"].override({"epochs": 2, "batch": 48})
+    images = identity_folders(face_folder / "train")
+
+    def train(checkpoint: Path, steps: int | None = None, name: str = "one") -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = Embedder(load_features("bpnas", network=network), 16)
+        objective = ArcFace(settings, 24, 16)
+        done = 0
+
+        def count(module: object, inputs: object) -> None:
+            nonlocal done
+            done += 1
+            if steps is not None and done > steps:
+                raise KilledError
+
+        objective.register_forward_pre_hook(count)
+        train_embedder(
+            *(model, objective, images.paths, images.labels, settings.train),
+            seed=0,
+            of={"name": name},
+            checkpoint=checkpoint,
+            checkpoint_seconds=0.0,
+        )
+        return model.state_dict()
+
+    whole = train(tmp_path / "whole.pt")
+    for steps in (3, 4):
+        with pytest.raises(KilledError):
+            train(tmp_path / "cut.pt", steps)
+    state = torch.load(tmp_path / "cut.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == (0, 2)  # five steps an epoch
+    for name, value in train(tmp_path / "cut.pt").items():
+        assert torch.equal(value, whole[name]), name
+    with pytest.raises(KilledError):  # the state of another training is as good as none
+        train(tmp_path / "cut.pt", 3, "another")
+    state = torch.load(tmp_path / "cut.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == (-1, 3)
 
 
 def test_the_command_trains_and_prints_what_it_wrote(cli, face_folder, network, tmp_path) -> None:

@@ -76,7 +76,7 @@ def run_embedding(
     """
     directory = RunDirectory(out)
     with directory.locked():
-        config = {
+        config: dict[str, Any] = {
             "task": task.name,
             "data": str(task.data),
             "backbone": backbone.to_dict(),
@@ -87,12 +87,19 @@ def run_embedding(
         if directory.has("result.json"):
             progress.note("the result is there already")
         else:
-            _run(task, backbone, directory, seed, progress)
+            _run(task, backbone, directory, seed, config, progress)
         result: dict[str, Any] = directory.read_json("result.json")
         return result
 
 
-def _run(task: EmbeddingTask, backbone: BackboneChoice, directory: RunDirectory, seed: int, progress: Progress) -> None:
+def _run(
+    task: EmbeddingTask,
+    backbone: BackboneChoice,
+    directory: RunDirectory,
+    seed: int,
+    config: dict[str, Any],
+    progress: Progress,
+) -> None:
     from safetensors.torch import save
 
     from bpnas.search.batches import pick_device
@@ -124,7 +131,12 @@ def _run(task: EmbeddingTask, backbone: BackboneChoice, directory: RunDirectory,
         progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}")
 
     train_embedder(
-        model, objective, task.paths, task.labels, settings, seed=seed, checkpoint=checkpoint, on_epoch=report
+        *(model, objective, task.paths, task.labels, settings),
+        seed=seed,
+        of=config,
+        checkpoint=checkpoint,
+        on_epoch=report,
+        on_step=progress.within,
     )
     progress.note(f"{task.name}: embedding the test images")
     judged = task.judge(model.to(pick_device()))

@@ -7,9 +7,10 @@ have millions of images; and embeddings want losses with weights of their own, P
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from bpnas.search.batches import pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.errors import SearchError
-from bpnas.search.train import EpochReport
+from bpnas.search.train import CHECKPOINT_SECONDS, PROGRESS_SECONDS, EpochReport
 from bpnas.search.transfer.augment import augmented
 from bpnas.search.transfer.embedding import Embedder
 from bpnas.search.transfer.images import decoded_batches
@@ -35,20 +36,26 @@ def train_embedder(
     settings: EmbeddingSettings,
     *,
     seed: int,
+    of: Mapping[str, Any],
     checkpoint: Path,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    on_step: Callable[[float, str], None] = lambda share, text: None,
 ) -> None:
     """Train `model` and `objective` in place, on a GPU if there is one.
 
-    Every epoch draws its chance from `seed` and its number alone, so that a training that goes on from `checkpoint`
-    ends where an undisturbed one does, to the last bit on a CPU with as many threads.
+    Every step draws its chance from `seed` and its number alone, so that a training that goes on from `checkpoint` ends
+    where an undisturbed one does, to the last bit on a CPU with as many threads.
 
     Args:
         objective: (what enters the neck, what leaves it, labels) -> loss; see `bpnas.search.transfer.objectives`.
         paths: of the images.
         labels: the identity of each, from 0.
-        checkpoint: gone on from if it is there; written after each epoch.
+        of: plain values that say which training this is.
+        checkpoint: gone on from if it is there and of this training; written after each epoch, and after a step when
+            that was last done `checkpoint_seconds` ago.
         on_epoch: called after each epoch, before its checkpoint is written.
+        on_step: called within an epoch, every few seconds, with the share of it that is done and a line about it.
 
     Raises:
         DataError: an image cannot be read.
@@ -56,68 +63,116 @@ def train_embedder(
         SearchError: the loss is no number any more.
         SpaceError: no space for the checkpoint; the previous one is kept.
     """
-    keep_freed_memory()
-    device = pick_device()
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective.to(device)
-    trained = nn.ModuleList([model, objective])
-    optimizer = _optimizer([p for p in trained.parameters() if p.requires_grad], settings)
-    first = 0
-    if (state := load_checkpoint(checkpoint)) is not None:
-        trained.load_state_dict(state["trained"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["epoch"] + 1
-    for epoch in range(first, settings.epochs):
-        start = perf_counter()
-        loss, images = _run_epoch(model, objective, optimizer, paths, labels, settings, seed, epoch)
-        if not math.isfinite(loss):
+    training = _Training(model, objective, paths, labels, settings, seed)
+    state = load_checkpoint(checkpoint)
+    if state is not None and state["of"] == of:  # another one's was left behind in its first epoch
+        training.restore(state)
+    saved = shown = monotonic()
+
+    def after_step() -> None:
+        nonlocal saved, shown
+        if monotonic() - saved >= checkpoint_seconds:
+            save_checkpoint(checkpoint, {"of": dict(of), **training.state()})
+            saved = monotonic()
+        if monotonic() - shown >= PROGRESS_SECONDS:
+            shown = monotonic()
+            on_step(*training.so_far())
+
+    while training.epoch < settings.epochs:
+        report = training.run_epoch(after_step)
+        if not math.isfinite(report.loss):
             raise SearchError(
-                f"the loss is {loss} in epoch {epoch + 1}: the training fails; start another with a lower "
-                "--learning-rate and another --out"
+                f"the loss is {report.loss} in epoch {report.epoch + 1}: the training fails; start another with a "
+                "lower --learning-rate and another --out"
             )
-        on_epoch(EpochReport(epoch, loss, images, perf_counter() - start))
-        save_checkpoint(
-            checkpoint, {"trained": trained.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-        )
+        on_epoch(report)
+        save_checkpoint(checkpoint, {"of": dict(of), **training.state()})
+        saved = monotonic()
 
 
-def _run_epoch(
-    model: Embedder,
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    paths: Sequence[Path],
-    labels: Sequence[int],
-    settings: EmbeddingSettings,
-    seed: int,
-    epoch: int,
-) -> tuple[float, int]:
-    """The mean loss of the epoch's images, and how many they were."""
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(derived_seed(seed, "epoch", epoch))
-    batches = _batches(labels, settings, generator)
-    total, images_done = torch.zeros((), device=device), 0
-    model.train()
-    decoded = decoded_batches(paths, batches, settings.height, settings.width)
-    for step, (batch, raw) in enumerate(zip(batches, decoded, strict=True), start=epoch * len(batches)):
-        for group in optimizer.param_groups:
+class _Training:
+    """A model, its objective and optimiser, and how far they are: `step` steps into `epoch`, both from 0."""
+
+    def __init__(
+        self,
+        model: Embedder,
+        objective: nn.Module,
+        paths: Sequence[Path],
+        labels: Sequence[int],
+        settings: EmbeddingSettings,
+        seed: int,
+    ) -> None:
+        keep_freed_memory()
+        self._device = pick_device()
+        model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model, self._objective = model, objective.to(self._device)
+        self._trained = nn.ModuleList([model, objective])
+        self._optimizer = _optimizer([p for p in self._trained.parameters() if p.requires_grad], settings)
+        self._paths, self._labels, self._settings, self._seed = paths, labels, settings, seed
+        self._loss = torch.zeros((), device=self._device)
+        self._images = self._of = 0
+        self.epoch = self.step = 0
+
+    def run_epoch(self, after_step: Callable[[], None]) -> EpochReport:
+        """Train to the end of the epoch."""
+        start, before, settings = perf_counter(), self._images, self._settings
+        batches = self._batches()
+        self._of = sum(map(len, batches))
+        self._model.train()
+        left = batches[self.step :]
+        for batch, raw in zip(left, decoded_batches(self._paths, left, settings.height, settings.width), strict=True):
+            generator = torch.Generator().manual_seed(derived_seed(self._seed, "step", self.epoch, self.step))
+            self.step += 1
             # Of the step's end: a warm-up would else begin with a step of rate 0.
-            group["lr"] = settings.rate((step + 1) / (settings.epochs * len(batches)))
-        images = augmented(model.normalized(raw.to(device)), settings, generator)
-        wanted = torch.tensor([labels[index] for index in batch], device=device)
-        optimizer.zero_grad(set_to_none=True)
-        loss = objective(*model(images.contiguous(memory_format=torch.channels_last)), wanted)
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(batch)  # read once per epoch: reading waits for the step
-        images_done += len(batch)
-    return float(total) / images_done, images_done
+            share = (self.epoch + self.step / len(batches)) / settings.epochs
+            for group in self._optimizer.param_groups:
+                group["lr"] = settings.rate(share)
+            images = augmented(self._model.normalized(raw.to(self._device)), settings, generator)
+            wanted = torch.tensor([self._labels[index] for index in batch], device=self._device)
+            self._optimizer.zero_grad(set_to_none=True)
+            loss = self._objective(*self._model(images.contiguous(memory_format=torch.channels_last)), wanted)
+            loss.backward()
+            self._optimizer.step()
+            # A sum on the device: reading it here would wait for the step.
+            self._loss += loss.detach() * len(batch)
+            self._images += len(batch)
+            if self.step < len(batches):
+                after_step()
+        report = EpochReport(self.epoch, float(self._loss) / self._of, self._images - before, perf_counter() - start)
+        self._loss.zero_()
+        self._images = self.step = 0
+        self.epoch += 1
+        return report
 
+    def so_far(self) -> tuple[float, str]:
+        """Which share of the epoch is done, and how it goes."""
+        loss = float(self._loss) / self._images
+        return self._images / self._of, f"{self._images:,} of {self._of:,} images, loss {loss:.3f}"
 
-def _batches(labels: Sequence[int], settings: EmbeddingSettings, generator: torch.Generator) -> list[list[int]]:
-    each = settings.images_per_identity
-    if each is None:
-        return shuffled_batches(len(labels), settings.batch, generator)
-    return pk_batches(labels, settings.batch // each, each, generator)
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs, as tensors and plain values."""
+        return {
+            "trained": self._trained.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "epoch": self.epoch - 1,  # the last whole one, as in all checkpoints
+            "step": self.step,
+            "images": self._images,
+            "loss": self._loss,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self._trained.load_state_dict(state["trained"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._loss.copy_(state["loss"])
+        self.epoch, self.step, self._images = state["epoch"] + 1, state["step"], state["images"]
+
+    def _batches(self) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, "epoch", self.epoch))
+        each = self._settings.images_per_identity
+        if each is None:
+            return shuffled_batches(len(self._labels), self._settings.batch, generator)
+        return pk_batches(self._labels, self._settings.batch // each, each, generator)
 
 
 def _optimizer(parameters: list[nn.Parameter], settings: EmbeddingSettings) -> torch.optim.Optimizer:
