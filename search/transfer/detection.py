@@ -48,7 +48,6 @@ def run_detection(
     weights: Path | None = None,
     from_scratch: bool = False,
     seed: int = 0,
-    threads: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a detector on the one images and judge it on the others; called again, it goes on where it was.
@@ -59,7 +58,6 @@ def run_detection(
         out: run directory.
         model, network, weights, from_scratch: see `load_features`.
         seed: of all that is drawn.
-        threads: that read images.
         progress: told what happens.
 
     Returns:
@@ -113,9 +111,9 @@ def run_detection(
             notes = (*changes, *to_train.notes, *empty)
             for note in notes:
                 progress.note(note)
-            _train(directory, detector, images, settings, seed, threads, progress)
+            _train(directory, detector, images, settings, seed, progress)
             progress.note(f"evaluation on {len(to_judge.images)} images")
-            metrics = _judge(directory, detector, to_judge, settings.batch, threads)
+            metrics = _judge(directory, detector, to_judge, settings.batch)
             result = {
                 **config,
                 "metrics": metrics,
@@ -147,7 +145,6 @@ def _train(
     images: Sequence[CocoImage],
     settings: DetectionSettings,
     seed: int,
-    threads: int,
     progress: Progress,
 ) -> None:
     from bpnas.search.checkpoint import finished_epochs
@@ -167,22 +164,19 @@ def _train(
         images,
         settings,
         seed=derived_seed(seed, "training"),
-        threads=threads,
         checkpoint=checkpoint,
         on_epoch=report,
     )
 
 
-def _judge(
-    directory: RunDirectory, detector: nn.Module, found: CocoSet, batch: int, threads: int
-) -> dict[str, float | None]:
+def _judge(directory: RunDirectory, detector: nn.Module, found: CocoSet, batch: int) -> dict[str, float | None]:
     from safetensors.torch import save
 
     from bpnas.search.transfer.detection_score import coco_metrics, detect
 
     state = {name: value.contiguous() for name, value in detector.state_dict().items()}
     write_atomically(directory.root / "detector.safetensors", save(state))
-    detections = detect(detector, found, batch=batch, threads=threads)
+    detections = detect(detector, found, batch=batch)
     directory.write_json("detections.json", detections)
     return coco_metrics(found, detections)
 

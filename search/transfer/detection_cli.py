@@ -42,7 +42,6 @@ from bpnas.search.transfer.options import backbone_options
     help="Directory of the run.  [default: runs/detection-MODEL-seedN]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
-@click.option("--workers", type=click.IntRange(1), help="Threads that read images.  [default: one per core, at most 8]")
 @json_option
 def detection(
     data: str | None,
@@ -58,7 +57,6 @@ def detection(
     norms: str | None,
     out: Path | None,
     seed: int,
-    workers: int | None,
     as_json: bool,
     **overrides: Any,
 ) -> None:
@@ -70,7 +68,6 @@ def detection(
     from bpnas.search.transfer.coco import coco_files
     from bpnas.search.transfer.detection import check_libraries, run_detection
     from bpnas.search.transfer.detection_presets import DetectionSettings
-    from bpnas.search.worker_pool import usable_cores
 
     values = {name: value for name, value in overrides.items() if value is not None}
     if norms is not None:
@@ -92,7 +89,6 @@ def detection(
             weights=weights,
             from_scratch=from_scratch,
             seed=seed,
-            threads=workers or min(usable_cores(), 8),
             progress=progress,
         )
     print_result(result, as_json, _summary(result, directory))

@@ -1,22 +1,19 @@
-"""Images for a detector: read when they are needed, some steps ahead, by threads."""
+"""Images and boxes as a detector takes them, and the order in which it does."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from bpnas.search.errors import DataError
+from bpnas.search.image_files import one_line
+from bpnas.search.pictures import decoded
 from bpnas.search.transfer.coco import CocoImage
 
 Targets = dict[str, Tensor]
-_AHEAD = 3
-"""Batches under way at a time."""
 
 
 def read_image(image: CocoImage) -> Tensor:
@@ -26,36 +23,15 @@ def read_image(image: CocoImage) -> Tensor:
         DataError: it is damaged, or of another size than its annotations say.
     """
     try:
-        with Image.open(image.path) as opened:
-            pixels = np.array(opened.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{image.path}: the image cannot be read ({error})") from error
+        pixels = np.array(decoded(image.path.read_bytes()))
+    except Exception as error:  # Pillow's decoders raise almost anything
+        raise DataError(f"{image.path}: the image cannot be decoded ({one_line(error)})") from error
     height, width = pixels.shape[:2]
     if (width, height) != (image.width, image.height):
         raise DataError(
             f"{image.path}: is of {width}x{height} pixels, its annotations are for {image.width}x{image.height}"
         )
     return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def read_batches(batches: Sequence[Sequence[CocoImage]], threads: int) -> Iterator[list[Tensor]]:
-    """The images of each batch in turn, as `read_image` gives them.
-
-    Raises:
-        DataError: see `read_image`; when the batch's turn has come.
-    """
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[list[Future[Tensor]]] = deque()
-        try:
-            for batch in batches:
-                waiting.append([pool.submit(read_image, image) for image in batch])
-                if len(waiting) == _AHEAD:
-                    yield [future.result() for future in waiting.popleft()]
-            while waiting:
-                yield [future.result() for future in waiting.popleft()]
-        finally:
-            for future in (future for batch in waiting for future in batch):
-                future.cancel()
 
 
 def epoch_order(images: Sequence[CocoImage], batch: int, generator: torch.Generator) -> list[list[int]]:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from bpnas.search.transfer.coco import CocoImage, CocoSet
-from bpnas.search.transfer.detection_images import read_batches
+from bpnas.search.transfer.detection_images import read_image
+from bpnas.search.transfer.images import loaded_batches
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 """In pycocotools' order: over IoU 0.5 to 0.95, at 0.5, at 0.75; of small, medium and large objects. 0..1."""
@@ -20,13 +21,12 @@ Detections = list[dict[str, Any]]
 
 
 @torch.no_grad()
-def detect(model: nn.Module, found: CocoSet, *, batch: int, threads: int = 1) -> Detections:
+def detect(model: nn.Module, found: CocoSet, *, batch: int) -> Detections:
     """What `model` sees on all images of a set, in COCO's result format: boxes of [left, top, width, height].
 
     Args:
         model: see `build_detector`.
         batch: images at a time.
-        threads: that read images.
 
     Raises:
         DataError: an image is damaged.
@@ -35,7 +35,7 @@ def detect(model: nn.Module, found: CocoSet, *, batch: int, threads: int = 1) ->
     device = next(model.parameters()).device
     batches = [found.images[start : start + batch] for start in range(0, len(found.images), batch)]
     detections: Detections = []
-    for images, pixels in zip(batches, read_batches(batches, threads), strict=True):
+    for images, pixels in zip(batches, loaded_batches(batches, read_image), strict=True):
         for image, seen in zip(images, model([each.to(device).float() / 255 for each in pixels]), strict=True):
             detections += _as_coco(image, seen, found.category_ids)
     return detections

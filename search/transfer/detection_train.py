@@ -17,8 +17,9 @@ from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.errors import SearchError
 from bpnas.search.evaluate import seeded
 from bpnas.search.transfer.coco import CocoImage
-from bpnas.search.transfer.detection_images import epoch_order, example, read_batches
+from bpnas.search.transfer.detection_images import epoch_order, example, read_image
 from bpnas.search.transfer.detection_presets import DetectionSettings
+from bpnas.search.transfer.images import loaded_batches
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -47,7 +48,6 @@ def train_detector(
     settings: DetectionSettings,
     *,
     seed: int,
-    threads: int = 1,
     checkpoint: Path | None = None,
     on_epoch: Callable[[DetectionEpoch], None] = lambda report: None,
 ) -> None:
@@ -60,7 +60,6 @@ def train_detector(
     Args:
         model: see `build_detector`.
         images: with at least one box each.
-        threads: that read images.
         checkpoint: gone on from if it is there; written after every epoch, and within one every `CHECKPOINT_SECONDS`.
 
     Raises:
@@ -100,7 +99,7 @@ def train_detector(
         order = epoch_order(images, settings.batch, generator)
         mirrored = (torch.rand(len(images), generator=generator) < 0.5).tolist()
         batches = [[images[number] for number in numbers] for numbers in order[first:]]
-        for step, pixels in enumerate(read_batches(batches, threads), start=first):
+        for step, pixels in enumerate(loaded_batches(batches, read_image), start=first):
             examples = [
                 example(image, images[number], mirrored[number], device)
                 for image, number in zip(pixels, order[step], strict=True)

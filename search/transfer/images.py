@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from bpnas.search.errors import DataError
 from bpnas.search.image_files import one_line
 from bpnas.search.pictures import decoded
 from bpnas.search.worker_pool import usable_cores
+
+T = TypeVar("T")
 
 _BATCHES_AHEAD = 3
 
@@ -41,14 +44,20 @@ def decoded_batches(
     Raises:
         DataError: an image cannot be read.
     """
+    for images in loaded_batches(batches, lambda index: decode(paths[index], height, width)):
+        yield torch.stack(images)
+
+
+def loaded_batches(batches: Iterable[Sequence[T]], load: Callable[[T], Tensor]) -> Iterator[list[Tensor]]:
+    """What `load` makes of the items of each batch, in order; its errors come when the batch's turn has come."""
     pool = ThreadPoolExecutor(usable_cores())  # Pillow lets go of the interpreter while it decodes and resizes
     ahead: deque[list[Future[Tensor]]] = deque()
     try:
         for batch in batches:
-            ahead.append([pool.submit(decode, paths[index], height, width) for index in batch])
+            ahead.append([pool.submit(load, item) for item in batch])
             if len(ahead) > _BATCHES_AHEAD:
-                yield torch.stack([image.result() for image in ahead.popleft()])
+                yield [image.result() for image in ahead.popleft()]
         while ahead:
-            yield torch.stack([image.result() for image in ahead.popleft()])
+            yield [image.result() for image in ahead.popleft()]
     finally:
         pool.shutdown(cancel_futures=True)
