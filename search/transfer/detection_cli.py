@@ -19,7 +19,7 @@ from bpnas.search.transfer.options import backbone_options
 @click.option("--train-images", metavar="DIR", help="In place of --data, with the next three.")
 @click.option("--train-annotations", metavar="FILE", help="As COCO's instances_train2017.json.")
 @click.option("--val-images", metavar="DIR", help="To judge the detector on.")
-@click.option("--val-annotations", metavar="FILE")
+@click.option("--val-annotations", metavar="FILE", help="Of those images.")
 @backbone_options
 @click.option(
     "--preset",
