@@ -254,12 +254,8 @@ class _Search:
         if world_size() == 1:
             return self._supernet
         with _without_gradient(self._supernet.alphas):
-            return DistributedDataParallel(
-                self._supernet,
-                # Running statistics are the same everywhere, being of the whole batch.
-                broadcast_buffers=False,
-                find_unused_parameters=self._settings.sampled_paths is not None,
-            )
+            sampled = self._settings.sampled_paths is not None
+            return DistributedDataParallel(self._supernet, find_unused_parameters=sampled)
 
     def _compiled(self, module: nn.Module) -> Callable[..., Tensor]:
         return torch.compile(module, dynamic=False) if self._settings.train.compile else module

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.search.errors import SearchError
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ def process_group() -> Iterator[None]:
 
     Raises:
         UsageError: torchrun's variables are incomplete, or there are GPUs, but not one for each process.
+        SearchError: within, another process was waited for and has ended.
     """
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
@@ -46,6 +48,13 @@ def process_group() -> Iterator[None]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise SearchError(
+                "another process of this training has ended; what was done is kept, call the same command again to go "
+                "on"
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -188,8 +188,8 @@ def _search(
             _, held_out = dataset.train.first(settings.train.train_images).parted(settings.weight_share)
             judged = []
             for assignment in found:
-                accuracy = inherited_accuracy(supernet, assignment.choices, dataset, held_out, settings.train.batch)
-                judged.append({**as_dict(assignment), "inherited_accuracy": accuracy})
+                score = inherited_accuracy(supernet, assignment.choices, dataset, held_out, settings.train.batch)
+                judged.append({**as_dict(assignment), "inherited_accuracy": score})
             # The most probable one of equally good ones.
             result |= {"chosen": max(judged, key=lambda one: one["inherited_accuracy"]), "judged": judged}
         return result

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -112,3 +116,18 @@ class Steps:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+def torchrun(program: Path, *arguments: object, processes: int) -> subprocess.Popen[str]:
+    """Start a Python program as so many processes that train together; both outputs come as one.
+
+    Nothing but this machine's own address is used, at a port that is free.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    return subprocess.Popen(
+        [sys.executable, "-P", *launcher, "--nproc-per-node", str(processes), str(program), *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
