@@ -19,6 +19,7 @@ from bpnas.search.derive import Assignment, argmax_blocks, fastest_blocks, k_mos
 from bpnas.search.distributed import from_main, is_main
 from bpnas.search.errors import InfeasibleLimitError, RunError
 from bpnas.search.evaluate import seeded
+from bpnas.search.event_files import event_files
 from bpnas.search.export import write_models
 from bpnas.search.judge import inherited_accuracy
 from bpnas.search.network_file import block_texts, parse_blocks, save_weights
@@ -130,10 +131,10 @@ def _search(
     settings = preset.connections
     checkpoint = directory.checkpoints / "connections.pt"
     progress.stage("block connections", settings.train.epochs, finished_epochs(checkpoint))
-    recorded = len(directory.lines("connections.jsonl"))
+    recorded = directory.lines("connections.jsonl")
 
     def report(epoch: ConnectionEpoch) -> None:
-        if epoch.epoch >= recorded:
+        if epoch.epoch >= len(recorded):
             line = {
                 "epoch": epoch.epoch,
                 "tau": epoch.tau,
@@ -146,6 +147,8 @@ def _search(
                 "alphas": epoch.alphas,
             }
             directory.append("connections.jsonl", line)
+            recorded.append(line)
+            curves(line)
         _time(directory, "connections", epoch.images, epoch.seconds)
         loss = "" if epoch.alpha_loss is None else f", alpha loss {epoch.alpha_loss:.3f}"
         progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.weight_loss:.3f}{loss}, latency {epoch.latency_ms:.4g} ms")
@@ -154,17 +157,18 @@ def _search(
     fixed = table.fixed(backbone.input_size, backbone.classes)
     model_seed = derived_seed(seed, "supernet")
     supernet = seeded(model_seed, lambda: Supernet(backbone, proposals))
-    learned = connect(
-        supernet,
-        dataset,
-        latencies,
-        settings,
-        target_ms=target_ms,
-        fixed_ms=fixed,
-        seed=model_seed,
-        checkpoint=checkpoint,
-        on_epoch=report,
-    )
+    with event_files(directory, "connections", recorded) as curves:
+        learned = connect(
+            supernet,
+            dataset,
+            latencies,
+            settings,
+            target_ms=target_ms,
+            fixed_ms=fixed,
+            seed=model_seed,
+            checkpoint=checkpoint,
+            on_epoch=report,
+        )
 
     def exact_ms(choices: tuple[int, ...]) -> float:
         return table.network(_blocks(learned.candidates, choices), backbone.input_size, backbone.classes)
@@ -213,30 +217,39 @@ def _retrain(
     blocks = parse_blocks(found["chosen"]["blocks"])
     checkpoint = directory.checkpoints / "retraining.pt"
     progress.stage("retraining", preset.retraining.epochs, finished_epochs(checkpoint))
+    recorded = directory.lines("retraining.jsonl")
 
     def report(epoch: EpochReport) -> None:
+        if epoch.epoch >= len(recorded):
+            line = {"epoch": epoch.epoch, "loss": epoch.loss}
+            directory.append("retraining.jsonl", line)
+            recorded.append(line)
+            curves(line)
         _time(directory, "retraining", epoch.images, epoch.seconds)
         progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}")
 
     model_seed = derived_seed(seed, "retraining")
     model = seeded(model_seed, lambda: build_module(blocks, backbone))
     split = dataset.train.first(preset.retraining.train_images)
-    train(
-        model,
-        dataset,
-        split,
-        preset.retraining,
-        seed=model_seed,
-        checkpoint=checkpoint,
-        on_epoch=report,
-        on_step=progress.within,
-    )
+    with event_files(directory, "retraining", recorded) as curves:
+        train(
+            model,
+            dataset,
+            split,
+            preset.retraining,
+            seed=model_seed,
+            checkpoint=checkpoint,
+            on_epoch=report,
+            on_step=progress.within,
+        )
+        score = accuracy(model, dataset, dataset.test.first(preset.test_images), together=True)
+        curves({"epoch": preset.retraining.epochs - 1, "accuracy": score})
     result = NetworkResult(
         backbone,
         blocks,
         table.network(blocks, backbone.input_size, backbone.classes),
         target_ms,
-        accuracy(model, dataset, dataset.test.first(preset.test_images), together=True),
+        score,
         found["argmax"]["latency_ms"],
     )
     model.cpu().eval()

@@ -5,6 +5,8 @@ evaluations.jsonl  one line per trained block, appended as soon as it is known
 trials.jsonl       one line per candidate, in the order in which the search learned its score
 proposals.json     the best block per limit
 connections.jsonl  one line per epoch of the supernet
+retraining.jsonl   one line per epoch of the network's training
+tensorboard/       the same two as curves
 checkpoints/       training states
 timings.jsonl      how many images were trained in how many seconds
 losses.jsonl       one line per worker that was lost in the middle of an evaluation

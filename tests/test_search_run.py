@@ -276,8 +276,7 @@ def test_several_networks_are_gone_on_with(steps, table, tmp_path):
         run_search(table, progress=Stop(steps), **arguments)
     result = run_search(table, **arguments)
     assert [network.target_ms for network in result.networks] == [0.1, 0.2]
-    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "connections.jsonl").read_text().splitlines()]
-    assert epochs == list(range(MICRO.connections.train.epochs))
+    assert_logged(tmp_path)
 
 
 def test_a_target_that_no_network_meets_is_refused_among_others(table, tmp_path):
@@ -304,13 +303,43 @@ def test_the_supernet_chooses_among_the_k_most_probable(table, tmp_path):
     assert (tmp_path / "b/connections.json").read_text() == (tmp_path / "a/connections.json").read_text()
 
 
-def test_every_epoch_of_the_supernet_is_logged(finished):
-    lines = [json.loads(line) for line in (finished.directory / "connections.jsonl").read_text().splitlines()]
+def curves(directory):
+    """Per tag: the steps and values of all event files in a directory, as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found = {}
+    for file in sorted(directory.glob("events.out.tfevents.*")):
+        for event in EventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                (number,) = value.tensor.float_val
+                found.setdefault(value.tag, []).append((event.step, number))
+    return found
+
+
+def assert_logged(directory):
+    """Every epoch once, in lines and as curves."""
+    lines = [json.loads(line) for line in (directory / "connections.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
+    shown = curves(directory / "tensorboard/connections")
+    for name in ("tau", "weight_loss", "expected_latency_ms", "argmax_latency_ms", "entropy"):
+        assert shown[name] == [(line["epoch"], pytest.approx(line[name], rel=1e-6)) for line in lines]
+    assert [step for step, _ in shown["alpha_loss"]] == [1, 2, 3]
     for line in lines:
-        assert len(line["alphas"]) == len(line["entropies"]) == 4
         assert line["entropy"] == pytest.approx(sum(line["entropies"]) / 4)
-        assert line["expected_latency_ms"] > 0 and line["argmax_latency_ms"] > 0 and line["tau"] > 0
+        for site, row in enumerate(line["alphas"]):
+            assert shown[f"entropies/{site:02d}"][line["epoch"]][1] == pytest.approx(line["entropies"][site], rel=1e-6)
+            for number, alpha in enumerate(row):
+                assert shown[f"alphas/{site:02d}/{number:02d}"][line["epoch"]][1] == pytest.approx(alpha, rel=1e-6)
+    losses = [json.loads(line) for line in (directory / "retraining.jsonl").read_text().splitlines()]
+    shown = curves(directory / "tensorboard/retraining")
+    assert shown["loss"] == [(line["epoch"], pytest.approx(line["loss"], rel=1e-6)) for line in losses]
+    assert [line["epoch"] for line in losses] == [0, 1]
+    accuracy = json.loads((directory / "network.json").read_text())["accuracy"]
+    assert shown["accuracy"] == [(1, pytest.approx(accuracy, rel=1e-6))]
+
+
+def test_every_epoch_of_a_run_is_logged(finished):
+    assert_logged(finished.directory)
 
 
 def test_no_stage_trains_with_more_threads_than_cores(table, tmp_path):
