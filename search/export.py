@@ -120,7 +120,7 @@ def export_int8(
     watcher.stage("int8", 2 * len(makers))
     losses = {}
     for suffix, quantize in makers.items():
-        content = quantize(floats[suffix], _normal(dataset, calibration))
+        content = quantize(floats[suffix], normal_images(dataset, calibration))
         path = network.path.with_suffix(f".int8{suffix}")
         watcher.step(f"{path.name} is calibrated with {len(calibration)} images")
         before, after = (accuracy_of(each, dataset, test) for each in (floats[suffix], content))
@@ -148,9 +148,15 @@ def accuracy_of(content: bytes, dataset: Dataset, split: Split) -> float:
     right = 0
     for start in range(0, len(split), 256):
         part = Split(split.images[start : start + 256], split.labels[start : start + 256])
-        for image, label in zip(_normal(dataset, part), part.labels.tolist(), strict=True):
+        for image, label in zip(normal_images(dataset, part), part.labels.tolist(), strict=True):
             right += int(model(image[None]).argmax()) == label
     return right / len(split)
+
+
+def normal_images(dataset: Dataset, split: Split) -> npt.NDArray[np.float32]:
+    """The images of `split` as the network gets them: float32 (N, 3, S, S)."""
+    images: npt.NDArray[np.float32] = dataset.normalized(split.images).contiguous().numpy()
+    return images
 
 
 def _dataset(network: NetworkFile, data: str | None, train_images: int) -> Dataset:
@@ -169,11 +175,6 @@ def _dataset(network: NetworkFile, data: str | None, train_images: int) -> Datas
 
 def _short(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (f" ... ({len(names)})" if len(names) > 3 else "")
-
-
-def _normal(dataset: Dataset, split: Split) -> npt.NDArray[np.float32]:
-    images: npt.NDArray[np.float32] = dataset.normalized(split.images).contiguous().numpy()
-    return images
 
 
 def _int8_onnx(content: bytes, images: npt.NDArray[np.float32]) -> bytes:
