@@ -21,7 +21,9 @@ def open_model(content: bytes) -> Callable[[Floats], Floats]:
 def _onnx(content: bytes) -> Callable[[Floats], Floats]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # one image at a time is too little for more
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(image: Floats) -> Floats:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 import warnings
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
+from ai_edge_quantizer import algorithm_manager, calibrator, qtyping, quantizer, recipe, recipe_manager
+from ai_edge_quantizer.utils import qsv_utils
 
 
 def quantize_tflite(content: bytes, images: npt.NDArray[np.float32]) -> bytes:
@@ -25,16 +24,18 @@ def quantize_tflite(content: bytes, images: npt.NDArray[np.float32]) -> bytes:
     Returns:
         The file's content.
     """
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of memory that keeping feature maps takes
-        path = Path(folder) / "float.tflite"
-        path.write_bytes(content)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            quantising = quantizer.Quantizer(str(path))
-            quantising.load_quantization_recipe(recipe.static_wi8_ai8())
-            for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-                quantising.update_quantization_recipe(
-                    ".*", end, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE
-                )
-            ranges = quantising.calibrate({None: [{"input": image[None]} for image in images]})
-            return bytes(quantising.quantize(ranges).quantized_model)
+    wanted = recipe_manager.RecipeManager()
+    wanted.load_quantization_recipe(recipe.static_wi8_ai8())
+    for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+        wanted.add_quantization_config(".*", end, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")  # of the memory that keeping feature maps takes
+        # The extremes over all images: the default is a moving average, which knows the last few dozen only.
+        ranges = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
+        ranges.calibrate({None: [{"input": image[None]} for image in images]}, wanted)
+        quantising = quantizer.Quantizer(bytearray(content), wanted.get_quantization_recipe())
+        return bytes(quantising.quantize(ranges.get_model_qsvs()).quantized_model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,12 @@ class NetworkFile:
     def weights(self) -> Path:
         """The file of its weights: beside it, of its name."""
         return self.path.with_suffix(".safetensors")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the network itself, in hexadecimal: not of what was measured of it, which may come later."""
+        itself = [self.backbone.to_dict(), block_texts(self.blocks), self.class_names, self.mean, self.std]
+        return hashlib.sha256(json.dumps(itself, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

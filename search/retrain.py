@@ -5,14 +5,12 @@ BP-NAS connects blocks on 100 classes of ImageNet, and trains the network that c
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpnas.android_bench.errors import UsageError
-from bpnas.android_bench.files import write_atomically
 from bpnas.search.chance import derived_seed
 from bpnas.search.distributed import from_main, is_main, process_group
 from bpnas.search.executor import default_threads, set_threads, threads_kept
@@ -99,7 +97,7 @@ def retrain(
     if directory.root.resolve() == file.path.parent.resolve():
         raise UsageError(f"{directory.root}: holds the network itself; choose another directory with --out")
     config = {
-        "network": hashlib.sha256(file.path.read_bytes()).hexdigest(),
+        "network": file.fingerprint,
         "data": source.absolute,
         "retraining": asdict(preset.retraining),
         "test_images": preset.test_images,
@@ -128,6 +126,7 @@ def _latency(file: NetworkFile, backbone: Backbone, table: LatencyTable | None) 
             "device": table.meta.device_name,
             "runtime": table.meta.runtime,
             "table_sha256": table.sha256,
+            "table_setup": None if table.meta.setup is None else asdict(table.meta.setup),
             "additivity": table.additivity,
             "predicted_latency_ms": table.network(file.blocks, backbone.input_size, backbone.classes),
             "target_ms": found["target_ms"],
@@ -150,9 +149,10 @@ def _train(
     progress: Progress,
     latency: dict[str, Any],
 ) -> float:
-    from bpnas.profiler import build_module, to_onnx, to_tflite
+    from bpnas.profiler import build_module
     from bpnas.search.checkpoint import finished_epochs
     from bpnas.search.evaluate import seeded
+    from bpnas.search.export import write_models
     from bpnas.search.train import accuracy, train
 
     checkpoint = directory.checkpoints / "retraining.pt"
@@ -180,10 +180,8 @@ def _train(
     reached = accuracy(model, dataset, dataset.test.first(preset.test_images), together=True)
     model.cpu().eval()
     if is_main():
-        shape = (1, 3, backbone.input_size, backbone.input_size)
         save_weights(directory.root / "network.safetensors", model)
-        write_atomically(directory.root / "network.onnx", to_onnx(model, shape))
-        write_atomically(directory.root / "network.tflite", to_tflite(model, shape))
+        write_models(directory.root / "network.json", model, backbone.input_size)
     # Last, since this file says that all is done.
     directory.write_json(
         "network.json",

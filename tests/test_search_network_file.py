@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from bpnas.search.errors import RunError
 from bpnas.search.features import FeatureMaps
-from bpnas.search.network_file import NetworkFile, load_network
+from bpnas.search.network_file import NetworkFile, load_network, network_values
 from tests.network_factory import stored_network
 
 
@@ -51,6 +51,25 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(values))
     with pytest.raises(RunError, match="another network"):
         load_network(path)
+
+
+def test_a_fingerprint_is_of_the_network_and_not_of_what_is_noted_of_it(tmp_path: Path) -> None:
+    path, _ = stored_network(tmp_path)
+    before = NetworkFile.load(path).fingerprint
+    with network_values(path) as values:
+        values["measured"] = []
+    assert NetworkFile.load(tmp_path).fingerprint == before
+    with network_values(path) as values:
+        values["blocks"][0] = "K5E1G1"
+    assert NetworkFile.load(path).fingerprint != before
+
+
+def test_values_are_as_before_when_their_change_fails(tmp_path: Path) -> None:
+    path, _ = stored_network(tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError), network_values(path) as values:
+        values["measured"] = {b"no text of JSON"}
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(("size", "strides"), [(224, (2, 4, 8, 16, 32)), (32, (1, 2, 4, 8, 16))])

@@ -62,6 +62,8 @@ def test_a_network_is_trained_again(found, tmp_path):
 
     assert retrain(found, out=tmp_path / "again", data="digits", preset=brief(), progress=progress) == result
     assert progress.notes == ["the network is there already"] and progress.steps == 2
+    found.write_text(json.dumps(json.loads(found.read_text()) | {"measured": [], "int8": None}))
+    assert retrain(found, out=tmp_path / "again", data="digits", preset=brief()) == result, "measured in between"
     with pytest.raises(RunError, match=r"started with retraining\.ema_decay = 0\.9, now it is 0\.5"):
         retrain(found, out=tmp_path / "again", data="digits", preset=brief(**{"retraining.ema_decay": 0.5}))
 

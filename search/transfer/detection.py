@@ -23,6 +23,7 @@ from bpnas.android_bench.errors import UsageError
 from bpnas.android_bench.files import write_atomically
 from bpnas.search.chance import derived_seed
 from bpnas.search.errors import SearchError
+from bpnas.search.network_file import NetworkFile
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.transfer.coco import CocoImage, CocoSet
@@ -93,11 +94,12 @@ def run_detection(
         )
     dropped = len(to_train.images) - len(images)
     empty = (f"{to_train.file}: {dropped} images without boxes are left out of training",) * bool(dropped)
-    read = (train[1], val[1], network, features.origin["weights"])
+    read = (train[1], val[1], features.origin["weights"])
     config = {
         "task": "detection",
         **features.origin,
         "data": {name: [str(path.resolve()) for path in files] for name, files in (("train", train), ("val", val))},
+        "network_fingerprint": None if network is None else NetworkFile.load(network).fingerprint,
         "sha256": {str(path): _digest(path) for path in read if path is not None},
         "recipe": asdict(settings),
         "seed": seed,
