@@ -27,6 +27,8 @@ from bpnas.search.network_file import NetworkFile, load_network
 
 __all__ = ["bpnas"]
 
+_FIRST_STRIDE = 4
+
 
 class TimmNetwork(nn.Module):
     """A network with the interface of timm's classifiers: (N, in_chans, H, W) -> (N, num_classes).
@@ -137,8 +139,8 @@ def bpnas(
         pretrained: with the weights that lie beside the file.
         network: a network.json, or the run directory that holds it.
         pretrained_cfg, pretrained_cfg_overlay, cache_dir: timm's own; what the network's file says is the default.
-        arguments: of `TimmNetwork`, or `features_only` and `out_indices` for its feature maps, by default all of them:
-            at 224 pixels and with a stem of stride 2 those of strides 2, 4, 8, 16 and 32.
+        arguments: of `TimmNetwork`, or `features_only` and `out_indices` for its feature maps. Number 0 is the first
+            one, of stride 2 behind a stem of stride 2; by default those of strides 4, 8, 16 and 32.
 
     Raises:
         UsageError: `network` is missing.
@@ -148,6 +150,8 @@ def bpnas(
         raise UsageError("create_model('bpnas') needs network=, the network.json of a search")
     file = NetworkFile.load(network)
     size = file.backbone.input_size
+    # The ones that pyramids are built on; a network that does not get that far has its last one.
+    wanted = [number for number, place in enumerate(map_places(file.backbone)) if place.stride >= _FIRST_STRIDE]
     if pretrained_cfg is None:
         pretrained_cfg = {
             "architecture": "bpnas",
@@ -169,7 +173,7 @@ def bpnas(
         pretrained=False,  # the weights are loaded, and checked, where the network is built
         pretrained_cfg=pretrained_cfg,
         pretrained_cfg_overlay=pretrained_cfg_overlay,
-        feature_cfg={"out_indices": tuple(range(len(map_places(file.backbone)))), "flatten_sequential": True},
+        feature_cfg={"out_indices": tuple(wanted) or (-1,), "flatten_sequential": True},
         cache_dir=cache_dir,
         **arguments,
     )

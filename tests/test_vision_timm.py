@@ -49,7 +49,7 @@ def test_it_is_normalised_as_its_file_says(path: Path) -> None:
 
 
 def test_features_have_the_strides_that_detectors_ask_for(path: Path) -> None:
-    model = create(path, features_only=True, out_indices=(1, 2, 3, 4), pretrained=True)
+    model = create(path, features_only=True, pretrained=True)
     images = torch.randn(1, 3, 64, 64)
     maps = model(images)
     assert model.feature_info.reduction() == [4, 8, 16, 32]
@@ -58,17 +58,19 @@ def test_features_have_the_strides_that_detectors_ask_for(path: Path) -> None:
         for channels, stride in zip(model.feature_info.channels(), (4, 8, 16, 32), strict=True)
     ]
     torch.testing.assert_close(load_network(path).head(maps[-1]), load_network(path)(images))
-    assert create(path, features_only=True).feature_info.reduction() == [2, 4, 8, 16, 32]
+    every = create(path, features_only=True, out_indices=(0, 1, 2, 3, 4))
+    assert every.feature_info.reduction() == [2, 4, 8, 16, 32]
 
 
 @pytest.mark.parametrize("feature_cls", ["list", "hook", "dict"])
 def test_a_network_without_strides_of_its_own_kind_has_features_too(tmp_path: Path, feature_cls: str) -> None:
     path, _ = stored_network(tmp_path, backbone=tiny_backbone())
-    model = create(path, features_only=True, feature_cls=feature_cls)
+    model = create(path, features_only=True, feature_cls=feature_cls, out_indices=(0, 1, 2))
     maps = model(torch.randn(1, 3, 32, 32))
     maps = list(maps.values()) if isinstance(maps, dict) else maps
     assert model.feature_info.reduction() == [2, 4, 8]
     assert [each.shape[-1] for each in maps] == [16, 8, 4]
+    assert create(path, features_only=True).feature_info.reduction() == [4, 8]
 
 
 def test_without_classes_it_embeds(path: Path) -> None:
