@@ -12,12 +12,16 @@ from bpnas.android_bench.command import Command, print_result
 from bpnas.android_bench.errors import UsageError
 from bpnas.search.display import display
 from bpnas.search.options import (
+    CONNECTION_OVERRIDES,
+    RETRAIN_OVERRIDES,
     additivity_option,
+    connection_options,
     data_option,
     given_proposals,
     input_size_option,
     json_option,
     preset_option,
+    retrain_options,
     seed_numbers,
     table_here,
     table_option,
@@ -34,13 +38,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 Design = Callable[["Terms", "tuple[Block, ...]", "Preset"], "Stage2Study"]
 
-_OVERRIDES = {
-    "connection_epochs": "connections.train.epochs",
-    "connection_images": "connections.train.train_images",
-    "alpha_learning_rate": "connections.alpha_learning_rate",
-    "retrain_epochs": "retraining.epochs",
-    "retrain_images": "retraining.train_images",
-}
+_OVERRIDES = {**CONNECTION_OVERRIDES, **RETRAIN_OVERRIDES}
 
 _options = (
     table_option,
@@ -69,11 +67,8 @@ _options = (
     input_size_option,
     click.option("--out", type=click.Path(file_okay=False), help="Directory.  [default: runs/TABLE-STUDY]"),
     preset_option,
-    click.option("--connection-epochs", type=int, help="Overrides the preset, as all below: epochs of a supernet."),
-    click.option("--connection-images", type=int, help="Training images of a supernet, those for alpha included."),
-    click.option("--alpha-learning-rate", type=float, help="Of Adam on the architecture parameters."),
-    click.option("--retrain-epochs", type=int, help="Epochs of a network."),
-    click.option("--retrain-images", type=int, help="Training images of a network."),
+    connection_options,
+    retrain_options,
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a training."),
     json_option,
 )
@@ -104,6 +99,8 @@ def _terms(command: F) -> F:
 )
 def lambda_below(lambdas: str, **options: Any) -> None:
     """Search connections with several lambdas of the latency loss below the target (Eq. 6), the paper's ablation."""
+    if options["lambda_below"] is not None:
+        raise UsageError("--lambda-below is one lambda; this study takes several with --lambdas")
     try:
         values = tuple(dict.fromkeys(float(part) for part in lambdas.split(",")))
     except ValueError:

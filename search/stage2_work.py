@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from bpnas.profiler.backbone import Backbone
-from bpnas.profiler.block import Block
 from bpnas.profiler.modules import build_module
 from bpnas.search.chance import derived_seed
 from bpnas.search.connect import candidate_latencies, connect
 from bpnas.search.data import Dataset
-from bpnas.search.derive import argmax_blocks, most_probable_blocks
+from bpnas.search.derive import Assignment, argmax_blocks, k_most_probable_blocks
 from bpnas.search.errors import RunError
 from bpnas.search.evaluate import seeded
+from bpnas.search.judge import inherited_accuracy
+from bpnas.search.network_file import block_texts, parse_blocks
 from bpnas.search.presets import Preset
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.stage2_arms import Network, SearchedArm, Terms
@@ -27,7 +28,6 @@ from bpnas.search.train import accuracy, train
 
 SEARCHES = "searches.jsonl"
 EVALUATIONS = "evaluations.jsonl"
-SKIP = "skip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Searched:
     """What one supernet came to.
 
     Attributes:
-        network: the most probable one within the target.
+        network: the one within the target: the most probable, or the best of the `k_best` most probable.
         argmax: the paper's, the most probable candidate of every site, which may miss the target.
         expected_latency_ms: at the alphas reached (Eq. 8).
         entropy: of the candidates' probabilities, in nats, mean over sites.
@@ -98,7 +98,7 @@ class Stage2Work:
     def score(self, network: Network, seed: int) -> float:
         """The accuracy on test images, 0..1, after training from scratch by the recipe `retraining`."""
         backbone = None if network.backbone is None else network.backbone.to_dict()
-        texts = _texts(network.blocks)
+        texts = block_texts(network.blocks)
         key = (tuple(texts), _frozen(backbone), seed)
         if key not in self._scores:
             start, checkpoint = perf_counter(), self._checkpoint("training", *key)
@@ -110,16 +110,17 @@ class Stage2Work:
         return self._scores[key]
 
     def _search(self, arm: SearchedArm, seed: int, checkpoint: Path) -> dict[str, Any]:
-        start, terms = perf_counter(), self._terms
+        start, terms, settings = perf_counter(), self._terms, self._preset.connections
         latencies = candidate_latencies(terms.table, terms.backbone, arm.proposals)
         exact_ms = terms.exact_ms(arm.proposals)
         # The same chance for all arms: their difference is surer so.
         model_seed = derived_seed(seed, "study", "supernet")
+        supernet = seeded(model_seed, lambda: Supernet(terms.backbone, arm.proposals))
         learned = connect(
-            seeded(model_seed, lambda: Supernet(terms.backbone, arm.proposals)),
+            supernet,
             self._dataset,
             latencies,
-            replace(self._preset.connections, lambda_below=arm.lambda_below),
+            replace(settings, lambda_below=arm.lambda_below),
             target_ms=terms.target_ms,
             fixed_ms=terms.fixed_ms,
             seed=model_seed,
@@ -127,13 +128,14 @@ class Stage2Work:
         )
         log_p = learned.log_probabilities
         argmax = argmax_blocks(log_p, latencies, terms.fixed_ms)
-        chosen = most_probable_blocks(log_p, latencies, terms.target_ms, terms.fixed_ms, exact_ms)
+        likely = k_most_probable_blocks(log_p, latencies, terms.target_ms, settings.k_best, terms.fixed_ms, exact_ms)
+        chosen = self._judged(supernet, likely) if settings.k_best > 1 else likely[0]
         probabilities = [np.exp(row) for row in log_p]
         expected = terms.fixed_ms + sum(float(p @ ms) for p, ms in zip(probabilities, latencies, strict=True))
         entropies = [-float(p @ row) for p, row in zip(probabilities, log_p, strict=True)]
         return {
             **{
-                name: _texts(terms.chosen(arm.proposals, assignment.choices))
+                name: block_texts(terms.chosen(arm.proposals, assignment.choices))
                 for name, assignment in (("chosen", chosen), ("argmax", argmax))
             },
             "expected_latency_ms": expected,
@@ -141,6 +143,16 @@ class Stage2Work:
             "log_probabilities": [row.tolist() for row in log_p],
             "seconds": perf_counter() - start,
         }
+
+    def _judged(self, supernet: Supernet, likely: Sequence[Assignment]) -> Assignment:
+        """The best by the supernet's own weights, of equals the most probable, as `run_connections` has it."""
+        settings = self._preset.connections
+        _, held_out = self._dataset.train.first(settings.train.train_images).parted(settings.weight_share)
+
+        def quality(assignment: Assignment) -> float:
+            return inherited_accuracy(supernet, assignment.choices, self._dataset, held_out, settings.train.batch)
+
+        return max(likely, key=quality)
 
     def _train(self, network: Network, seed: int, checkpoint: Path) -> float:
         settings, dataset = self._preset.retraining, self._dataset
@@ -158,12 +170,8 @@ class Stage2Work:
         return Searched(self._network(line["chosen"]), self._network(line["argmax"]), expected, entropy)
 
     def _network(self, texts: Sequence[str]) -> Network:
-        blocks = tuple(None if text == SKIP else Block.parse(text) for text in texts)
+        blocks = parse_blocks(texts)
         return Network(blocks, self._terms.latency_ms(blocks))
-
-
-def _texts(blocks: Sequence[Block | None]) -> list[str]:
-    return [SKIP if block is None else str(block) for block in blocks]
 
 
 def _frozen(backbone: Any) -> Any:

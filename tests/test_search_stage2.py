@@ -192,6 +192,19 @@ def test_lambda_is_recorded_and_networks_need_not_be_trained(table, tmp_path):
     assert "lambda 0.5 - lambda 0.01" in text and "accuracy" not in text
 
 
+def test_the_supernet_judges_the_most_probable_networks_where_asked(table, tmp_path):
+    def networks(k_best):
+        preset = MICRO.override({"connections.k_best": k_best})
+        result = study(
+            table, tmp_path / str(k_best), lambda terms: lambda_study(PROPOSALS, (0.01,)), preset=preset, retrain=0,
+            seeds=(0, 1, 2, 3),
+        )  # fmt: skip
+        return [(row["blocks"], float(row["latency"])) for row in rows(result)]
+
+    one, many = networks(1), networks(30)
+    assert one != many and all(latency <= 1 for _, latency in many)
+
+
 def test_what_makes_no_sense_is_refused_before_anything_is_trained(table, tmp_path):
     with pytest.raises(UsageError, match="each once"):
         study(table, tmp_path, seeds=(1, 1))

@@ -46,6 +46,11 @@ BAD = {
         "damaged",
     ),
     "lambdas": (lambda t, d: ["lambda", "--table", t, "--proposals", BLOCKS, "--lambdas", "few"], 2, "--lambdas 'few'"),
+    "one lambda": (
+        lambda t, d: ["lambda", "--table", t, "--proposals", BLOCKS, "--lambda-below", "0.1"],
+        2,
+        "--lambdas",
+    ),
     "lambda": (lambda t, d: ["lambda", "--table", t, "--proposals", BLOCKS, "--lambdas", "3"], 2, "from 0 to 1"),
     "seeds": (lambda t, d: ["lambda", "--table", t, "--proposals", BLOCKS, "--seeds", "0"], 2, "at least one seed"),
     "target": (
