@@ -9,7 +9,7 @@ from pathlib import Path as _Path
 from types import ModuleType as _ModuleType
 from typing import Any as _Any
 
-dependencies = ["torch", "numpy", "safetensors"]
+dependencies = ["torch", "numpy", "safetensors", "filelock"]
 
 if _find_spec("bpnas") is None:
     _package = _ModuleType("bpnas")

@@ -42,9 +42,8 @@ def main() -> None:
 
     def report(name: str, count: int, content: bytes) -> None:
         accuracy = accuracy_of(content, dataset, test)
-        print(
-            f"{name:20s} {count:5d} images  {accuracy:.2%}  loss {100 * (reference - accuracy):+.2f} points", flush=True
-        )
+        loss = (reference - accuracy) * 100
+        print(f"{name:16s} {count:5d} images: accuracy {accuracy:.2%}, a loss of {loss:.2f} points", flush=True)
 
     for count in counts:
         images = normal_images(dataset, dataset.train.first(count))
