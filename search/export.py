@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.android_bench.files import write_atomically
 from bpnas.profiler.backbone import IMAGE_CHANNELS
-from bpnas.search.data import Dataset, Split, load_data
+from bpnas.search.batches import AnySplit, in_order
+from bpnas.search.data import Dataset, load_data
 from bpnas.search.exported import open_model
 from bpnas.search.measure import drop_outdated
 from bpnas.search.network_file import NetworkFile, load_network, network_values
 from bpnas.search.progress import Progress, Silent
+from bpnas.search.train import EVALUATION_BATCH
 
 if TYPE_CHECKING:
     from bpnas.profiler.modules import Network
@@ -142,21 +146,25 @@ def int8_of(network: NetworkFile) -> Int8Result | None:
     return Int8Result(**{**values, "files": {name: Int8Loss(**loss) for name, loss in values["files"].items()}})
 
 
-def accuracy_of(content: bytes, dataset: Dataset, split: Split) -> float:
+def accuracy_of(content: bytes, dataset: Dataset, split: AnySplit) -> float:
     """Share of the images of `split` that an exported model puts into the right class, 0..1, one image at a time."""
     model = open_model(content)
     right = 0
-    for start in range(0, len(split), 256):
-        part = Split(split.images[start : start + 256], split.labels[start : start + 256])
-        for image, label in zip(normal_images(dataset, part), part.labels.tolist(), strict=True):
+    for images, labels in in_order(split, EVALUATION_BATCH, torch.device("cpu")):
+        for image, label in zip(_normal(dataset, images), labels.tolist(), strict=True):
             right += int(model(image[None]).argmax()) == label
     return right / len(split)
 
 
-def normal_images(dataset: Dataset, split: Split) -> npt.NDArray[np.float32]:
+def normal_images(dataset: Dataset, split: AnySplit) -> npt.NDArray[np.float32]:
     """The images of `split` as the network gets them: float32 (N, 3, S, S)."""
-    images: npt.NDArray[np.float32] = dataset.normalized(split.images).contiguous().numpy()
-    return images
+    batches = in_order(split, EVALUATION_BATCH, torch.device("cpu"))
+    return np.concatenate([_normal(dataset, images) for images, _ in batches])
+
+
+def _normal(dataset: Dataset, images: Tensor) -> npt.NDArray[np.float32]:
+    found: npt.NDArray[np.float32] = dataset.normalized(images).contiguous().numpy()
+    return found
 
 
 def _dataset(network: NetworkFile, data: str | None, train_images: int) -> Dataset:
