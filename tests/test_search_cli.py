@@ -67,7 +67,7 @@ BAD = {
     "damaged table": (lambda t, d: ["--table", damaged(t, d)], 1, "damaged"),
     "stage": (lambda t, d: ["--table", t, "--stage", "third"], 2, "third"),
     "preset": (lambda t, d: ["--table", t, "--preset", "huge"], 2, "tiny, small, paper"),
-    "source": (lambda t, d: ["--table", t, "--data", "imagenet"], 2, "no data source is called 'imagenet'"),
+    "source": (lambda t, d: ["--table", t, "--data", "mnist"], 2, "no data source is called 'mnist'"),
     "directory": (lambda t, d: ["--table", t, "--data", f"cifar10:{d}/none"], 1, "no such directory"),
     "constraints": (lambda t, d: ["--table", t, "--constraints", "3;4"], 2, "commas"),
     "infeasible limit": (lambda t, d: ["--table", t, "--constraints", "0.0001"], 2, "smallest feasible latency is"),

@@ -437,7 +437,7 @@ def test_nothing_starts_under_an_infeasible_limit(table, tmp_path):
     [
         ({"stage": "third"}, "stage 'third' is unknown"),
         ({"preset": "huge"}, "no preset is called 'huge'"),
-        ({"data": "imagenet"}, "no data source"),
+        ({"data": "mnist"}, "no data source"),
         ({"constraints": (-1.0,)}, "positive"),
         ({"target_ms": float("nan")}, "positive"),
         ({"proposals": ("K3",), "stage": "connections"}, "no path"),
