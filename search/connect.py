@@ -29,7 +29,7 @@ from bpnas.search.latency_loss import LatencyLoss, SupernetLatency
 from bpnas.search.latency_loss import candidate_latencies as candidate_latencies
 from bpnas.search.presets import ConnectionSettings
 from bpnas.search.supernet import Candidates, Supernet
-from bpnas.search.train import CHECKPOINT_SECONDS, learning_rate, make_sgd
+from bpnas.search.train import CHECKPOINT_SECONDS, PROGRESS_SECONDS, learning_rate, make_sgd
 
 Floats = npt.NDArray[np.float64]
 
@@ -91,6 +91,7 @@ def connect(
     checkpoint: Path | None = None,
     checkpoint_seconds: float | None = None,
     on_epoch: Callable[[ConnectionEpoch], None] = lambda report: None,
+    on_step: Callable[[float, str], None] = lambda share, text: None,
 ) -> Connections:
     """Train weights and alphas of `supernet`.
 
@@ -110,6 +111,7 @@ def connect(
         checkpoint: gone on from if it is there and of this search; written after every epoch, and after a step when
             that was last done `checkpoint_seconds` ago, by default `train.CHECKPOINT_SECONDS`.
         on_epoch: called after every epoch, by the first process.
+        on_step: as of `train`.
 
     Raises:
         DataError: there are too few images.
@@ -123,7 +125,8 @@ def connect(
         search.restore(load_checkpoint(checkpoint))
         if from_main(search.place) != search.place:
             raise RunError(f"{checkpoint}: process {rank()} sees another one than the first; all need the same disk")
-    interval, saved = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds, monotonic()
+    interval = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+    saved = shown = monotonic()
 
     def save(now: bool = False) -> None:
         nonlocal saved
@@ -131,8 +134,15 @@ def connect(
             save_checkpoint(checkpoint, search.state())
             saved = monotonic()
 
+    def after_step() -> None:
+        nonlocal shown
+        save()
+        if is_main() and monotonic() - shown >= PROGRESS_SECONDS:
+            shown = monotonic()
+            on_step(*search.so_far())
+
     while search.epoch < settings.train.epochs:
-        report = search.run_epoch(save)
+        report = search.run_epoch(after_step)
         # Before the checkpoint: a kill in between repeats the end of the epoch, and with it the report.
         if is_main():
             on_epoch(report)
@@ -190,6 +200,13 @@ class _Search:
         self._losses.zero_()
         self.epoch, self.phase, self.step = self.epoch + 1, _WEIGHTS, 0
         return report
+
+    def so_far(self) -> tuple[float, str]:
+        """Which share of the epoch is done, and how it goes."""
+        steps = self._steps[: 1 if self.epoch < self._settings.warmup_epochs else 2]
+        loss = float(self._losses[self.phase]) / self.step
+        text = f"step {self.step:,} of {steps[self.phase]:,} of {_PHASES[self.phase]}, loss {loss:.3f}"
+        return (sum(steps[: self.phase]) + self.step) / sum(steps), text
 
     def _run_phase(self, after_step: Callable[[], None]) -> int:
         """Train to the end of the phase, and say with how many images."""

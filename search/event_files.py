@@ -31,15 +31,15 @@ def event_files(directory: RunDirectory, stage: str, earlier: Iterable[Line]) ->
     place = directory.root / "tensorboard" / stage
     for file in place.glob("events.out.tfevents.*"):
         file.unlink()
-    with SummaryWriter(str(place)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(place)) as writer:
 
         def write(line: Line) -> None:
             for name, value in line.items():
                 if name == "epoch":
                     continue
                 for tag, number in _numbers(name, value):
-                    writer.add_scalar(tag, number, line["epoch"])  # type: ignore[no-untyped-call]
-            writer.flush()  # type: ignore[no-untyped-call]
+                    writer.add_scalar(tag, number, line["epoch"])
+            writer.flush()
 
         for line in earlier:
             write(line)

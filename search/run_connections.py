@@ -168,6 +168,7 @@ def _search(
             seed=model_seed,
             checkpoint=checkpoint,
             on_epoch=report,
+            on_step=progress.within,
         )
 
     def exact_ms(choices: tuple[int, ...]) -> float:

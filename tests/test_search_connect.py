@@ -123,6 +123,17 @@ def test_a_search_that_stopped_in_the_middle_ends_as_an_undisturbed_one(saves, d
     assert run(digits, model=supernet(), **options)[1] == []
 
 
+def test_long_epochs_tell_how_they_go(digits, monkeypatch):
+    monkeypatch.setattr("bpnas.search.connect.PROGRESS_SECONDS", 0.0)
+    told = []
+    run(digits, on_step=lambda share, text: told.append((share, text)))
+    # 64 images for weights and 16 for alphas, in batches of 16; the first epoch is a warm-up.
+    assert [share for share, _ in told] == [0.25, 0.5, 0.75, 1.0, *([0.2, 0.4, 0.6, 0.8, 1.0] * 2)]
+    assert told[4][1].startswith("step 1 of 4 of weights, loss") and told[8][1].startswith(
+        "step 1 of 1 of alphas, loss"
+    )
+
+
 def test_a_checkpoint_of_another_search_is_none(digits, tmp_path):
     run(digits, checkpoint=tmp_path / "c.pt")
     assert len(run(digits, seed=2, checkpoint=tmp_path / "c.pt")[1]) == 3
