@@ -271,8 +271,13 @@ class _Search:
         if world_size() == 1:
             return self._supernet
         with _without_gradient(self._supernet.alphas):
-            sampled = self._settings.sampled_paths is not None
-            return DistributedDataParallel(self._supernet, find_unused_parameters=sampled)
+            return DistributedDataParallel(
+                self._supernet,
+                # Running statistics are the same everywhere, being of the whole batch.
+                broadcast_buffers=False,
+                # Candidates that are not sampled, or whose P has become 0 in float32 at a low temperature.
+                find_unused_parameters=True,
+            )
 
     def _compiled(self, module: nn.Module) -> Callable[..., Tensor]:
         return torch.compile(module, dynamic=False) if self._settings.train.compile else module

@@ -12,8 +12,8 @@ from bpnas.profiler.backbone import Backbone, Site
 from bpnas.profiler.block import Block
 from bpnas.profiler.modules import build_module
 from bpnas.profiler.paths import head_part, stem_part
-
-Candidates = tuple[Block | None, ...]
+from bpnas.search.super_block import Candidates as Candidates
+from bpnas.search.super_block import SuperBlock
 
 
 def site_candidates(proposals: Sequence[Block], site: Site) -> Candidates:
@@ -31,29 +31,22 @@ def gumbel_softmax(alpha: Tensor, tau: float, generator: torch.Generator) -> Ten
     return probabilities
 
 
-class SuperBlock(nn.Module):
-    """All candidates of one site on one input: B(x) = sum_i P_i b_i(x) (Eq. 2).
+def sampled_gates(probabilities: Tensor, paths: int) -> Tensor:
+    """Zero for all but the `paths` likeliest candidates of one draw; of shape (candidates,), like P.
 
-    Attributes:
-        candidates: blocks, and None for Skip.
-        alpha: architecture parameters, shape (candidates,), 0 at the start.
+    The greatest of alpha + Gumbel noise are a sample without replacement from softmax(alpha) (Gumbel-top-k), and so are
+    the greatest P. Two keep their P, scaled to a sum of 1 (ProxylessNAS, Cai et al. 2019). One has a gate of exactly 1,
+    with the gradient of its P (GDAS, Dong and Yang 2019).
+
+    Args:
+        probabilities: P of Eq. 3.
+        paths: 1 or 2.
     """
-
-    def __init__(self, candidates: Candidates, site: Site, channel_shuffle: bool = False) -> None:
-        super().__init__()
-        self.candidates = candidates
-        self.modules_by_candidate = nn.ModuleList(
-            nn.Identity() if block is None else build_module(block, site, channel_shuffle) for block in candidates
-        )
-        self.alpha = nn.Parameter(torch.zeros(len(candidates)))
-
-    def forward(self, x: Tensor, probabilities: Tensor) -> Tensor:
-        """(N, c_in, H, W) and (candidates,) -> (N, c_out, H', W')."""
-        terms = [p * module(x) for p, module in zip(probabilities, self.modules_by_candidate, strict=True)]
-        output: Tensor = terms[0]
-        for term in terms[1:]:
-            output = output + term
-        return output
+    chosen = torch.zeros_like(probabilities).scatter(0, probabilities.topk(min(paths, len(probabilities))).indices, 1)
+    if paths == 1:
+        return chosen * (1 + (probabilities - probabilities.detach()))
+    kept = chosen * probabilities
+    return kept / kept.sum()
 
 
 class Supernet(nn.Module):
@@ -62,18 +55,20 @@ class Supernet(nn.Module):
     Args:
         backbone: where the sites come from.
         proposals: the blocks of stage 1, equal ones counted once.
+        checkpoint_activations: keep only the inputs of sites for the backward pass, and compute the rest again there.
 
     Raises:
         UsageError: there is no proposal.
     """
 
-    def __init__(self, backbone: Backbone, proposals: Sequence[Block]) -> None:
+    def __init__(self, backbone: Backbone, proposals: Sequence[Block], *, checkpoint_activations: bool = False) -> None:
         super().__init__()
         if not proposals:
             raise UsageError("the supernet needs at least one block proposal")
         self.stem = build_module(stem_part(backbone))
         self.sites = nn.ModuleList(
-            SuperBlock(site_candidates(proposals, site), site, backbone.channel_shuffle) for site in backbone.sites
+            SuperBlock(site_candidates(proposals, site), site, backbone.channel_shuffle, checkpoint_activations)
+            for site in backbone.sites
         )
         self.head = build_module(head_part(backbone))
 
@@ -97,11 +92,35 @@ class Supernet(nn.Module):
         """One P per site (Eq. 3). One draw serves a whole batch [ours], for output and latency alike."""
         return [gumbel_softmax(alpha, tau, generator) for alpha in self.alphas]
 
-    def forward(self, x: Tensor, probabilities: Sequence[Tensor]) -> Tensor:
-        """(N, 3, S, S) and one (candidates,) per site -> (N, classes)."""
-        x = self.stem(x)
-        for block, p in zip(self.sites, probabilities, strict=True):
-            x = block(x, p)
+    def draw_sampled(
+        self, tau: float, generator: torch.Generator, paths: int | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Gates for `forward`, and the P of `draw` that they were made of, which the expected latency (Eq. 8) is over.
+
+        Args:
+            paths: how many candidates of a site are computed, 1 or 2 (see `sampled_gates`); None for all, with P as
+                gates.
+
+        Raises:
+            UsageError: another number of paths.
+        """
+        if paths not in (None, 1, 2):
+            raise UsageError(
+                f"{paths} paths cannot be sampled at a site: use 1 or 2, or none to compute all candidates"
+            )
+        probabilities = self.draw(tau, generator)
+        return (probabilities if paths is None else [sampled_gates(p, paths) for p in probabilities]), probabilities
+
+    def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
+        """(N, 3, S, S) and one (candidates,) per site, P or sampled gates -> (N, classes).
+
+        Candidates whose gate is exactly 0 are not computed; their weights get no gradient.
+        """
+        # Read at once: where gates are on a GPU each reading waits for it.
+        used = iter(torch.cat([gate.detach() for gate in gates]).ne(0).tolist())
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for block, gate in zip(self.sites, gates, strict=True):
+            x = block(x, gate, [i for i in range(len(gate)) if next(used)])
         output: Tensor = self.head(x)
         return output
 

@@ -70,7 +70,7 @@ def make_sgd(model_parameters: list[nn.Parameter], settings: TrainSettings) -> t
             {"params": [parameter for parameter in model_parameters if parameter.ndim > 1]},
             {"params": vectors, "weight_decay": 0.0},
         ]
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         groups,
         settings.learning_rate,
         momentum=settings.momentum,
@@ -78,6 +78,12 @@ def make_sgd(model_parameters: list[nn.Parameter], settings: TrainSettings) -> t
         nesterov=settings.nesterov and settings.momentum > 0,
         fused=True,
     )
+    if settings.momentum > 0:
+        # As the first step would make them, but torch's fused SGD fails where only some parameters have had a gradient
+        # before, as with sampled paths of a supernet.
+        for parameter in model_parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def train(
