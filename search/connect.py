@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.block import Block
 from bpnas.search.allocator import keep_freed_memory
 from bpnas.search.batches import batch_count, batches, on_device, pick_device
 from bpnas.search.chance import derived_seed
@@ -25,6 +27,7 @@ from bpnas.search.data import Dataset
 from bpnas.search.derive import log_softmax
 from bpnas.search.distributed import from_main, is_main, mean_over_ranks, rank, sync_batch_norms, world_size
 from bpnas.search.errors import DataError, RunError, SearchError
+from bpnas.search.evaluate import seeded
 from bpnas.search.latency_loss import LatencyLoss, SupernetLatency
 from bpnas.search.latency_loss import candidate_latencies as candidate_latencies
 from bpnas.search.presets import ConnectionSettings
@@ -77,6 +80,12 @@ class Connections:
 
     candidates: tuple[Candidates, ...]
     log_probabilities: tuple[Floats, ...]
+
+
+def new_supernet(backbone: Backbone, proposals: Sequence[Block], settings: ConnectionSettings, seed: int) -> Supernet:
+    """The supernet that `settings` describe, its weights drawn from `seed`."""
+    keeps_little = settings.checkpoint_activations
+    return seeded(seed, lambda: Supernet(backbone, proposals, checkpoint_activations=keeps_little))
 
 
 def connect(

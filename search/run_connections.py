@@ -13,7 +13,7 @@ from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
 from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import finished_epochs
-from bpnas.search.connect import ConnectionEpoch, candidate_latencies, connect
+from bpnas.search.connect import ConnectionEpoch, candidate_latencies, connect, new_supernet
 from bpnas.search.data import Dataset, load_data
 from bpnas.search.derive import Assignment, argmax_blocks, fastest_blocks, k_most_probable_blocks
 from bpnas.search.distributed import from_main, is_main
@@ -26,7 +26,7 @@ from bpnas.search.network_file import block_texts, parse_blocks, save_weights
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory, limit_name
-from bpnas.search.supernet import Candidates, Supernet, site_candidates
+from bpnas.search.supernet import Candidates, site_candidates
 from bpnas.search.train import EpochReport, accuracy, train
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _search(
     latencies = candidate_latencies(table, backbone, proposals)
     fixed = table.fixed(backbone.input_size, backbone.classes)
     model_seed = derived_seed(seed, "supernet")
-    supernet = seeded(model_seed, lambda: Supernet(backbone, proposals))
+    supernet = new_supernet(backbone, proposals, settings, model_seed)
     with event_files(directory, "connections", recorded) as curves:
         learned = connect(
             supernet,

@@ -13,7 +13,7 @@ import numpy as np
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.modules import build_module
 from bpnas.search.chance import derived_seed
-from bpnas.search.connect import candidate_latencies, connect
+from bpnas.search.connect import candidate_latencies, connect, new_supernet
 from bpnas.search.data import Dataset
 from bpnas.search.derive import Assignment, argmax_blocks, k_most_probable_blocks
 from bpnas.search.errors import RunError
@@ -115,7 +115,7 @@ class Stage2Work:
         exact_ms = terms.exact_ms(arm.proposals)
         # The same chance for all arms: their difference is surer so.
         model_seed = derived_seed(seed, "study", "supernet")
-        supernet = seeded(model_seed, lambda: Supernet(terms.backbone, arm.proposals))
+        supernet = new_supernet(terms.backbone, arm.proposals, settings, model_seed)
         learned = connect(
             supernet,
             self._dataset,

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 from bpnas.profiler import Block
 from bpnas.search import DataError, Preset, SearchError, Supernet
 from bpnas.search.checkpoint import save_checkpoint
-from bpnas.search.connect import candidate_latencies, connect
+from bpnas.search.connect import candidate_latencies, connect, new_supernet
 from bpnas.search.data import load_data
 from bpnas.search.executor import set_threads, threads_kept
 from bpnas.search.judge import inherited_accuracy
@@ -189,3 +189,27 @@ def test_the_papers_recipe():
     retraining = Preset.load("paper").retraining
     assert (retraining.batch, retraining.weight_decay, retraining.schedule) == (2048, 4e-5, "cosine")
     assert (retraining.nesterov, retraining.momentum) == (True, 0.9)
+
+
+def kept_for_backward(settings):
+    """Numbers that a forward pass keeps, parameters left out, and the output."""
+    model = new_supernet(BACKBONE, PROPOSALS, settings, seed=3).train()
+    parameters = {parameter.data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def note(tensor):
+        if tensor.data_ptr() not in parameters:
+            kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    gates = [p.detach() for p in model.draw(1.0, torch.Generator().manual_seed(0))]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = model(torch.ones(4, 3, 32, 32), gates)
+    return sum(kept.values()), output
+
+
+def test_a_setting_keeps_the_inputs_of_sites_only():
+    whole, output = kept_for_backward(SETTINGS)
+    little, same = kept_for_backward(replace(SETTINGS, checkpoint_activations=True))
+    assert little < 0.6 * whole
+    assert torch.equal(output, same)
