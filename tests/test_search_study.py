@@ -215,7 +215,7 @@ def test_an_infeasible_limit_is_answered_with_the_smallest_feasible_one(table, t
         ({"constraints": (-1.0,)}, "positive"),
         ({"constraints": (float("nan"),)}, "positive"),
         ({"preset": SMALL.override({"proposals.cycles": 3})}, "more than the population of 3"),
-        ({"data": "imagenet"}, "no data source"),
+        ({"data": "places"}, "no data source"),
     ],
 )
 def test_senseless_requests(change, message, table, tmp_path):

@@ -53,7 +53,7 @@ BAD = {
         "smallest feasible latency is",
     ),
     "cycles": (lambda t, d: ["strategies", "--table", t, "--cycles", "3"], 2, "more than the population of 3"),
-    "source": (lambda t, d: ["strategies", "--table", t, "--data", "imagenet"], 2, "no data source"),
+    "source": (lambda t, d: ["strategies", "--table", t, "--data", "places"], 2, "no data source"),
     "directory": (lambda t, d: ["strategies", "--table", t, "--data", f"cifar10:{d}/none"], 1, "no such directory"),
     "input size": (lambda t, d: ["strategies", "--table", t, "--input-size", "64"], 1, "--input-size 64"),
     "workers": (lambda t, d: ["strategies", "--table", t, "--workers", "2"], 2, "without workers"),
