@@ -4,9 +4,8 @@
 
 The plain loop is Eq. 2 as it reads: every candidate a module of its own, contiguous NCHW, `p * module(x)` added up. A
 weight step draws P, and is forward, cross-entropy, backward and SGD; an alpha step multiplies by L_lat, computes no
-gradients of weights, and steps Adam. The
-backbones are the default one at 32 pixels and `examples/small.toml`; the five proposals are blocks that use the limits
-of the preset `paper` on the shipped table, as `candidate_cost.py` picks them.
+gradients of weights, and steps Adam. The backbones are the default one at 32 pixels and `examples/small.toml`; the five
+proposals are blocks that use the limits of the preset `paper` on the shipped table, as `candidate_cost.py` picks them.
 
 Each variant has a process of its own, all with the same allocator settings, which run in random order, round by round;
 ratios are those of neighbours in time. Memory is what the process's peak (`ru_maxrss`) grew by from before the supernet
@@ -242,6 +241,8 @@ def main() -> None:
     )
     for backbone in arguments.backbones:
         measure(backbone, proposals, arguments)
+    # Afterwards, for a process begins with the peak of the one that started it.
+    for backbone in arguments.backbones:
         compare_gradients(backbone, proposals)
 
 

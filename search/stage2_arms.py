@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bpnas.profiler.backbone import Backbone
@@ -215,17 +215,23 @@ def random_networks(terms: Terms, arm: RandomArm, seed: int) -> tuple[Network, .
 def mobilenetv2_network(terms: Terms, widths: Sequence[LatencyTable]) -> Network:
     """MobileNetV2's block at every site, on the backbone among those of `widths` that comes nearest to the target.
 
+    Where it is too slow on all of them, Skips are put in as in `stacked_network`, as few as any width needs [ours].
+
     Raises:
-        InfeasibleLimitError: it is too slow on all of them.
+        InfeasibleLimitError: it is too slow on all of them even so.
         MissingEntryError, TableError: a table lacks its path or the input size.
     """
-    found = []
+    found, refused = [], []
     for table in widths:
         backbone = table.backbone(terms.backbone.input_size, terms.backbone.classes)
-        blocks = (MOBILENETV2_BLOCK,) * len(backbone.sites)
-        found.append(Network(blocks, table.network(blocks, backbone.input_size, backbone.classes), backbone))
-    fitting = [network for network in found if network.latency_ms <= terms.target_ms]
-    if not fitting:
-        smallest = min(network.latency_ms for network in found)
-        raise InfeasibleLimitError(terms.target_ms, smallest, "width of MobileNetV2 that was given")
-    return max(fitting, key=lambda network: network.latency_ms)
+        try:
+            network = stacked_network(Terms(table, backbone, terms.target_ms), MOBILENETV2_BLOCK)
+        except InfeasibleLimitError as error:
+            refused.append(error)
+        else:
+            found.append(replace(network, backbone=backbone))
+    if not found:
+        raise InfeasibleLimitError(
+            terms.target_ms, min(error.smallest_ms for error in refused), "width of MobileNetV2 that was given"
+        )
+    return max(found, key=lambda network: (-network.skips, network.latency_ms))

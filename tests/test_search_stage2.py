@@ -97,8 +97,11 @@ def test_mobilenetv2_is_the_widest_that_fits(terms):
     found = mobilenetv2_network(replace(terms, target_ms=latencies[2] * 1.01), widths[::-1])
     assert found.backbone == widths[2].backbone() and found.latency_ms == latencies[2]
     assert found.blocks == (block,) * 4
+    below_all = mobilenetv2_network(replace(terms, target_ms=latencies[0] * 0.99), widths)
+    assert below_all.skips == 1 and below_all.latency_ms < latencies[0]
+    assert set(below_all.blocks) == {block, None}
     with pytest.raises(InfeasibleLimitError, match="MobileNetV2"):
-        mobilenetv2_network(replace(terms, target_ms=latencies[0] * 0.99), widths)
+        mobilenetv2_network(replace(terms, target_ms=1e-3), widths)
 
 
 def test_what_the_studies_compare(terms):
