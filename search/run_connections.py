@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,14 @@ from bpnas.search.data import Dataset, load_data
 from bpnas.search.derive import Assignment, argmax_blocks, fastest_blocks, k_most_probable_blocks
 from bpnas.search.distributed import from_main, is_main
 from bpnas.search.errors import InfeasibleLimitError, RunError
-from bpnas.search.evaluate import seeded
 from bpnas.search.event_files import event_files
-from bpnas.search.export import write_models
+from bpnas.search.final_training import latency_facts, train_network
 from bpnas.search.judge import inherited_accuracy
-from bpnas.search.network_file import block_texts, parse_blocks, save_weights
+from bpnas.search.network_file import block_texts, parse_blocks
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory, limit_name
 from bpnas.search.supernet import Candidates, site_candidates
-from bpnas.search.train import EpochReport, accuracy, train
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
@@ -149,7 +147,8 @@ def _search(
             directory.append("connections.jsonl", line)
             recorded.append(line)
             curves(line)
-        _time(directory, "connections", epoch.images, epoch.seconds)
+        work = {"stage": "connections", "images": epoch.images, "seconds": epoch.seconds}
+        directory.append("timings.jsonl", work)
         loss = "" if epoch.alpha_loss is None else f", alpha loss {epoch.alpha_loss:.3f}"
         progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.weight_loss:.3f}{loss}, latency {epoch.latency_ms:.4g} ms")
 
@@ -213,78 +212,11 @@ def _retrain(
     progress: Progress,
     found: dict[str, Any],
 ) -> NetworkResult:
-    from bpnas.profiler import build_module
-
     blocks = parse_blocks(found["chosen"]["blocks"])
-    checkpoint = directory.checkpoints / "retraining.pt"
-    progress.stage("retraining", preset.retraining.epochs, finished_epochs(checkpoint))
-    recorded = directory.lines("retraining.jsonl")
-
-    def report(epoch: EpochReport) -> None:
-        if epoch.epoch >= len(recorded):
-            line = {"epoch": epoch.epoch, "loss": epoch.loss}
-            directory.append("retraining.jsonl", line)
-            recorded.append(line)
-            curves(line)
-        _time(directory, "retraining", epoch.images, epoch.seconds)
-        progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}")
-
-    model_seed = derived_seed(seed, "retraining")
-    model = seeded(model_seed, lambda: build_module(blocks, backbone))
-    split = dataset.train.first(preset.retraining.train_images)
-    with event_files(directory, "retraining", recorded) as curves:
-        train(
-            model,
-            dataset,
-            split,
-            preset.retraining,
-            seed=model_seed,
-            checkpoint=checkpoint,
-            on_epoch=report,
-            on_step=progress.within,
-        )
-        score = accuracy(model, dataset, dataset.test.first(preset.test_images), together=True)
-        curves({"epoch": preset.retraining.epochs - 1, "accuracy": score})
-    result = NetworkResult(
-        backbone,
-        blocks,
-        table.network(blocks, backbone.input_size, backbone.classes),
-        target_ms,
-        score,
-        found["argmax"]["latency_ms"],
-    )
-    model.cpu().eval()
-    if is_main():
-        save_weights(directory.root / "network.safetensors", model)
-        write_models(directory.root / "network.json", model, backbone.input_size)
-    # Last, since this file says that all is done.
-    directory.write_json(
-        "network.json",
-        {
-            "mock": table.meta.mock,
-            "device": table.meta.device_name,
-            "runtime": table.meta.runtime,
-            "table_sha256": table.sha256,
-            "table_setup": None if table.meta.setup is None else asdict(table.meta.setup),
-            "backbone": backbone.to_dict(),
-            "blocks": block_texts(blocks),
-            "predicted_latency_ms": result.predicted_latency_ms,
-            "additivity": table.additivity,
-            "target_ms": target_ms,
-            "accuracy": result.accuracy,
-            "argmax": found["argmax"],
-            "data": dataset.source,
-            "classes": list(dataset.class_names),
-            "input": {
-                "layout": "NCHW in ONNX, NHWC in TFLite",
-                "scale": "0..1",
-                "mean": dataset.mean,
-                "std": dataset.std,
-            },
-            "seed": seed,
-        },
-    )
-    return result
+    facts = {**latency_facts(table, blocks, backbone, target_ms), "argmax": found["argmax"]}
+    reached = train_network(directory, blocks, backbone, dataset, preset, seed, progress, facts)
+    predicted_ms = facts["predicted_latency_ms"]
+    return NetworkResult(backbone, blocks, predicted_ms, target_ms, reached, found["argmax"]["latency_ms"])
 
 
 def _read_network(directory: RunDirectory) -> NetworkResult:
@@ -300,10 +232,6 @@ def _read_network(directory: RunDirectory) -> NetworkResult:
         )
     except (KeyError, TypeError) as error:
         raise RunError(f"{directory.root / 'network.json'}: is damaged ({error}); delete it to make it anew") from error
-
-
-def _time(directory: RunDirectory, stage: str, images: int, seconds: float) -> None:
-    directory.append("timings.jsonl", {"stage": stage, "images": images, "seconds": seconds})
 
 
 def _blocks(candidates: Sequence[Candidates], choices: Sequence[int]) -> Candidates:

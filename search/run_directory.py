@@ -29,7 +29,7 @@ import filelock
 from bpnas.android_bench.files import write_atomically
 from bpnas.search.errors import RunError
 
-_LATER_RESULTS = ("connections.jsonl", "connections.json", "network.json")
+_LATER_RESULTS = ("connections.jsonl", "connections.json", "retraining.jsonl", "network.json")
 _RESULTS = (
     "evaluations.jsonl",
     "searches.jsonl",

@@ -82,7 +82,7 @@ def test_a_killed_one_ends_as_an_undisturbed_one(found, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         retrain(found, out=tmp_path / "parts", data="digits", preset=brief(), progress=Steps(interrupt))
     retrain(found, out=tmp_path / "parts", data="digits", preset=brief())
-    for name in ("network.json", "network.safetensors", "epochs.jsonl"):
+    for name in ("network.json", "network.safetensors", "retraining.jsonl"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

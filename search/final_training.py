@@ -1,0 +1,119 @@
+"""The last stage: train the network that was found from random weights, judge it on test images, write its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from bpnas.profiler.backbone import Backbone
+from bpnas.search.chance import derived_seed
+from bpnas.search.checkpoint import finished_epochs
+from bpnas.search.data import Dataset
+from bpnas.search.distributed import is_main
+from bpnas.search.evaluate import seeded
+from bpnas.search.event_files import event_files
+from bpnas.search.export import write_models
+from bpnas.search.network_file import block_texts, save_weights
+from bpnas.search.presets import Preset
+from bpnas.search.progress import Progress
+from bpnas.search.run_directory import RunDirectory
+from bpnas.search.supernet import Candidates
+from bpnas.search.train import EpochReport, accuracy, train
+
+if TYPE_CHECKING:
+    from bpnas.tables import LatencyTable
+
+
+def latency_facts(table: LatencyTable, blocks: Candidates, backbone: Backbone, target_ms: float) -> dict[str, Any]:
+    """What network.json says of the latency of `blocks`, one per site.
+
+    Raises:
+        MissingEntryError: the table lacks a part of the network.
+    """
+    meta = table.meta
+    return {
+        "mock": meta.mock,
+        "device": meta.device_name,
+        "runtime": meta.runtime,
+        "table_sha256": table.sha256,
+        "table_setup": None if meta.setup is None else asdict(meta.setup),
+        "additivity": table.additivity,
+        "predicted_latency_ms": table.network(blocks, backbone.input_size, backbone.classes),
+        "target_ms": target_ms,
+    }
+
+
+def train_network(
+    directory: RunDirectory,
+    blocks: Candidates,
+    backbone: Backbone,
+    dataset: Dataset,
+    preset: Preset,
+    seed: int,
+    progress: Progress,
+    facts: Mapping[str, Any],
+) -> float:
+    """Train by `preset.retraining`, or go on with it, and write network.json, .safetensors, .onnx and .tflite.
+
+    Args:
+        blocks: one per site, None for Skip.
+        facts: further fields of network.json.
+
+    Returns:
+        The accuracy on test images, 0..1.
+    """
+    from bpnas.profiler import build_module
+
+    settings, checkpoint = preset.retraining, directory.checkpoints / "retraining.pt"
+    progress.stage("retraining", settings.epochs, finished_epochs(checkpoint))
+    recorded = directory.lines("retraining.jsonl")
+
+    def report(epoch: EpochReport) -> None:
+        if epoch.epoch >= len(recorded):
+            line = {"epoch": epoch.epoch, "loss": epoch.loss}
+            directory.append("retraining.jsonl", line)
+            recorded.append(line)
+            curves(line)
+        directory.append("timings.jsonl", {"stage": "retraining", "images": epoch.images, "seconds": epoch.seconds})
+        progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}")
+
+    model_seed = derived_seed(seed, "retraining")
+    model = seeded(model_seed, lambda: build_module(blocks, backbone))
+    with event_files(directory, "retraining", recorded) as curves:
+        train(
+            model,
+            dataset,
+            dataset.train.first(settings.train_images),
+            settings,
+            seed=model_seed,
+            checkpoint=checkpoint,
+            on_epoch=report,
+            on_step=progress.within,
+        )
+        reached = accuracy(model, dataset, dataset.test.first(preset.test_images), together=True)
+        curves({"epoch": settings.epochs - 1, "accuracy": reached})
+    model.cpu().eval()
+    if is_main():
+        save_weights(directory.root / "network.safetensors", model)
+        write_models(directory.root / "network.json", model, backbone.input_size)
+    # Last, since this file says that all is done.
+    directory.write_json(
+        "network.json",
+        {
+            **facts,
+            "backbone": backbone.to_dict(),
+            "blocks": block_texts(blocks),
+            "accuracy": reached,
+            "data": dataset.source,
+            "classes": list(dataset.class_names),
+            "input": {
+                "layout": "NCHW in ONNX, NHWC in TFLite",
+                "scale": "0..1",
+                "mean": dataset.mean,
+                "std": dataset.std,
+            },
+            "seed": seed,
+        },
+    )
+    return reached
