@@ -1,6 +1,6 @@
 """Stage 2 on real CIFAR-10, by recipes that two cores can pay for: is what the search connects worth its price?
 
-    python benchmarks/connections.py connections --cifar10 DIR [--seeds 3] [--first-seed 0] [--out DIR]
+    python benchmarks/connections.py connections --cifar10 DIR [--seeds 3] [--first-seed 0] [--target MS] [--out DIR]
 
 The studies `connections`, `lambda`, `random-stage2` and `fbnet-candidates` of `run-search study`, on a backbone of six
 sites with a table of the computed device (mock). The block proposals are searched first, with a seed of their own, and
@@ -36,7 +36,7 @@ STEM, STAGES, HEAD = 8, ((16, 3), (32, 3)), 64
 LIMITS_MS = "1.5,2.1,2.8,3.5,4.2"
 PROPOSALS = f"--stage proposals --bands --constraints {LIMITS_MS} --preset small --population 8 --sample 3 --cycles 16"
 PROPOSAL_SEED = 100
-TARGET_MS = 1.4  # below what the supernet would take without any: else no lambda has anything to say
+TARGET_MS = 1.4
 RANDOM_NETWORKS = 3
 WIDTHS = tuple(percent / 100 for percent in range(25, 155, 5))
 RECIPE = {
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--cifar10", required=True, help="folder of the public parquet edition")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--target", type=float, default=TARGET_MS, help="of every network, in ms")
     parser.add_argument("--retrain", type=int, default=1, help="trainings of every network")
     parser.add_argument("--out", type=Path, default=Path("runs/connections"))
     arguments = parser.parse_args()
@@ -116,9 +117,9 @@ def main() -> None:
         result = run_stage2_study(
             design(arguments.study, proposals, folder, preset),
             table,
-            out=folder / arguments.study,
+            out=folder / f"{arguments.study}-{arguments.target:g}ms",
             proposals=proposals,
-            target_ms=TARGET_MS,
+            target_ms=arguments.target,
             seeds=range(arguments.first_seed, arguments.first_seed + arguments.seeds),
             preset=preset,
             data=data,
