@@ -1,10 +1,10 @@
 """Stage 2 on real CIFAR-10, by recipes that two cores can pay for: is what the search connects worth its price?
 
-    python benchmarks/connections.py connections --cifar10 DIR [--seeds 3] [--first-seed 0] [--target MS] [--out DIR]
+    python benchmarks/connections.py connections --cifar10 DIR [--seeds 3] [--first-seed 0] [--sites twelve] [--out DIR]
 
 The studies `connections`, `lambda`, `random-stage2` and `fbnet-candidates` of `run-search study`, on a backbone of six
-sites with a table of the computed device (mock). The block proposals are searched first, with a seed of their own, and
-MobileNetV2 gets its tables at other widths. All goes on where it was stopped.
+or twelve sites with a table of the computed device (mock). The block proposals are searched first, with a seed of their
+own and the table of six sites, and MobileNetV2 gets its tables at other widths. All goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from bpnas.search.stage2_study import run_stage2_study
 from bpnas.search.stage2_text import stage2_lines
 from bpnas.tables import LatencyTable
 
-STEM, STAGES, HEAD = 8, ((16, 3), (32, 3)), 64
+STEM, CHANNELS, HEAD = 8, (16, 32), 64
+BLOCKS = {"six": 3, "twelve": 6}  # of each stage
 LIMITS_MS = "1.5,2.1,2.8,3.5,4.2"
 PROPOSALS = f"--stage proposals --bands --constraints {LIMITS_MS} --preset small --population 8 --sample 3 --cycles 16"
 PROPOSAL_SEED = 100
-TARGET_MS = 1.4
+TARGETS_MS = {"six": 1.4, "twelve": 2.5}  # 0.6 of the mean over candidates
 RANDOM_NETWORKS = 3
 WIDTHS = tuple(percent / 100 for percent in range(25, 155, 5))
 RECIPE = {
@@ -50,16 +51,13 @@ RECIPE = {
 }
 
 
-def make_table(folder: Path, width: float = 1.0) -> Path:
+def make_table(folder: Path, sites: str, width: float = 1.0) -> Path:
     """The backbone at a width on the computed device, by the commands themselves; if not at 1, MobileNetV2's path."""
-    stem, *channels, head = (scaled(count, width) for count in (STEM, *(count for count, _ in STAGES), HEAD))
-    name = f"six-{stem}-{'-'.join(map(str, channels))}-{head}"
+    stem, *channels, head = (scaled(count, width) for count in (STEM, *CHANNELS, HEAD))
+    name = f"{sites}-{stem}-{'-'.join(map(str, channels))}-{head}"
     table = folder / f"{name}.parquet"
     if not table.exists():
-        stages = [
-            f"{{ channels = {count}, blocks = {blocks}, stride = 2 }}"
-            for count, (_, blocks) in zip(channels, STAGES, strict=True)
-        ]
+        stages = [f"{{ channels = {count}, blocks = {BLOCKS[sites]}, stride = 2 }}" for count in channels]
         backbone, records = folder / f"{name}.toml", folder / f"{name}.sqlite"
         backbone.write_text(
             f'name = "{name}"\nstages = [{", ".join(stages)}]\n[stem]\nchannels = {stem}\nstride = 2\n'
@@ -80,11 +78,13 @@ def call(command: str, *arguments: object) -> None:
     subprocess.run([Path(sys.executable).parent / command, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
-def design(name: str, proposals: tuple[Block, ...], folder: Path, preset: Preset) -> Callable[[Terms], Stage2Study]:
+def design(
+    name: str, proposals: tuple[Block, ...], folder: Path, sites: str, preset: Preset
+) -> Callable[[Terms], Stage2Study]:
     """The study of that name."""
     lambda_below = preset.connections.lambda_below
     if name == "connections":
-        files = dict.fromkeys(make_table(folder, width) for width in WIDTHS)
+        files = dict.fromkeys(make_table(folder, sites, width) for width in WIDTHS)
         widths = [LatencyTable.load(file) for file in files]
         return lambda terms: connections_study(terms, proposals, lambda_below, RANDOM_NETWORKS, widths)
     if name == "lambda":
@@ -100,26 +100,28 @@ def main() -> None:
     parser.add_argument("--cifar10", required=True, help="folder of the public parquet edition")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--target", type=float, default=TARGET_MS, help="of every network, in ms")
+    parser.add_argument("--sites", choices=BLOCKS, default="six", help="of the backbone")
+    parser.add_argument("--target", type=float, help="of every network, in ms")
     parser.add_argument("--retrain", type=int, default=1, help="trainings of every network")
     parser.add_argument("--out", type=Path, default=Path("runs/connections"))
     arguments = parser.parse_args()
-    folder, data = arguments.out, f"cifar10:{arguments.cifar10}"
+    folder, data, sites = arguments.out, f"cifar10:{arguments.cifar10}", arguments.sites
+    target_ms = TARGETS_MS[sites] if arguments.target is None else arguments.target
     folder.mkdir(parents=True, exist_ok=True)
-    file = make_table(folder)
     found = folder / "proposals"
-    where = ["--table", file, "--data", data, "--seed", PROPOSAL_SEED, "--threads", 1, "--out", found]
+    six = make_table(folder, "six")
+    where = ["--table", six, "--data", data, "--seed", PROPOSAL_SEED, "--threads", 1, "--out", found]
     call("run-search", *PROPOSALS.split(), *where)
     proposals = given_proposals(str(found))
     preset = replace(Preset.load("small").override(RECIPE), name="two cores")
-    table = LatencyTable.load(file)
+    table = LatencyTable.load(make_table(folder, sites))
     with display(table.meta.mock) as progress:
         result = run_stage2_study(
-            design(arguments.study, proposals, folder, preset),
+            design(arguments.study, proposals, folder, sites, preset),
             table,
-            out=folder / f"{arguments.study}-{arguments.target:g}ms",
+            out=folder / f"{arguments.study}-{sites}-{target_ms:g}ms",
             proposals=proposals,
-            target_ms=arguments.target,
+            target_ms=target_ms,
             seeds=range(arguments.first_seed, arguments.first_seed + arguments.seeds),
             preset=preset,
             data=data,
