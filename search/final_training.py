@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.search.chance import derived_seed
@@ -20,28 +19,6 @@ from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.supernet import Candidates
 from bpnas.search.train import EpochReport, accuracy, train
-
-if TYPE_CHECKING:
-    from bpnas.tables import LatencyTable
-
-
-def latency_facts(table: LatencyTable, blocks: Candidates, backbone: Backbone, target_ms: float) -> dict[str, Any]:
-    """What network.json says of the latency of `blocks`, one per site.
-
-    Raises:
-        MissingEntryError: the table lacks a part of the network.
-    """
-    meta = table.meta
-    return {
-        "mock": meta.mock,
-        "device": meta.device_name,
-        "runtime": meta.runtime,
-        "table_sha256": table.sha256,
-        "table_setup": None if meta.setup is None else asdict(meta.setup),
-        "additivity": table.additivity,
-        "predicted_latency_ms": table.network(blocks, backbone.input_size, backbone.classes),
-        "target_ms": target_ms,
-    }
 
 
 def train_network(

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,21 @@ from bpnas.search.errors import RunError
 
 if TYPE_CHECKING:
     from bpnas.profiler.modules import Network
+    from bpnas.tables import LatencyTable
 
 SKIP = "skip"
+
+LATENCY_FIELDS = (
+    "mock",
+    "device",
+    "runtime",
+    "table_sha256",
+    "table_setup",
+    "additivity",
+    "predicted_latency_ms",
+    "target_ms",
+)
+"""What network.json says of the latency; all else is of the training, or belongs to the files beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +166,24 @@ def _weights(file: NetworkFile, network: Network) -> dict[str, Any]:
     if there != {name: value.shape for name, value in network.state_dict().items()}:
         raise RunError(f"{file.weights}: holds the weights of another network than {file.path.name}")
     return found
+
+
+def latency_facts(
+    table: LatencyTable, blocks: Sequence[Block | None], backbone: Backbone, target_ms: float
+) -> dict[str, Any]:
+    """`LATENCY_FIELDS` of network.json for `blocks`, one per site.
+
+    Raises:
+        MissingEntryError: the table lacks a part of the network.
+    """
+    meta = table.meta
+    return {
+        "mock": meta.mock,
+        "device": meta.device_name,
+        "runtime": meta.runtime,
+        "table_sha256": table.sha256,
+        "table_setup": None if meta.setup is None else asdict(meta.setup),
+        "additivity": table.additivity,
+        "predicted_latency_ms": table.network(blocks, backbone.input_size, backbone.classes),
+        "target_ms": target_ms,
+    }

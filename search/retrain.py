@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bpnas.android_bench.errors import UsageError
 from bpnas.search.distributed import from_main, is_main, process_group
 from bpnas.search.executor import default_threads, set_threads, threads_kept
-from bpnas.search.network_file import NetworkFile
+from bpnas.search.network_file import LATENCY_FIELDS, NetworkFile, latency_facts
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.run_directory import RunDirectory
@@ -22,18 +22,6 @@ from bpnas.search.sources import Source
 if TYPE_CHECKING:
     from bpnas.profiler.backbone import Backbone
     from bpnas.tables import LatencyTable
-
-# What a network.json says of its latency; all else is of the training, or belongs to the files beside it.
-_LATENCY_FIELDS = (
-    "mock",
-    "device",
-    "runtime",
-    "table_sha256",
-    "table_setup",
-    "additivity",
-    "predicted_latency_ms",
-    "target_ms",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +105,8 @@ def retrain(
 
 def _latency(file: NetworkFile, backbone: Backbone, table: LatencyTable | None) -> dict[str, Any]:
     values = json.loads(file.path.read_text(encoding="utf-8"))
-    found = {name: values[name] for name in _LATENCY_FIELDS if name in values}
+    found = {name: values[name] for name in LATENCY_FIELDS if name in values}
     if table is not None:
-        from bpnas.search.final_training import latency_facts
-
         return latency_facts(table, file.blocks, backbone, found["target_ms"])
     if backbone != file.backbone:
         raise UsageError(

@@ -19,9 +19,9 @@ from bpnas.search.derive import Assignment, argmax_blocks, fastest_blocks, k_mos
 from bpnas.search.distributed import from_main, is_main
 from bpnas.search.errors import InfeasibleLimitError, RunError
 from bpnas.search.event_files import event_files
-from bpnas.search.final_training import latency_facts, train_network
+from bpnas.search.final_training import train_network
 from bpnas.search.judge import inherited_accuracy
-from bpnas.search.network_file import block_texts, parse_blocks
+from bpnas.search.network_file import block_texts, latency_facts, parse_blocks
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory, limit_name
