@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from bpnas.android_bench.errors import DeviceError, RuntimeUnavailableError, Usa
 from bpnas.android_bench.native_device import NativeDevice
 from bpnas.android_bench.runner import Failure, Measurement, Outcome, RunSettings
 from tests.phone.chaos import write_fake_runner, write_requests
-from tests.phone.daemon import Adbd
+from tests.phone.daemon import Adbd, wait_until
 
 SETTINGS = RunSettings(warmup_runs=0, warmup_seconds=0, runs=1, seconds=0, timeout_seconds=2)
 
@@ -217,22 +215,17 @@ path = Path({str(tmp_path / "hang")!r})
 print("ready", flush=True)
 list(device.run([RunRequest("k", 0, path, hashlib.sha256(b"hang").hexdigest())], RunSettings()))
 """
-    host = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-    assert host.stdout is not None and host.stdout.readline() == b"ready\n"
-    wait_until(lambda: any(Path(folder).glob("run-*/runner")))
-    runner = int(next(Path(folder).glob("run-*/runner")).read_text())
-    os.kill(host.pid, signal.SIGKILL)
-    host.wait()
-    host.stdout.close()
-    wait_until(lambda: not any(Path(folder).glob("run-*")))
-    wait_until(lambda: not Path(f"/proc/{runner}").exists())
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    runs = Path(folder)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as host:
+        try:
+            assert host.stdout is not None and host.stdout.readline() == b"ready\n"
+            # The shell there creates the file first and writes its number then.
+            wait_until(lambda: any(path.read_text() for path in runs.glob("run-*/runner")), 20)
+            runner = int(next(runs.glob("run-*/runner")).read_text())
+        finally:
+            host.kill()
+    wait_until(lambda: not any(runs.glob("run-*")), 20)
+    wait_until(lambda: not Path(f"/proc/{runner}").exists(), 20)
 
 
 def test_a_runtime_that_does_not_start_is_said_at_once(open_native: Serve, tmp_path: Path) -> None:
