@@ -1,6 +1,7 @@
 """Stage 2 on real CIFAR-10, by recipes that two cores can pay for: is what the search connects worth its price?
 
-    python benchmarks/connections.py connections --cifar10 DIR [--seeds 3] [--first-seed 0] [--sites twelve] [--out DIR]
+    python benchmarks/connections.py connections --cifar10 DIR [--seeds 3] [--first-seed 0] [--sites twelve]
+        [--noise-free-latency] [--out DIR]
 
 The studies `connections`, `lambda`, `random-stage2` and `fbnet-candidates` of `run-search study`, on a backbone of six
 or twelve sites with a table of the computed device (mock). The block proposals are searched first, with a seed of their
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--sites", choices=BLOCKS, default="six", help="of the backbone")
     parser.add_argument("--target", type=float, help="of every network, in ms")
+    parser.add_argument("--noise-free-latency", action="store_true", help="as of run-search")
     parser.add_argument("--retrain", type=int, default=1, help="trainings of every network")
     parser.add_argument("--out", type=Path, default=Path("runs/connections"))
     arguments = parser.parse_args()
@@ -113,13 +115,15 @@ def main() -> None:
     where = ["--table", six, "--data", data, "--seed", PROPOSAL_SEED, "--threads", 1, "--out", found]
     call("run-search", *PROPOSALS.split(), *where)
     proposals = given_proposals(str(found))
-    preset = replace(Preset.load("small").override(RECIPE), name="two cores")
+    noise_free = arguments.noise_free_latency
+    recipe = {**RECIPE, "connections.noise_free_latency": noise_free}
+    preset = replace(Preset.load("small").override(recipe), name="two cores")
     table = LatencyTable.load(make_table(folder, sites))
     with display(table.meta.mock) as progress:
         result = run_stage2_study(
             design(arguments.study, proposals, folder, sites, preset),
             table,
-            out=folder / f"{arguments.study}-{sites}-{target_ms:g}ms",
+            out=folder / f"{arguments.study}-{sites}-{target_ms:g}ms{'-noise-free' * noise_free}",
             proposals=proposals,
             target_ms=target_ms,
             seeds=range(arguments.first_seed, arguments.first_seed + arguments.seeds),

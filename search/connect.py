@@ -248,6 +248,8 @@ class _Search:
     def _alpha_step(self, images: Tensor, labels: Tensor, scale: float) -> Tensor:
         self._alphas.zero_grad(set_to_none=True)
         gates, probabilities = self._draw()
+        if self._settings.noise_free_latency:
+            probabilities = [alpha.softmax(dim=0) for alpha in self._supernet.alphas]
         loss = self._cross_entropy(images, labels, gates) * scale * self._latency_loss(probabilities)
         loss.backward()  # type: ignore[no-untyped-call]
         if world_size() > 1:

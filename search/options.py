@@ -37,6 +37,7 @@ CONNECTION_OVERRIDES = {
     "connection_images": "connections.train.train_images",
     "connection_batch": "connections.train.batch",
     "lambda_below": "connections.lambda_below",
+    "noise_free_latency": "connections.noise_free_latency",
     "k_best": "connections.k_best",
     "sampled_paths": "connections.sampled_paths",
     "checkpoint_activations": "connections.checkpoint_activations",
@@ -121,6 +122,12 @@ def connection_options(command: F) -> F:
         click.option("--connection-images", type=int, help="Training images of stage 2."),
         click.option("--connection-batch", type=int, help="Its batch, over all processes of torchrun."),
         click.option("--lambda-below", type=float, help="Lambda of the latency loss below the target."),
+        click.option(
+            "--noise-free-latency",
+            is_flag=True,
+            default=None,
+            help="Expect the latency over softmax(alpha), without Gumbel noise: nearer to the target.",
+        ),
         click.option(
             "--k-best",
             type=int,

@@ -105,6 +105,8 @@ class ConnectionSettings:
             for memory.
         k_best: have the supernet judge so many of the most probable networks within the limit, and retrain the best
             [ours] (see `bpnas.search.judge`).
+        noise_free_latency: let LAT of Eq. 5 be the expectation over softmax(alpha), as in ProxylessNAS (Cai et al.
+            2019), and not over the P that was drawn for the step, as in the paper.
     """
 
     warmup_epochs: int
@@ -118,6 +120,7 @@ class ConnectionSettings:
     sampled_paths: int | None = None
     checkpoint_activations: bool = False
     k_best: int = 1
+    noise_free_latency: bool = False
 
     def tau(self, epoch: int) -> float:
         """Temperature of the Gumbel softmax in `epoch`, counted from 0."""

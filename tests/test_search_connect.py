@@ -89,10 +89,26 @@ def test_the_report_is_of_the_alphas_reached(digits):
         assert report.entropies == pytest.approx([float(-(p * p.log()).sum()) for p in probabilities])
 
 
-def test_alphas_go_where_the_target_is(digits):
-    settings = replace(SETTINGS, alpha_learning_rate=0.5, train=replace(SETTINGS.train, epochs=4))
+@pytest.mark.parametrize("noise_free", [False, True])
+def test_alphas_go_where_the_target_is(noise_free, digits):
+    train = replace(SETTINGS.train, epochs=4)
+    settings = replace(SETTINGS, alpha_learning_rate=0.5, noise_free_latency=noise_free, train=train)
     slow, fast = (run(digits, settings, target_ms=target)[1][-1].latency_ms for target in (100.0, 0.012))
     assert fast < 0.8 * slow
+
+
+def test_a_latency_without_noise_is_not_above_the_target_where_only_a_draw_is(digits):
+    # Nothing is gained below the target, and alphas that hardly move expect a latency that stays below it.
+    settings = replace(SETTINGS, lambda_below=0.0, alpha_learning_rate=1e-3, tau_start=0.1)
+    uniform = TABLE.fixed() + sum(float(row.mean()) for row in candidate_latencies(TABLE, BACKBONE, PROPOSALS))
+
+    def alphas(noise_free, target_ms):
+        _, reports = run(digits, replace(settings, noise_free_latency=noise_free), target_ms=target_ms)
+        assert all(report.latency_ms < target_ms for report in reports)
+        return reports[-1].alphas
+
+    assert alphas(True, 1.05 * uniform) == alphas(True, 1e9) == alphas(False, 1e9)
+    assert alphas(False, 1.05 * uniform) != alphas(False, 1e9)
 
 
 @pytest.mark.parametrize("saves", [1, 4, 5, 6, 9, 12])
