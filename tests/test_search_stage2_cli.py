@@ -113,6 +113,8 @@ def test_a_study_in_json_and_text_resumed_and_marked_mock(name, cli, table, targ
     assert (tmp_path / "out/study.csv").read_bytes() == before
     changed = cli("run-search", *options, "--threads", "1", "--retrain-epochs", "2")
     assert changed.exit_code == 1 and "retraining.epochs = 1, now it is 2" in changed.stderr
+    changed = cli("run-search", *options, "--noise-free-latency")
+    assert changed.exit_code == 1 and "connections.noise_free_latency = False, now it is True" in changed.stderr
 
 
 def test_proposals_of_a_run_and_mobilenetv2_of_a_width(cli, table, tmp_path):
