@@ -261,7 +261,7 @@ class _Search:
         return loss
 
     def _draw(self) -> tuple[list[Tensor], list[Tensor]]:
-        """What weighs the candidates' outputs, and P of Eq. 8, the same on all processes."""
+        """What weighs the candidates' outputs, and the P that it was made of, the same on all processes."""
         tau, generator = self._settings.tau(self.epoch), self._generator(self.step)
         if self._settings.sampled_paths is not None:
             return self._supernet.draw_sampled(tau, generator, self._settings.sampled_paths)

@@ -25,10 +25,16 @@ def options_of(command: click.Command) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_options_are_there(page):
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text()))
-    known = options_of(profile_device) | options_of(build_table) | options_of(run_search)
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    """Of the commands, the programs of `benchmarks/`, and others."""
+    found = options_of(profile_device) | options_of(build_table) | options_of(run_search)
     for program in ROOT.glob("benchmarks/*.py"):
-        known |= set(re.findall(r'"(--[a-z][a-z0-9-]+)"', program.read_text()))
-    assert named - known - OTHERS == set()
+        found |= set(re.findall(r'"(--[a-z][a-z0-9-]+)"', program.read_text()))
+    return found | OTHERS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_options_are_there(page, known):
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text()))
+    assert named - known == set()
