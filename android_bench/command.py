@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from bpnas.android_bench.errors import BpnasError
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal that asks the program to end, treated like Ctrl-C: what it uses is put in order first.
-
-    Attributes:
-        exit_code: 128 + the signal's number.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.exit_code = 128 + number
+from bpnas.android_bench.interruption import Interrupted, orderly_end
 
 
 class Option(click.Option):
@@ -50,8 +34,10 @@ class _BpnasCommand(click.Command):
         return super().parse_args(ctx, _spread(args, greedy))
 
     def invoke(self, ctx: click.Context) -> Any:
+        if ctx.parent is not None and isinstance(ctx.parent.command, _BpnasCommand):
+            return super().invoke(ctx)  # the command around this one does the rest
         try:
-            with _orderly_end():
+            with orderly_end():
                 return super().invoke(ctx)
         except BpnasError as error:
             fail(str(error), error.exit_code)
@@ -144,26 +130,6 @@ def _spread(args: list[str], greedy: set[str]) -> list[str]:
             spread.extend([option, word] if option and has_one else [word])
             has_one = True
     return spread
-
-
-@contextmanager
-def _orderly_end() -> Iterator[None]:
-    """SIGTERM, and the SIGHUP of a terminal that went away, as exceptions: phones are restored, records closed."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # once is enough: nothing may cut the cleaning up short
-        raise Interrupted(number)
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores one, and the command around this has both
-                before[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def fail(sentence: str, exit_code: int) -> None:
