@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 from bpnas.android_bench.device import RUNTIMES
 from bpnas.android_bench.errors import DeviceError, UsageError
+from bpnas.android_bench.private_folder import cache_folder
 from bpnas.android_bench.runner_build import (
     arch_of_this_machine,
     build_runner,
@@ -169,9 +169,8 @@ class Bundle:
 
 
 def bundles_folder() -> Path:
-    """Where bundles go if nothing else is said: `bpnas/bundles` in $XDG_CACHE_HOME or ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "bpnas" / "bundles"
+    """Where bundles go if nothing else is said: `bundles` in `cache_folder`. Raises DeviceError as that does."""
+    return cache_folder() / "bundles"
 
 
 def default_bundle(arch: str) -> Bundle | None:

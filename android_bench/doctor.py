@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from bpnas.android_bench.conditions import pinned_cores, read_conditions
 from bpnas.android_bench.device import Conditions
+from bpnas.android_bench.device_folder import DeviceFolder, holder_command
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.facts import PRELUDE, PhoneFacts, ask, base_folder, galaxy_s9, read_facts
-from bpnas.android_bench.governor import GUARD_MARK, has_leftovers, restore_leftovers
+from bpnas.android_bench.governor import leftovers_command, restore_leftovers
 from bpnas.android_bench.hardware import mask_of, whole_number
+from bpnas.android_bench.held_cores import holder_of_cores, usable_cores
 from bpnas.android_bench.remote import Remote, printable
 
 MIN_FREE_BYTES = 200 << 20
@@ -23,21 +27,23 @@ MAX_TEMPERATURE_C = 45.0
 MIN_BATTERY_PERCENT = 30.0
 MAX_CLOCK_ERROR_SECONDS = 86_400.0
 
-# A guard of the governor, the runner, the shell that holds the folder. `read` drops the NUL bytes between arguments;
-# the quotes keep the patterns from matching the shell that searches.
+# The runner: `read` drops the NUL bytes between arguments; the quotes keep the pattern from matching the shell that
+# searches.
 _STATE = (
     PRELUDE
     + r"""
 say clock "$(date +%s)"
 for d in /proc/[0-9]*; do
     { while read -r line || [ -n "$line" ]; do
-        case $line in *@GUARD@";"* | *bpnas-runner"--"* | *"/run"-*/holder*) say busy "${d##*/}" ;; esac
+        case $line in *bpnas-runner"--"*) say busy "${d##*/}" ;; esac
     done < "$d/cmdline"; } 2> /dev/null
 done
+if @LEFTOVERS@; then say leftovers 1; fi
+say holder "$(@HOLDER@)"
 if has settings; then say saver "$(within 10 settings get global low_power 2> /dev/null < /dev/null)"; fi
 say end 1
 """
-).replace("@GUARD@", GUARD_MARK)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +89,22 @@ def diagnose(serial: str, base: str | None = None) -> tuple[Finding, ...]:
     if serial.startswith("mock:"):
         return (Finding("ok", "computed, not measured: there is nothing to examine"),)
     try:
-        remote = connect(serial)
-        try:
-            return examine(remote, read_facts(remote, base or base_folder(serial)))
-        finally:
-            remote.close()
+        with closing(connect(serial)) as remote, _left_as_it_was(serial, base):
+            return examine(remote, read_facts(remote, base_folder(serial, base)))
     except DeviceError as error:
         return (_from_error(serial, error),)
+
+
+@contextmanager
+def _left_as_it_was(serial: str, base: str | None) -> Iterator[None]:
+    """A folder of this machine that was not there is not there afterwards."""
+    is_new = serial == "local" and base is not None and not Path(base).exists()
+    try:
+        yield
+    finally:
+        if is_new and base is not None:
+            with suppress(OSError):
+                Path(base).rmdir()
 
 
 def examine(
@@ -107,7 +122,8 @@ def examine(
         DeviceLostError: the connection is gone.
         DeviceError: what answers is no POSIX shell.
     """
-    state = ask(remote, _STATE)
+    script = _STATE.replace("@LEFTOVERS@", leftovers_command(facts)).replace("@HOLDER@", holder_command(facts))
+    state = ask(remote, script)
     conditions = read_conditions(remote, facts, affinity)
     return (
         *_identity(remote.serial, facts),
@@ -224,17 +240,26 @@ def _storage(facts: PhoneFacts) -> Iterator[Finding]:
 
 def _other_runs(remote: Remote, facts: PhoneFacts, state: dict[str, list[str]]) -> Iterator[Finding]:
     busy = [number for number in dict.fromkeys(state.get("busy", [])) if whole_number(number)][:8]
-    if busy:
+    holder = printable(state.get("holder", [""])[0], 200)
+    if remote.serial == "local":  # where cores are held, not the machine
+        holder = holder_of_cores(usable_cores())
+    if holder or busy:
         # What it has set is its own, and it will restore it.
+        number, _, who = holder.partition(" ")
+        if whole_number(number):
+            busy, holder = list(dict.fromkeys((number, *busy))), who
+        found = [f"process {', '.join(busy)}"] if busy else []
         yield Finding(
             "error",
-            f"another run of bpnas is at work here (process {', '.join(busy)})",
-            f"wait until it has ended, or end it: `adb shell kill {' '.join(busy)}`",
+            f"another run of bpnas is at work here ({'; '.join([*found, *filter(None, [holder])])})",
+            "wait until it has ended" + (f", or end it: `adb shell kill {' '.join(busy)}`" if busy else ""),
         )
         return
     try:
-        if has_leftovers(remote, facts) and restore_leftovers(remote, facts):
-            yield Finding("ok", "an earlier run had left the governor set; it is restored now")
+        if state.get("leftovers") == ["1"]:
+            with closing(DeviceFolder(remote, facts, patience_seconds=0.0)):
+                if restore_leftovers(remote, facts):
+                    yield Finding("ok", "an earlier run had left the governor set; it is restored now")
     except DeviceLostError:
         raise
     except DeviceError as error:

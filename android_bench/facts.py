@@ -7,12 +7,9 @@ the last line is `end=1`, so that a shell that is none is noticed.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 from bpnas.android_bench.device import DEVICE_FOLDER, DeviceInfo
 from bpnas.android_bench.errors import DeviceError
@@ -27,6 +24,7 @@ from bpnas.android_bench.hardware import (
     read_zones,
     whole_number,
 )
+from bpnas.android_bench.private_folder import private_folder
 from bpnas.android_bench.remote import Remote, printable, quote
 
 # Android's emulator sets the first of these since Android 12, the second before.
@@ -75,6 +73,9 @@ for d in /sys/class/thermal/thermal_zone[0-9]*; do
     first_line "$d/type"; kind=$line
     first_line "$d/temp"; say zone "${d##*thermal_zone},$line,$kind"
 done
+for place in "${ANDROID_DATA:-/data}/local/tmp" "${TMPDIR:-/tmp}"; do
+    if [ -d "$place" ] && [ -w "$place" ]; then say place "$place"; break; fi
+done
 made=
 [ -d "$base" ] || made=1
 mkdir -p "$base" 2> /dev/null
@@ -117,6 +118,7 @@ class PhoneFacts:
         cpu_zone: the one to watch. See `choose_zone`.
         tools: the programs there, of those that are of use.
         selinux: `Enforcing`, `Permissive`, `Disabled`, or empty.
+        place: where every campaign on the device looks for others, wherever its own folder is.
         base: the folder that was tried.
         writable, executable: whether files in it can be written, and run.
         free_bytes: on its file system; None where it is not told.
@@ -142,6 +144,7 @@ class PhoneFacts:
     cpu_zone: Zone | None
     tools: tuple[str, ...]
     selinux: str
+    place: str
     base: str
     writable: bool
     executable: bool
@@ -192,6 +195,7 @@ def read_facts(remote: Remote, base: str = DEVICE_FOLDER) -> PhoneFacts:
         cpu_zone=choose_zone(zones),
         tools=tuple(tool for tool in _TOOLS.split() if tool in answers.get("tool", [])),
         selinux=first("selinux"),
+        place=_place(remote.serial, answers.get("place", [""])[0], base),
         base=base,
         writable=first("writable") == "1",
         executable=first("executable") == "runs",
@@ -199,9 +203,21 @@ def read_facts(remote: Remote, base: str = DEVICE_FOLDER) -> PhoneFacts:
     )
 
 
-def base_folder(serial: str) -> str:
-    """The folder that bpnas owns on the device with that serial."""
-    return str(Path(tempfile.gettempdir()) / f"bpnas-{os.getuid()}") if serial == "local" else DEVICE_FOLDER
+def base_folder(serial: str, directory: str | None = None) -> str:
+    """The folder that bpnas works in on the device with that serial, `directory` if it is given.
+
+    Raises:
+        DeviceError: on this machine it is not private, see `private_folder`; nothing in it is used.
+    """
+    if serial == "local":
+        return str(private_folder(directory))
+    return directory or DEVICE_FOLDER
+
+
+def _place(serial: str, told: str, base: str) -> str:
+    if serial == "local":
+        return str(private_folder())
+    return told if told.startswith("/") and told.isprintable() else base
 
 
 def ask(remote: Remote, script: str, timeout_seconds: float = 30.0) -> dict[str, list[str]]:

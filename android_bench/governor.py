@@ -1,14 +1,13 @@
 """The frequency governor: set for the time of a campaign where root allows, and put back whatever happens.
 
-While it is set, three things stand ready to restore the old one, each enough by itself: `Preparation.restore`; a guard,
-a shell on the device that runs the restore script as soon as the connection it waits on is gone (host killed, cable
-out); and the script itself, which stays on the device until it has succeeded and which the next campaign, or a person,
-runs.
+What the governors were is in a file on the device, `PLACE/.bpnas-governors`, from before the change until they are
+restored. Three do that, each enough by itself: `Preparation.restore`; the shell that holds the device, as soon as the
+connection it waits on is gone (host killed, cable out); and the next campaign. The file is data: a line is a token, a
+core and a governor, and nothing of it is run.
 """
 
 from __future__ import annotations
 
-import secrets
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -17,10 +16,7 @@ from bpnas.android_bench.conditions import pinned_cores
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.facts import PRELUDE, PhoneFacts, as_root, ask
 from bpnas.android_bench.hardware import GOVERNOR
-from bpnas.android_bench.remote import FileToPush, Remote, ShellStream, printable, quote, until_ready
-
-GUARD_MARK = "bpnas-guard"
-"""Stands in the command line of every guard, so that one is found among the processes."""
+from bpnas.android_bench.remote import FileToPush, Remote, printable, quote
 
 
 class Preparation:
@@ -31,36 +27,24 @@ class Preparation:
         note: why nothing was set; empty if something was.
     """
 
-    def __init__(
-        self,
-        remote: Remote,
-        facts: PhoneFacts,
-        governor: str,
-        note: str,
-        token: str = "",
-        guard: ShellStream | None = None,
-    ) -> None:
+    def __init__(self, remote: Remote, facts: PhoneFacts, governor: str, note: str, token: str = "") -> None:
         self.governor = governor
         self.note = note
         self._remote = remote
         self._facts = facts
         self._token = token
-        self._guard = guard
 
     def restore(self) -> None:
         """Put the old governors back; calling it twice does no harm. With the connection gone it leaves that to the
-        guard on the device.
+        device.
 
         Raises:
-            DeviceError: the device did not take them back; the script stays there for another try.
+            DeviceError: the device did not take them back; the file stays there for another try.
         """
-        guard, self._guard = self._guard, None
-        if guard is None:
-            return
-        # If this fails the guard stays: it tries once more at the end of the connection.
-        with suppress(DeviceLostError):
-            _run_restore_script(self._remote, self._facts, self._token)
-            guard.close()
+        token, self._token = self._token, ""
+        if token:
+            with suppress(DeviceLostError):
+                _restore(self._remote, self._facts, token)
 
     def __enter__(self) -> Self:
         return self
@@ -71,15 +55,24 @@ class Preparation:
         self.restore()
 
 
-def prepare(remote: Remote, facts: PhoneFacts, keep_governor: bool = False, affinity: str | None = None) -> Preparation:
+def prepare(
+    remote: Remote, facts: PhoneFacts, token: str, keep_governor: bool = False, affinity: str | None = None
+) -> Preparation:
     """Set the governor `performance` on the pinned cores where root allows; elsewhere do nothing and say why.
 
     What an earlier campaign, or this one before its connection was lost, left set is restored first, so that
     `performance` is never taken for the old value.
 
+    Args:
+        remote: the phone, held.
+        facts: of it.
+        token: of the `DeviceFolder` that holds it, whose shell restores what is set here when the connection ends.
+        keep_governor: touch nothing.
+        affinity: as in `pinned_cores`.
+
     Raises:
-        DeviceLostError: the connection is gone; what was set is restored by the guard.
-        DeviceError: what an earlier campaign left cannot be restored, or no guard can be started; nothing was set.
+        DeviceLostError: the connection is gone; what was set is restored by the device.
+        DeviceError: what an earlier campaign left cannot be restored; nothing was set.
     """
 
     def nothing(note: str, governor: str = "") -> Preparation:
@@ -94,15 +87,13 @@ def prepare(remote: Remote, facts: PhoneFacts, keep_governor: bool = False, affi
         return nothing("no core here has a governor that can be set to performance")
     if set(old.values()) == {"performance"}:
         return nothing("the governor is performance already", "performance")
-    token = secrets.token_hex(8)
-    remote.push([FileToPush(_restore_script(facts, old, token).encode(), _script_path(facts), 0o755)])
-    guard = _start_guard(remote, facts, token)
-    prepared = Preparation(remote, facts, "performance", "", token, guard)
+    lines = "".join(f"{token} {core} {governor}\n" for core, governor in old.items())
+    remote.push([FileToPush(lines.encode(), _file(facts))])
+    prepared = Preparation(remote, facts, "performance", "", token)
     try:
-        # `sync` first: after a crash of the phone the script must be there. The script is gone if the guard has fired.
+        # `sync` first: after a crash of the phone the file must be there. It is gone if the device has restored them.
         writes = "; ".join(f"echo performance > {_governor_path(core)}" for core in old)
-        wanted = f"grep -q {token} {quote(_script_path(facts))} && sync && {{ {writes}; }}"
-        remote.shell(as_root(facts, wanted))
+        remote.shell(as_root(facts, f"grep -q ^{token} {quote(_file(facts))} && sync && {{ {writes}; }}"))
         now = _read_governors(remote, tuple(old))
         if set(now.values()) != {"performance"}:
             prepared.restore()
@@ -115,25 +106,51 @@ def prepare(remote: Remote, facts: PhoneFacts, keep_governor: bool = False, affi
 
 
 def restore_leftovers(remote: Remote, facts: PhoneFacts) -> bool:
-    """Run the restore script that an earlier campaign left on the device, if there is one; says whether there was.
+    """Restore what an earlier campaign left set on the device, if it did; says whether it did. Only for whoever holds
+    the device.
 
     Raises:
         DeviceLostError: the connection is gone.
-        DeviceError: the script is still there afterwards.
+        DeviceError: the device did not take it.
     """
-    return _run_restore_script(remote, facts, "")
+    return has_leftovers(remote, facts) and _restore(remote, facts, "")
 
 
 def has_leftovers(remote: Remote, facts: PhoneFacts) -> bool:
-    """Whether a restore script lies on the device: an earlier campaign's, or that of one at work."""
-    return remote.shell(f"[ -e {quote(_script_path(facts))} ]").exit_code == 0
+    """Whether governors are noted on the device: an earlier campaign's, or those of one at work."""
+    return remote.shell(leftovers_command(facts)).exit_code == 0
 
 
-def _script_path(facts: PhoneFacts) -> str:
-    return f"{facts.base}/restore.sh"
+def leftovers_command(facts: PhoneFacts) -> str:
+    """A shell command that succeeds if `has_leftovers`."""
+    return f"[ -e {quote(_file(facts))} ]"
 
 
-def _governor_path(core: int) -> str:
+def restore_command(facts: PhoneFacts, token: str) -> str:
+    """A shell command that restores the governors which the campaign with that token, or with an empty one any
+    campaign, has noted; it removes the file once it has succeeded.
+    """
+    if not facts.root:
+        return ":"
+    path = quote(_file(facts))
+    # A core may be offline, and a restart restores by itself.
+    put = (
+        f"file={_governor_path('$core')}; "
+        '[ ! -e "$file" ] || [ "$(cat "$file")" = "$governor" ] || echo "$governor" > "$file" || failed=1'
+    )
+    restore = (
+        "failed=; while read -r token core governor; do "
+        'case "$core" in ""|*[!0-9]*) continue ;; esac; case "$governor" in ""|*[!A-Za-z0-9_-]*) continue ;; esac; '
+        f'{put}; done < {path}; [ -n "$failed" ] || rm -f {path}'
+    )
+    return f"if grep -q '^{token}' {path} 2> /dev/null; then {as_root(facts, restore)}; fi"
+
+
+def _file(facts: PhoneFacts) -> str:
+    return f"{facts.place}/.bpnas-governors"
+
+
+def _governor_path(core: int | str) -> str:
     return f"/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor"
 
 
@@ -153,55 +170,15 @@ def _read_governors(remote: Remote, cores: tuple[int, ...]) -> dict[int, str]:
     return governors
 
 
-def _restore_script(facts: PhoneFacts, old: dict[int, str], token: str) -> str:
-    """Complete in itself, so that a person can run it too; it takes itself away once it has succeeded."""
-    lines = [
-        "#!/bin/sh",
-        f"# Written by bpnas ({token}): puts the governors of the processor back. Needs root.",
-        "failed=",
-        # A core may be offline, and a restart restores by itself.
-        'put() { [ ! -e "$2" ] || [ "$(cat "$2")" = "$1" ] || echo "$1" > "$2" || failed=1; }',
-        *(f"put {governor} {_governor_path(core)}" for core, governor in old.items()),
-        f'[ -n "$failed" ] || rm -f {quote(_script_path(facts))}',
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _run_restore_script(remote: Remote, facts: PhoneFacts, token: str) -> bool:
-    """Run the script if it is there and holds `token`; says whether it was."""
-    path = quote(_script_path(facts))
-    run = as_root(facts, f"sh {path}")
-    result = remote.shell(f"grep -q {token or 'bpnas'} {path} 2> /dev/null || exit 3; {run}; [ ! -e {path} ]")
+def _restore(remote: Remote, facts: PhoneFacts, token: str) -> bool:
+    """Restore what is noted under `token`; says whether something was."""
+    path = quote(_file(facts))
+    result = remote.shell(f"[ -e {path} ] || exit 3\n{restore_command(facts, token)}\n[ ! -e {path} ]")
     if result.exit_code not in (0, 3):
         said = printable(result.errors or result.output)
         raise DeviceError(
             f"{remote.serial}: the frequency governor of an earlier state cannot be restored"
-            f"{f' ({said})' if said else ''}; run `sh {_script_path(facts)}` on the device as root, or restart the "
-            "device and delete that file"
+            f"{f' ({said})' if said else ''}; restart the device, or write what {_file(facts)} there says into each "
+            "core's scaling_governor as root, and remove that file"
         )
     return result.exit_code == 0
-
-
-def _start_guard(remote: Remote, facts: PhoneFacts, token: str) -> ShellStream:
-    """Start the guard and wait until it stands.
-
-    `cat` ends with the connection, for the daemon closes the standard input of its shells then; signals that it sends
-    them besides are ignored. The token keeps a guard that wakes up late off the script of the next campaign.
-    """
-    path = quote(_script_path(facts))
-    run = as_root(facts, f"sh {path}")
-    guard = remote.stream(
-        f"trap '' HUP TERM; : {GUARD_MARK}; echo ready; cat > /dev/null; grep -q {token} {path} 2> /dev/null && {run}"
-    )
-    try:
-        said = until_ready(guard, 10.0)
-    except BaseException:
-        guard.close()
-        raise
-    if b"ready" in said:
-        return guard
-    guard.close()
-    raise DeviceError(
-        f"{remote.serial}: no guard could be started that restores the governor after a lost connection (it said: "
-        f"{printable(said) or 'nothing'}); use --keep-governor"
-    )

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bpnas.android_bench.device import Conditions, Device, DeviceInfo
 from bpnas.android_bench.errors import RuntimeUnavailableError
+from bpnas.android_bench.held_cores import HeldCores, usable_cores
 from bpnas.android_bench.runner import Failure, FailureKind, Measurement, Outcome, RunRequest, RunSettings
 
 _START_SECONDS = 120.0
@@ -32,7 +33,7 @@ class _WorkerError(Exception):
 class _Worker:
     """One worker process and the lines it answers with."""
 
-    def __init__(self, runtime: str) -> None:
+    def __init__(self, runtime: str, descriptors: Sequence[int]) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "bpnas.android_bench.local_worker", runtime],
@@ -40,6 +41,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             bufsize=0,
+            pass_fds=descriptors,
             start_new_session=True,  # Ctrl-C goes to the campaign, which ends the worker in its own time
         )
         self._buffer = b""
@@ -92,12 +94,22 @@ class _Worker:
 
 
 class LocalDevice(Device):
-    """This machine, through the runtime that is installed beside bpnas."""
+    """This machine, through the runtime that is installed beside bpnas; its cores are held meanwhile.
+
+    Raises:
+        RuntimeUnavailableError: the runtime is not installed, or does not start.
+        DeviceError: somebody else times models on one of the cores.
+    """
 
     def __init__(self, runtime: str) -> None:
         self._runtime = runtime
         self._worker: _Worker | None = None
-        self._info = self._start()
+        self._held = HeldCores(usable_cores())
+        try:
+            self._info = self._start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def info(self) -> DeviceInfo:
@@ -144,24 +156,24 @@ class LocalDevice(Device):
                 conditions={"before": before, "after": dict(self.conditions())},
             )
         except _WorkerError as fault:
-            self.close()
+            self._stop()
             return failure(fault.kind, str(fault))
         except (KeyError, TypeError):
-            self.close()
+            self._stop()
             return failure("invalid", f"the worker answered {str(answer)[:80]}, which is no measurement")
         except BaseException:  # also Ctrl-C: the next answer would belong to this request
-            self.close()
+            self._stop()
             raise
 
     def _start(self) -> DeviceInfo:
-        self._worker = _Worker(self._runtime)
+        self._worker = _Worker(self._runtime, self._held.descriptors)
         try:
             answer = self._worker.ask(None, _START_SECONDS)
         except _WorkerError as fault:
-            self.close()
+            self._stop()
             raise RuntimeUnavailableError(f"runtime {self._runtime} does not start on this machine: {fault}") from None
         if "hello" not in answer:
-            self.close()
+            self._stop()
             raise RuntimeUnavailableError(str(answer.get("unavailable", answer)))
         return DeviceInfo(
             name="local",
@@ -174,10 +186,14 @@ class LocalDevice(Device):
             **answer["hello"],
         )
 
-    def close(self) -> None:
+    def _stop(self) -> None:
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
+
+    def close(self) -> None:
+        self._stop()
+        self._held.close()
 
 
 def _processor() -> str:

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from bpnas.android_bench.errors import DeviceError, DeviceLostError, DeviceSpaceError, SpaceError, UsageError
 from bpnas.android_bench.files import write_atomically
+from bpnas.android_bench.held_cores import HeldCores
 from bpnas.android_bench.remote import (
     MAX_ERROR_BYTES,
     FileToPush,
@@ -29,15 +30,25 @@ LOOK_UP_SECONDS = 0.2  # a reader of a silent stream notices this often that som
 class LocalRemote(Remote):
     """This machine; `push` copies."""
 
+    _held: HeldCores | None = None
+
     @property
     def serial(self) -> str:
         return "local"
 
     def shell(self, command: str, timeout_seconds: float = 30.0) -> ShellResult:
-        return run_to_end(self.serial, command, _ProcessStream(command), timeout_seconds)
+        return run_to_end(self.serial, command, self._start(command), timeout_seconds)
 
     def stream(self, command: str) -> ShellStream:
-        return _ProcessStream(command)
+        return self._start(command)
+
+    def _start(self, command: str) -> _ProcessStream:
+        return _ProcessStream(command, () if self._held is None else self._held.descriptors)
+
+    def hold(self, cores: Iterable[int], patience_seconds: float | None) -> bool:
+        if self._held is None:
+            self._held = HeldCores(cores, patience_seconds)
+        return True
 
     def push(self, files: Sequence[FileToPush]) -> None:
         for file in files:
@@ -67,7 +78,9 @@ class LocalRemote(Remote):
         pass
 
     def close(self) -> None:
-        pass
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
 
 
 def _content(file: FileToPush) -> bytes:
@@ -80,7 +93,7 @@ def _content(file: FileToPush) -> bytes:
 
 
 class _ProcessStream:
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, descriptors: Sequence[int]) -> None:
         self.exit_code: int | None = None
         self.errors = b""
         self._is_closed = False
@@ -91,6 +104,7 @@ class _ProcessStream:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            pass_fds=descriptors,
             start_new_session=True,  # Ctrl-C goes to the campaign, which ends it in its own time
         )
         self._pipes = selectors.PollSelector()  # select() cannot wait on file descriptors above 1023

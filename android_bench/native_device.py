@@ -28,6 +28,8 @@ from bpnas.android_bench.errors import (
 )
 from bpnas.android_bench.facts import PhoneFacts, base_folder, device_info, read_facts
 from bpnas.android_bench.governor import Preparation, prepare
+from bpnas.android_bench.hardware import cores_of
+from bpnas.android_bench.held_cores import sharing_a_clock, usable_cores
 from bpnas.android_bench.installed_runner import InstalledRunner
 from bpnas.android_bench.model_batch import ModelBatch, failure_of
 from bpnas.android_bench.native_session import EXIT_MODELS, MayNotStartError, NativeSession, start_error
@@ -74,7 +76,6 @@ class NativeDevice(Device):
 
     def __init__(self, remote: Remote, runtime: str, options: DeviceOptions) -> None:
         self._remote, self._runtime, self._options = remote, runtime, options
-        self._base = options.directory or base_folder(remote.serial)
         self._ending = threading.Event()
         self._folder: DeviceFolder | None = None
         self._preparation: Preparation | None = None
@@ -86,6 +87,7 @@ class NativeDevice(Device):
         self._baseline_ns = 0.0
         self._slow_in_a_row = 0
         try:
+            self._base = base_folder(remote.serial, options.directory)
             self._facts = read_facts(remote, self._base)
             self._affinity = _mask(options.affinity, self._facts)
             self._program = choose_program(self._facts, runtime, options)
@@ -120,7 +122,7 @@ class NativeDevice(Device):
                 preparation.restore()
         finally:
             if folder is not None:
-                folder.release()
+                folder.close()
 
     # --- getting ready, at the start and after a loss
 
@@ -131,7 +133,7 @@ class NativeDevice(Device):
                 f"{self._remote.serial}: files in {self._base} cannot be {what} on the device; see 'profile-device "
                 f"doctor --serial {self._remote.serial}'"
             )
-        self._folder = DeviceFolder(self._remote, self._base)
+        self._folder = folder = DeviceFolder(self._remote, self._facts, self._cores())
         self._folder.keep_bundle(self._program.name)
         self._runner = InstalledRunner(self._remote, self._base, self._program, self._facts, self._affinity)
         info = device_info(
@@ -142,8 +144,14 @@ class NativeDevice(Device):
             affinity=self._affinity,
         )
         pinned = self._affinity or "none"
-        self._preparation = prepare(self._remote, self._facts, self._options.keep_governor, pinned)
+        self._preparation = prepare(self._remote, self._facts, folder.token, self._options.keep_governor, pinned)
         return info
+
+    def _cores(self) -> frozenset[int]:
+        """Those of this machine that nobody else may time on meanwhile; on a phone it is all."""
+        cores = frozenset(cores_of(self._affinity)) or usable_cores()
+        sets_governor = self._facts.root and not self._options.keep_governor
+        return sharing_a_clock(cores) if sets_governor else cores
 
     def _come_back(self, loss: DeviceLostError) -> None:
         """Wait for the device and make it ready again.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +131,15 @@ class Remote(Protocol):
             DeviceLostError: the connection is gone.
         """
         ...
+
+    def hold(self, cores: Iterable[int], patience_seconds: float | None) -> bool:
+        """Hold these cores until `close` and the end of all that was started, if this is a machine of which parts can
+        be held; says whether it is. Where it is not, it is held as a whole, by a shell on it.
+
+        Raises:
+            DeviceError: somebody else has one of the cores, and kept it for so long.
+        """
+        return False
 
     def reconnect(self) -> None:
         """Drop the connection and make a new one; running streams are lost.

@@ -53,6 +53,7 @@ def no_real_phone(deaf_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path_fact
     """No test finds the phones that are attached to this machine, nor the keys that they trust."""
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(deaf_port))
     monkeypatch.setenv("ANDROID_USER_HOME", str(tmp_path_factory.getbasetemp() / "android"))
+    monkeypatch.setenv("BPNAS_HOLD_SPACE", f"-test-{os.getpid()}")  # two processes of tests do not hold up each other
     for name in ("ADB_SERVER_SOCKET", "ADB_VENDOR_KEYS", "ANDROID_ADB_SERVER_ADDRESS", "ANDROID_SERIAL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("bpnas.android_bench.adb_usb._find", lambda: iter(()))

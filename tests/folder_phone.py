@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class FolderPhone(LocalRemote):
         self.root = root
         self.base = str(root / "data/local/tmp/bpnas")
         (root / "proc").mkdir()
+        (root / "data/local/tmp").mkdir(parents=True, exist_ok=True)
         self.commands: list[str] = []
         self.lost = False
         self.streams: list[ShellStream] = []
@@ -87,6 +88,9 @@ class FolderPhone(LocalRemote):
             os.kill(process.pid, signal.SIGHUP)
             process.stdin.close()
 
+    def hold(self, cores: Iterable[int], patience_seconds: float | None) -> bool:
+        return False
+
     def close(self) -> None:
         """End what still runs there."""
         for stream in self.streams:
@@ -104,7 +108,8 @@ class FolderPhone(LocalRemote):
             raise DeviceLostError("folder: the connection is gone")
 
     def _translate(self, command: str) -> str:
-        here = f"PATH={self.root}/system/bin:$PATH; export PATH; ln -sfn /proc/$$ {self.root}/proc/$$\n"
+        here = f"PATH={self.root}/system/bin:$PATH; ANDROID_DATA={self.root}/data; export PATH ANDROID_DATA\n"
+        here += f"ln -sfn /proc/$$ {self.root}/proc/$$\n"
         return here + self._send(command)
 
     def _send(self, command: str) -> str:

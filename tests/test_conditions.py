@@ -16,15 +16,17 @@ import pytest
 
 from bpnas.android_bench.attached import connect
 from bpnas.android_bench.conditions import Watch, pinned_cores, read_conditions, wait_until_cool, watch_files
+from bpnas.android_bench.device_folder import DeviceFolder
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.facts import read_facts
-from bpnas.android_bench.governor import has_leftovers, prepare, restore_leftovers
+from bpnas.android_bench.governor import Preparation, has_leftovers, prepare, restore_leftovers
 from tests.folder_phone import SNAPDRAGON_855_CORES, FolderPhone, facts_of
 from tests.phone.daemon import wait_until
 from tests.phone.fixtures import StartAdbd
 from tests.phone.identity import BIG_KHZ, LITTLE_KHZ
 
 OLD = ["schedutil"] * 8
+TOKEN = "0123456789abcdef"
 SET = ["schedutil"] * 4 + ["performance"] * 4
 
 
@@ -173,9 +175,20 @@ def test_the_gate_is_no_obstacle_where_there_is_nothing_to_read(phone: FolderPho
 # --- the governor
 
 
+def noted(phone: FolderPhone) -> Path:
+    """What the governors were."""
+    return phone.root / "data/local/tmp/.bpnas-governors"
+
+
+def held_and_set(phone: FolderPhone) -> tuple[DeviceFolder, Preparation]:
+    facts = facts_of(phone)
+    folder = DeviceFolder(phone, facts)
+    return folder, prepare(phone, facts, folder.token)
+
+
 def test_the_governor_is_set_for_a_while(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
-    with prepare(rooted, facts) as prepared:
+    with prepare(rooted, facts, TOKEN) as prepared:
         assert (prepared.governor, prepared.note) == ("performance", "")
         assert rooted.governors() == SET
         assert has_leftovers(rooted, facts)
@@ -187,7 +200,7 @@ def test_the_governor_is_set_for_a_while(rooted: FolderPhone) -> None:
 
 
 def test_it_is_restored_when_the_work_fails(rooted: FolderPhone) -> None:
-    with pytest.raises(KeyboardInterrupt), prepare(rooted, facts_of(rooted)):
+    with pytest.raises(KeyboardInterrupt), prepare(rooted, facts_of(rooted), TOKEN):
         raise KeyboardInterrupt
     assert rooted.governors() == OLD
 
@@ -195,15 +208,15 @@ def test_it_is_restored_when_the_work_fails(rooted: FolderPhone) -> None:
 def test_governors_come_back_core_by_core(rooted: FolderPhone) -> None:
     old = ["a", "b", "c", "d", "interactive", "walt", "sched_pixel", "performance"]
     rooted.set_governors(*old)
-    with prepare(rooted, facts_of(rooted), affinity="f8"):
+    with prepare(rooted, facts_of(rooted), TOKEN, affinity="f8"):
         assert rooted.governors() == ["a", "b", "c"] + ["performance"] * 5
     assert rooted.governors() == old
 
 
-def test_the_script_is_there_before_anything_is_changed(rooted: FolderPhone) -> None:
+def test_what_they_were_is_noted_before_anything_is_changed(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
     rooted.commands.clear()
-    with prepare(rooted, facts):
+    with prepare(rooted, facts, TOKEN):
         changes = [n for n, command in enumerate(rooted.commands) if "echo performance" in command]
         assert changes[0] > rooted.commands.index("push")
         assert "sync" in rooted.commands[changes[0]]
@@ -216,16 +229,16 @@ def test_su_is_used_where_the_shell_is_not_root(phone: FolderPhone) -> None:
     phone.add_tool("su", f'echo "$2" >> {log}\n{real_su}')
     facts = facts_of(phone)
     log.unlink()
-    with prepare(phone, facts) as prepared:
+    with prepare(phone, facts, TOKEN) as prepared:
         assert prepared.governor == "performance"
         assert phone.governors() == SET
     assert phone.governors() == OLD
     said = log.read_text()
-    assert "echo performance" in said and "restore.sh" in said
+    assert "echo performance" in said and 'echo "$governor"' in said
 
 
 def test_without_root_nothing_is_touched(phone: FolderPhone) -> None:
-    with prepare(phone, facts_of(phone)) as prepared:
+    with prepare(phone, facts_of(phone), TOKEN) as prepared:
         assert (prepared.governor, prepared.note) == ("", "no root: the governor stays as it is")
         assert phone.governors() == OLD
 
@@ -233,14 +246,14 @@ def test_without_root_nothing_is_touched(phone: FolderPhone) -> None:
 def test_a_governor_is_kept_if_it_is_to_be(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
     rooted.commands.clear()
-    with prepare(rooted, facts, keep_governor=True) as prepared:
+    with prepare(rooted, facts, TOKEN, keep_governor=True) as prepared:
         assert prepared.note == "the governor is to be kept"
     assert rooted.commands == []
 
 
 def test_performance_already(rooted: FolderPhone) -> None:
     rooted.set_governors(*["performance"] * 8)
-    with prepare(rooted, facts_of(rooted)) as prepared:
+    with prepare(rooted, facts_of(rooted), TOKEN) as prepared:
         assert (prepared.governor, prepared.note) == ("performance", "the governor is performance already")
     assert rooted.governors() == ["performance"] * 8
 
@@ -248,19 +261,17 @@ def test_performance_already(rooted: FolderPhone) -> None:
 def test_hostile_names_of_governors_never_reach_a_script(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
     rooted.set_governors(*OLD[:4], *[f"$(touch {rooted.root}/pwned)", "a;b", "x" * 33, "a\nb"])
-    with prepare(rooted, facts) as prepared:
+    with prepare(rooted, facts, TOKEN) as prepared:
         # Of the last one the first line counts, and it is harmless.
         assert prepared.governor == "performance"
-        script = Path(rooted.base, "restore.sh").read_text()
-        assert "put a " in script
-        assert not any(hostile in script for hostile in ("pwned", "a;b", "xxx"))
+        assert noted(rooted).read_text() == f"{TOKEN} 7 a\n"
     assert not (rooted.root / "pwned").exists()
 
 
 def test_a_core_without_performance_is_left_alone(rooted: FolderPhone) -> None:
     for core in range(4, 8):
         rooted.identity.set_sys(f"devices/system/cpu/cpu{core}/cpufreq/scaling_available_governors", "schedutil")
-    with prepare(rooted, facts_of(rooted)) as prepared:
+    with prepare(rooted, facts_of(rooted), TOKEN) as prepared:
         assert prepared.note == "no core here has a governor that can be set to performance"
     assert rooted.governors() == OLD
 
@@ -268,59 +279,77 @@ def test_a_core_without_performance_is_left_alone(rooted: FolderPhone) -> None:
 def test_a_kernel_that_refuses_is_said(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
     rooted.add_tool("sync", "exit 1")  # the change is not made after it
-    with prepare(rooted, facts) as prepared:
+    with prepare(rooted, facts, TOKEN) as prepared:
         assert (prepared.governor, prepared.note) == ("", "the kernel does not let the governor be set")
     assert not has_leftovers(rooted, facts)
 
 
-def test_the_guard_restores_when_the_cable_is_out(rooted: FolderPhone) -> None:
-    prepared = prepare(rooted, facts_of(rooted))
+def test_the_device_restores_when_the_cable_is_out(rooted: FolderPhone) -> None:
+    folder, prepared = held_and_set(rooted)
     rooted.cut()
     wait_until(lambda: rooted.governors() == OLD)
-    wait_until(lambda: not Path(rooted.base, "restore.sh").exists())
+    wait_until(lambda: not noted(rooted).exists())
     prepared.restore()  # not able to reach it any more, and not in the way
+    folder.close()
 
 
 def test_after_a_reconnect_the_original_governor_survives(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
-    first = prepare(rooted, facts)
-    # The connection is back before the guard has noticed anything.
-    second = prepare(rooted, facts)
+    folder, first = held_and_set(rooted)
+    # The connection is back before the device has noticed anything.
+    second = prepare(rooted, facts, TOKEN)
     assert rooted.governors() == SET
-    rooted.streams[0]._process.stdin.close()  # type: ignore[attr-defined]  # now the first guard wakes up
+    rooted.streams[0]._process.stdin.close()  # type: ignore[attr-defined]  # now the first shell wakes up
     rooted.streams[0]._process.wait(10)  # type: ignore[attr-defined]
     assert rooted.governors() == SET
     second.restore()
     assert rooted.governors() == OLD
     first.restore()
+    folder.close()
 
 
 def test_what_an_earlier_campaign_left_is_restored(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
     assert not restore_leftovers(rooted, facts)
-    prepare(rooted, facts)
-    for stream in rooted.streams:  # the phone was restarted: no guard is left
-        stream.close()
+    prepare(rooted, facts, TOKEN)  # and nobody is left who would restore them
     assert rooted.governors() == SET
     assert restore_leftovers(rooted, facts)
     assert rooted.governors() == OLD
     assert not has_leftovers(rooted, facts)
 
 
-def test_a_person_can_run_the_script(rooted: FolderPhone) -> None:
-    prepare(rooted, facts_of(rooted))
-    subprocess.run(["/bin/sh", Path(rooted.base, "restore.sh")], check=True)
-    assert rooted.governors() == OLD
-    assert not Path(rooted.base, "restore.sh").exists()
+def test_what_is_noted_is_data_and_never_run(rooted: FolderPhone) -> None:
+    facts, token = facts_of(rooted), "f" * 16
+    evil = f"$(touch {rooted.root}/pwned)"
+    noted(rooted).write_text(
+        f"#!/bin/sh\ntouch {rooted.root}/pwned\n{token} 4 {evil}\n{token} ../../{evil} walt\n{token} 5 walt;{evil}\n"
+        f"{token} 6 interactive\n"
+    )
+    assert restore_leftovers(rooted, facts)
+    assert rooted.governors() == ["schedutil"] * 6 + ["interactive", "schedutil"]
+    assert not (rooted.root / "pwned").exists()
 
 
-def test_a_restore_that_fails_says_so_and_keeps_the_script(rooted: FolderPhone) -> None:
+def test_a_script_in_the_working_folder_is_never_run(rooted: FolderPhone) -> None:
+    base = Path(rooted.base)
+    base.mkdir(parents=True)
+    for name in ("restore.sh", "holder", "probe.sh"):
+        (base / name).write_text(f"# bpnas\ntouch {rooted.root}/pwned\n")
+        (base / name).chmod(0o755)
+    folder, prepared = held_and_set(rooted)
+    prepared.restore()
+    folder.close()
+    assert not restore_leftovers(rooted, facts_of(rooted))
+    assert not (rooted.root / "pwned").exists()
+
+
+def test_a_restore_that_fails_says_so_and_keeps_what_is_noted(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
-    prepared = prepare(rooted, facts)
+    prepared = prepare(rooted, facts, TOKEN)
     governor = rooted.root / "sys/devices/system/cpu/cpu4/cpufreq/scaling_governor"
     governor.unlink()
     governor.mkdir()  # neither readable nor writable, for root either
-    with pytest.raises(DeviceError, match=r"folder: .*cannot be restored \(.*\); run `sh .*/restore.sh`"):
+    with pytest.raises(DeviceError, match=r"folder: .*cannot be restored \(.*\); restart the device, or write .*"):
         prepared.restore()
     governor.rmdir()
     governor.write_text("performance\n")
@@ -328,17 +357,7 @@ def test_a_restore_that_fails_says_so_and_keeps_the_script(rooted: FolderPhone) 
     assert rooted.governors() == OLD
 
 
-def test_a_guard_that_does_not_stand_changes_nothing(rooted: FolderPhone, monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = facts_of(rooted)
-    stream = rooted.stream
-    monkeypatch.setattr(rooted, "stream", lambda command: stream("echo no such thing >&2; exit 1"))
-    with pytest.raises(DeviceError, match="no guard could be started"):
-        prepare(rooted, facts)
-    assert rooted.governors() == OLD
-
-
 def test_a_connection_lost_while_setting_is_told(rooted: FolderPhone, monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = facts_of(rooted)
     shell = rooted.shell
 
     def lose(command: str, timeout_seconds: float = 30.0) -> object:
@@ -350,7 +369,7 @@ def test_a_connection_lost_while_setting_is_told(rooted: FolderPhone, monkeypatc
 
     monkeypatch.setattr(rooted, "shell", lose)
     with pytest.raises(DeviceLostError):
-        prepare(rooted, facts)
+        held_and_set(rooted)
     wait_until(lambda: rooted.governors() == OLD)
 
 
@@ -359,17 +378,20 @@ def test_a_connection_lost_while_setting_is_told(rooted: FolderPhone, monkeypatc
 CHILD = """
 import sys, time
 from bpnas.android_bench.attached import connect
+from bpnas.android_bench.device_folder import DeviceFolder
 from bpnas.android_bench.facts import read_facts
 from bpnas.android_bench.governor import prepare
 remote = connect(sys.argv[1])
-prepared = prepare(remote, read_facts(remote, sys.argv[2]))
+facts = read_facts(remote, sys.argv[2])
+folder = DeviceFolder(remote, facts)
+prepared = prepare(remote, facts, folder.token)
 print(prepared.governor, flush=True)
 time.sleep(600)
 """
 
 
 @pytest.mark.parametrize("end", ["host killed", "daemon killed"])
-def test_through_adbd_the_guard_restores(start_adbd: StartAdbd, end: str) -> None:
+def test_through_adbd_the_device_restores(start_adbd: StartAdbd, end: str) -> None:
     adbd = start_adbd(uid=0, cores=(LITTLE_KHZ, BIG_KHZ), mounts=True)
     governor = "devices/system/cpu/cpu1/cpufreq/scaling_governor"
     arguments = [sys.executable, "-P", "-c", CHILD, adbd.serial, f"{adbd.directory}/bpnas"]
@@ -383,11 +405,11 @@ def test_through_adbd_the_guard_restores(start_adbd: StartAdbd, end: str) -> Non
             else:
                 adbd.kill()
             wait_until(lambda: adbd.identity.sys(governor) == "schedutil")
-            wait_until(lambda: not (adbd.host_directory / "bpnas/restore.sh").exists())
+            wait_until(lambda: not list(adbd.host_directory.glob(".bpnas-*")))
         finally:
             child.kill()
     if end == "host killed":
-        wait_until(lambda: not any("bpnas-guard" in command for command in adbd.children().values()))
+        wait_until(lambda: not adbd.children())
 
 
 def test_through_adbd_and_back(start_adbd: StartAdbd) -> None:
@@ -395,10 +417,10 @@ def test_through_adbd_and_back(start_adbd: StartAdbd) -> None:
     with closing(connect(adbd.serial)) as remote:
         facts = read_facts(remote, f"{adbd.directory}/bpnas")
         assert (facts.root, facts.big_mask, facts.platform) == ("uid", "2", "sdm845")
-        with prepare(remote, facts) as prepared:
+        with prepare(remote, facts, TOKEN) as prepared:
             assert prepared.governor == "performance"
             remote.reconnect()
-            with prepare(remote, facts):
+            with prepare(remote, facts, TOKEN):
                 assert read_conditions(remote, facts)["governor"] == "performance"
             assert read_conditions(remote, facts)["governor"] == "schedutil"
         assert read_conditions(remote, facts)["governor"] == "schedutil"

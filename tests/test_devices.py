@@ -117,10 +117,12 @@ def test_a_fingerprint_is_over_every_field() -> None:
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[Callable[[str], LocalDevice]]:
-    """One open device per runtime for all tests that leave it in order."""
+    """An open device for all tests that leave it in order; one at a time, for it holds the cores."""
     devices: dict[str, LocalDevice] = {}
 
     def device(runtime: str) -> LocalDevice:
+        for other in devices.keys() - {runtime}:
+            devices.pop(other).close()
         if runtime not in devices:
             devices[runtime] = LocalDevice(runtime)
         return devices[runtime]

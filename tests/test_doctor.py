@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import subprocess
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bpnas.android_bench.device_folder import DeviceFolder
 from bpnas.android_bench.doctor import Finding, diagnose, examine
 from bpnas.android_bench.errors import DeviceError, DeviceLostError, UnknownSerialError
 from bpnas.android_bench.governor import has_leftovers, prepare
@@ -176,8 +178,7 @@ def test_a_damaged_bundle_is_an_error(phone: FolderPhone, tmp_path: Path) -> Non
 
 def test_what_an_earlier_run_left_is_restored(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
-    prepare(rooted, facts)
-    rooted.close()
+    prepare(rooted, facts, "0" * 16)
     found = examine(rooted, facts)
     assert Finding("ok", "an earlier run had left the governor set; it is restored now") in found
     assert set(rooted.governors()) == {"schedutil"}
@@ -186,33 +187,29 @@ def test_what_an_earlier_run_left_is_restored(rooted: FolderPhone) -> None:
 
 def test_what_cannot_be_restored_is_an_error(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
-    prepare(rooted, facts)
-    rooted.close()
-    script = Path(rooted.base, "restore.sh")
-    script.write_text(f"# bpnas\necho no >&2; test ! -e {script}\n")
-    finding = the_trouble(examine(rooted, facts))
-    assert finding.level == "error"
+    prepare(rooted, facts, "0" * 16)
+    governor = rooted.root / "sys/devices/system/cpu/cpu4/cpufreq/scaling_governor"
+    governor.unlink()
+    governor.mkdir()
+    (finding,) = (finding for finding in examine(rooted, facts) if finding.level == "error")
     assert "cannot be restored" in finding.what
-    assert f"run `sh {script}` on the device as root" in finding.remedy
+    assert f"{rooted.root}/data/local/tmp/.bpnas-governors" in finding.remedy
 
 
 def test_a_campaign_at_work_is_found_and_left_alone(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
-    with prepare(rooted, facts):
+    with closing(DeviceFolder(rooted, facts)) as folder, prepare(rooted, facts, folder.token):
         finding = the_trouble(examine(rooted, facts))
         assert finding.level == "error"
         assert "another run of bpnas is at work" in finding.what
+        assert f", process {os.getpid()}, since 20" in finding.what
         assert "adb shell kill " in finding.remedy
         assert "performance" in rooted.governors()
     assert trouble(examine(rooted, facts)) == []
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["./bpnas-runner", "--list", "x"], ["sh", "-c", "true\necho $$ > /base/run-0123/holder\nsleep 9"]],
-)
-def test_a_runner_and_the_holder_of_the_folder_are_found(phone: FolderPhone, arguments: list[str]) -> None:
-    facts = facts_of(phone)
+def test_a_runner_that_was_left_alone_is_found(phone: FolderPhone) -> None:
+    facts, arguments = facts_of(phone), ["./bpnas-runner", "--list", "x"]
     # A shell with these words in its command line, which only waits.
     with subprocess.Popen(["/bin/sh", "-c", "read -r line", *arguments], stdin=subprocess.PIPE) as process:
         try:

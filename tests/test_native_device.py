@@ -178,9 +178,10 @@ def test_a_file_that_changed_is_refused_in_its_place(open_native: Serve, tmp_pat
 def test_a_second_campaign_on_the_same_device_waits_and_then_is_refused(
     open_native: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bpnas.android_bench.device_folder._TAKE_SECONDS", 0.5)
+    monkeypatch.setattr("bpnas.android_bench.held_cores.PATIENCE_SECONDS", 0.5)
     first = open_native()
-    with pytest.raises(DeviceError, match="another campaign is timing on this device"):
+    who = rf"@.*, process {os.getpid()}, since 20\d\d-\d\d-\d\d \d\d:\d\d UTC"
+    with pytest.raises(DeviceError, match=who):
         open_native()
     first.close()
     open_native()

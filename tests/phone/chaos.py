@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -34,6 +35,8 @@ IMPATIENT = {
     "native_device._COOL_SECONDS": 0.0,
 }
 """Constants of bpnas.android_bench with which silence is noticed after a second, not after half a minute."""
+
+_TO_STAY = re.compile(r"bpnas[^/]*(/bundle-.*)?")  # of what is on a device
 
 # A daemon ends with the thread that started it: this one stays.
 _saboteur = ThreadPoolExecutor(1, thread_name_prefix="saboteur")
@@ -83,13 +86,16 @@ def start_host(
     *options: str | Path,
     serial: str = "",
     log: IO[str] | None = None,
+    patience_seconds: float = 15.0,
 ) -> subprocess.Popen[str]:
     """`profile-device` in a process of its own, with records in `folder`; what it says goes into `log` or a pipe.
 
-    `contents` are the models, by key; real ones where it is None.
+    `contents` are the models, by key; real ones where it is None. Somebody else who has the device is waited for so
+    long.
     """
     script = Path(__file__).with_name("chaos_host.py")
-    (folder / "host.json").write_text(json.dumps({"contents": contents, "constants": IMPATIENT}))
+    constants = {**IMPATIENT, "held_cores.PATIENCE_SECONDS": patience_seconds}
+    (folder / "host.json").write_text(json.dumps({"contents": contents, "constants": constants}))
     words: list[str | Path] = [sys.executable, "-P", script, folder / "host.json", "--serial", serial or daemon.serial]
     words += ["--directory", f"{daemon.directory}/bpnas", "--affinity", "none", "--records", folder / "r.sqlite"]
     words += ["--backbone", write_backbone(folder), "--paths", PATHS, "--sessions", "1", "--timeout", "2"]
@@ -159,7 +165,7 @@ def leftovers(daemon: Adbd) -> list[str]:
     """What a campaign should not have left on the device: files, processes."""
     disk = disk_of(daemon)
     names = [str(path.relative_to(disk)) for path in _everything_in(disk)]
-    stray = [n for n in names if (n != "bpnas" and not n.startswith("bpnas/bundle-")) or n.endswith(".tmp")]
+    stray = [n for n in names if not _TO_STAY.fullmatch(n) or n.endswith(".tmp")]
     return stray + list(daemon.children().values())
 
 

@@ -191,7 +191,7 @@ def start_native(
         size = "" if disk_bytes is None else str(disk_bytes)
         command = [*PRIVATE_MOUNTS, NATIVE_MOUNTS, "sh", folder / "sys", size, str(uid), directory, *command]
     path = f"{folder}/system/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-    environment = {"PATH": path, "HOME": str(directory), "LANG": "C.UTF-8"}
+    environment = {"PATH": path, "HOME": str(directory), "ANDROID_DATA": f"{folder}/data", "LANG": "C.UTF-8"}
     return Adbd(command, str(directory), identity, folder / "adbd.log", environment, host_directory=directory)
 
 

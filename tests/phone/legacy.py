@@ -52,6 +52,7 @@ class LegacyDaemon:
         self._mark = new_mark()
         self.environment = {
             "PATH": f"{folder}/system/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "TMPDIR": self.directory,
             "HOME": self.directory,
             VARIABLE: self._mark,
         }
