@@ -274,12 +274,19 @@ class DirectConnection:
 
     # The other direction
 
-    def _read_packet(self, idle_seconds: float | None) -> tuple[bytes | int, int, int, bytearray]:
-        header = read_exactly(self._transport, MESSAGE_SIZE, idle_seconds)
+    def _read_packet(self, deadline: float | None) -> tuple[bytes | int, int, int, bytearray]:
+        """The next packet, whole at `deadline`; None waits for ever for its beginning, and then for as long as a packet
+        may take.
+        """
+        header = bytearray()
+        if deadline is None:
+            header += self._transport.bulk_read(MESSAGE_SIZE, None)
+            deadline = time.monotonic() + _IDLE_SECONDS
+        header += read_exactly(self._transport, MESSAGE_SIZE - len(header), deadline)
         word, arg0, arg1, length, checksum, magic = struct.unpack(MESSAGE_FORMAT, header)
         if magic != word ^ 0xFFFFFFFF or length > MAX_PAYLOAD:
             raise ValueError("it sent something that is no ADB packet")
-        data = read_exactly(self._transport, length, _IDLE_SECONDS)
+        data = read_exactly(self._transport, length, deadline)
         if self._checksums and sum(data) & 0xFFFFFFFF != checksum:
             raise ValueError("it sent a packet with a wrong checksum")
         return WIRE_TO_ID.get(word, word), arg0, arg1, data
@@ -288,10 +295,11 @@ class DirectConnection:
         banner = f"host::features={_FEATURES}".encode()
         self.send(CNXN, _VERSION_WITHOUT_CHECKSUM, MAX_PAYLOAD, banner)
         keys: list[Signer] | None = None
-        offered, seconds, strays = False, _IDLE_SECONDS / 2, 0
+        # For all of it, and not for each packet: a daemon may drip, or send what nobody asked for.
+        offered, deadline, strays = False, time.monotonic() + _IDLE_SECONDS / 2, 0
         while True:
             try:
-                command, arg0, arg1, data = self._read_greeting(seconds)
+                command, arg0, arg1, data = self._read_greeting(deadline)
             except TimeoutError:
                 if offered:
                     raise DeviceError(
@@ -322,12 +330,12 @@ class DirectConnection:
                 self.send(AUTH, AUTH_SIGNATURE, 0, keys.pop(0).Sign(bytes(data)))
             else:
                 self.send(AUTH, AUTH_RSAPUBLICKEY, 0, first.GetPublicKey().encode() + b"\0")
-                offered, seconds = True, auth_seconds
+                offered, deadline = True, time.monotonic() + auth_seconds
 
-    def _read_greeting(self, seconds: float) -> tuple[bytes | int, int, int, bytearray]:
+    def _read_greeting(self, deadline: float) -> tuple[bytes | int, int, int, bytearray]:
         self._checksums = False  # which rule holds is known only from the packet itself
         try:
-            return self._read_packet(seconds)
+            return self._read_packet(deadline)
         finally:
             self._checksums = True
 

@@ -35,6 +35,7 @@ from bpnas.android_bench.remote import (
 _SYNC_CHUNK_BYTES = 64 << 10  # SYNC.TXT: DATA is at most so long
 _WRITE_BYTES = 1 << 20
 _SYNC_SECONDS = 60.0  # a phone may write its cache out before it says that a file has arrived
+_SLOWEST_BYTES_PER_SECOND = 50_000  # of a transfer that is still one
 _DIGESTS = re.compile(r"^\\?([0-9a-f]{64}) ", re.MULTILINE)  # what else is said is a linker's warnings
 _SILENCE_SECONDS = 10.0  # of a device at work; then it is asked whether it is still there
 
@@ -213,9 +214,11 @@ class _Sync:
     def send(self, path: str, mode: int, content: Iterator[bytes]) -> None:
         request = f"{path},{0o100000 | mode}".encode()
         parts = [struct.pack("<4sI", b"SEND", len(request)), request]
-        size = 0
+        size, sent, start = 0, 0, time.monotonic()
         try:
             for chunk in content:
+                sent += len(chunk)
+                self._check_speed(sent, start)
                 parts += (struct.pack("<4sI", b"DATA", len(chunk)), chunk)
                 size += len(chunk)
                 if size >= _WRITE_BYTES - 4 * _SYNC_CHUNK_BYTES:
@@ -234,8 +237,9 @@ class _Sync:
     def receive(self, path: str, max_bytes: int) -> bytes:
         name = path.encode()
         self._stream.write(struct.pack("<4sI", b"RECV", len(name)) + name)
-        content = bytearray()
+        content, start = bytearray(), time.monotonic()
         while True:
+            self._check_speed(len(content), start)
             kind, length = self._answer(path)
             if kind == b"DONE":
                 return bytes(content)
@@ -253,9 +257,9 @@ class _Sync:
         return kind, number
 
     def _read(self, size: int) -> bytes:
-        pieces, have = [self._buffer], len(self._buffer)
+        pieces, have, deadline = [self._buffer], len(self._buffer), time.monotonic() + _SYNC_SECONDS
         while have < size:
-            data = _read_while_alive(self._connection, self._stream, _SYNC_SECONDS)
+            data = _read_while_alive(self._connection, self._stream, max(0.0, deadline - time.monotonic()))
             if not data:
                 raise DeviceLostError(f"{self._serial}: the device hung up during a transfer")
             pieces.append(data)
@@ -263,6 +267,10 @@ class _Sync:
         joined = b"".join(pieces)
         self._buffer = joined[size:]
         return joined[:size]
+
+    def _check_speed(self, moved: int, start: float) -> None:
+        if time.monotonic() - start > _SYNC_SECONDS + moved / _SLOWEST_BYTES_PER_SECOND:
+            raise DeviceLostError(f"{self._serial}: a transfer hardly moves; see that cable or Wi-Fi is good")
 
     def _nonsense(self) -> DeviceError:
         return DeviceError(f"{self._serial}: the device's file service answers nonsense; restart the device")

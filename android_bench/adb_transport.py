@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -25,8 +26,9 @@ class TransportClosedError(OSError):
 class Transport(Protocol):
     """What adb-shell's transports have in common, and what is asked of them here beyond that.
 
-    A time limit that passes without any data raises TimeoutError, every other fault another OSError or an error of the
-    transport's own; None waits for ever. `bulk_write` sends everything.
+    `bulk_read` returns what comes first, `bulk_write` sends everything. A time limit, which holds for the whole call,
+    raises TimeoutError when it has passed, every other fault another OSError or an error of the transport's own; None
+    waits for ever.
     """
 
     def connect(self, transport_timeout_s: float | None) -> None: ...
@@ -70,15 +72,15 @@ class HardenedTcpTransport(TcpTransport):  # type: ignore[misc]  # adb-shell has
                 return data
 
     def bulk_write(self, data: bytes | memoryview, transport_timeout_s: float | None = None) -> int:
-        """Send all of it; raises TimeoutError where nothing more leaves in that time, or another OSError."""
-        view, sent = memoryview(data), 0
+        """Send all of it; raises TimeoutError where that takes longer, or another OSError."""
+        view, sent, deadline = memoryview(data), 0, deadline_in(transport_timeout_s)
         with self._writing:
             connection = self._open_connection()
             while sent < len(view):
                 try:
                     sent += connection.send(view[sent:])
                 except BlockingIOError:
-                    self._wait(connection, transport_timeout_s, for_reading=False)
+                    self._wait(connection, seconds_to(deadline), for_reading=False)
         return sent
 
     def close(self) -> None:
@@ -112,9 +114,26 @@ def hang_up(connection: socket.socket, reading: threading.Lock, writing: threadi
         connection.close()
 
 
-def read_exactly(transport: Transport, size: int, idle_seconds: float | None) -> bytearray:
-    """`size` bytes; raises what the transport raises, TimeoutError where nothing comes for `idle_seconds`."""
+def read_exactly(transport: Transport, size: int, deadline: float) -> bytearray:
+    """`size` bytes; raises what the transport raises, TimeoutError where they are not there at `deadline`, on the
+    monotonic clock: also where they come drop by drop.
+    """
     data = bytearray()
     while len(data) < size:
-        data += transport.bulk_read(size - len(data), idle_seconds)
+        data += transport.bulk_read(size - len(data), seconds_to(deadline))
     return data
+
+
+def deadline_in(seconds: float | None) -> float | None:
+    """A time on the monotonic clock; None for never."""
+    return None if seconds is None else time.monotonic() + seconds
+
+
+def seconds_to(deadline: float | None) -> float | None:
+    """What is left until then; raises TimeoutError when it has passed."""
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("no end within the time limit")
+    return left

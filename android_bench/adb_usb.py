@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from bpnas.android_bench.adb_transport import Transport, TransportClosedError
+from bpnas.android_bench.adb_transport import Transport, TransportClosedError, deadline_in, seconds_to
 from bpnas.android_bench.attached import Attached
 from bpnas.android_bench.errors import DeviceError
 from bpnas.android_bench.remote import printable
@@ -59,13 +59,13 @@ class PatientUsbTransport:
                     raise TimeoutError(f"no data within {transport_timeout_s} s") from error
 
     def bulk_write(self, data: Any, transport_timeout_s: float | None) -> int:
-        """Send all of it; raises TimeoutError where nothing more leaves in that time."""
-        view, sent = bytes(data), 0
+        """Send all of it; raises TimeoutError where that takes longer."""
+        view, sent, deadline = bytes(data), 0, deadline_in(transport_timeout_s)
         while sent < len(view):
             try:
                 with self._writing:
                     self._check()
-                    moved = self._transport.bulk_write(view[sent:], transport_timeout_s)
+                    moved = self._transport.bulk_write(view[sent:], seconds_to(deadline))
             except Exception as error:
                 if not _is_timeout(error):
                     raise

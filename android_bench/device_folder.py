@@ -29,6 +29,8 @@ from bpnas.android_bench.governor import restore_command
 from bpnas.android_bench.held_cores import patience_until, this_process
 from bpnas.android_bench.remote import Remote, ShellStream, printable, quote, until_ready
 
+_READY_SECONDS = 15.0
+
 # The process that holds the device, and who that is; a file that is left of a dead one is removed.
 _HOLDER = r"""
 holder() {
@@ -176,7 +178,7 @@ class DeviceFolder:
         script = script.replace("@PLACE@", quote(facts.place)).replace("@BASE@", quote(facts.base))
         stream = self._remote.stream(script.replace("@TOKEN@", token).replace("@WHO@", quote(this_process())))
         try:
-            return stream, until_ready(stream, 15.0)
+            return stream, until_ready(stream, _READY_SECONDS)
         except DeviceLostError:
             stream.close()
             raise

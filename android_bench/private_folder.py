@@ -37,7 +37,7 @@ def private_folder(path: str | Path | None = None) -> Path:
     folder = cache_folder() / "local" if path is None else Path(path)
     try:
         for new in [each for each in (*reversed(folder.parents), folder) if not each.exists()]:
-            new.mkdir(mode=0o700)
+            new.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
         above = [(parent, parent.stat()) for parent in folder.resolve(strict=True).parents]
     except FileExistsError:

@@ -189,15 +189,15 @@ def run_to_end(
 
 
 def until_ready(stream: ShellStream, timeout_seconds: float) -> bytes:
-    """What a command says until the word `ready` is in it, or until it has ended or been silent for so long.
+    """What a command says until the word `ready` is in it, or until it has ended or so much time has passed.
 
     Raises:
         DeviceLostError: the connection is gone.
     """
-    said = b""
+    said, deadline = b"", time.monotonic() + timeout_seconds
     with suppress(TimeoutError):
         while b"ready" not in said and len(said) < 1024:
-            data = stream.read(timeout_seconds)
+            data = stream.read(max(0.0, deadline - time.monotonic()))
             if not data:
                 break
             said += data

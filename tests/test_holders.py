@@ -152,7 +152,8 @@ def test_two_campaigns_at_once_with_folders_of_their_own_take_turns(start_adbd: 
             (other,) = set(folders) - {folder}
             assert f"process {hosts[other].pid}, since " in error.splitlines()[-1]
             again = start_host(folder, adbd, contents, "--runner", write_runner(folder))
-            assert again.wait(timeout=240) == 0
+            out, error = again.communicate(timeout=240)
+            assert again.returncode == 0, (out, error)
         check_records(folder / "r.sqlite", contents)
     check_clean(adbd)
 
