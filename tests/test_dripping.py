@@ -186,7 +186,7 @@ def test_a_shell_that_drips_its_readiness_is_given_up(rooted: FolderPhone, monke
 def test_an_adb_server_that_drips_is_given_up(
     answer: bytes, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = serve(lambda: drops(itertools.chain(answer, itertools.repeat(ord("f"))))
+    server = serve(lambda: drops(itertools.chain(answer, itertools.repeat(ord("f")))))
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(server.port))
     with pytest.raises(DeviceError, match="the adb server"):
         attached_devices()
