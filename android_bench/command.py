@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -11,6 +13,7 @@ from click.core import ParameterSource
 
 from bpnas.android_bench.errors import BpnasError
 from bpnas.android_bench.interruption import Interrupted, orderly_end
+from bpnas.android_bench.plain_text import as_text
 
 
 class Option(click.Option):
@@ -33,11 +36,15 @@ class _BpnasCommand(click.Command):
         greedy = {name for p in self.get_params(ctx) if isinstance(p, Option) and p.many for name in p.opts}
         return super().parse_args(ctx, _spread(args, greedy))
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _shown_as_text():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         if ctx.parent is not None and isinstance(ctx.parent.command, _BpnasCommand):
             return super().invoke(ctx)  # the command around this one does the rest
         try:
-            with orderly_end():
+            with orderly_end(), _shown_as_text():
                 return super().invoke(ctx)
         except BpnasError as error:
             fail(str(error), error.exit_code)
@@ -132,12 +139,28 @@ def _spread(args: list[str], greedy: set[str]) -> list[str]:
     return spread
 
 
+@contextmanager
+def _shown_as_text() -> Iterator[None]:
+    """Click's own errors, which repeat what they were given."""
+    try:
+        yield
+    except click.ClickException as error:
+        text = as_text(error.format_message())
+        error.format_message = lambda: text  # type: ignore[method-assign]
+        raise
+
+
 def fail(sentence: str, exit_code: int) -> None:
     """Print `sentence` on standard error and leave with `exit_code`."""
-    click.echo(f"Error: {sentence}", err=True)
+    echo(f"Error: {sentence}", err=True)
     raise click.exceptions.Exit(exit_code)
 
 
 def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
     """Print a command's result on standard output: `result` as one JSON object for machines, else `text`."""
-    click.echo(json.dumps(result, indent=2, sort_keys=True) if as_json else text)
+    echo(json.dumps(result, indent=2, sort_keys=True) if as_json else text)
+
+
+def echo(text: str, err: bool = False) -> None:
+    """Print a text on standard output, or error; what a terminal would obey is shown instead. The only way to print."""
+    click.echo(as_text(text), err=err)  # noqa: TID251 - for everybody else

@@ -17,11 +17,16 @@ A message is one sentence that names the file, the field and the remedy; the com
 
 from __future__ import annotations
 
+from bpnas.android_bench.plain_text import as_text
+
 
 class BpnasError(Exception):
-    """Base of all errors that bpnas raises on purpose."""
+    """Base of all errors that bpnas raises on purpose. What of a message was somebody else's is shown as text."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return as_text(super().__str__())
 
 
 class UsageError(BpnasError):

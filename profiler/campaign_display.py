@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
-
+from bpnas.android_bench.command import echo
+from bpnas.android_bench.plain_text import as_text
 from bpnas.profiler.campaign import CampaignResult, Progress
 from bpnas.profiler.estimate import Estimate
 from bpnas.profiler.rounds import Assessment
@@ -103,14 +103,14 @@ def campaign_display(label: str) -> Iterator[Callable[[Progress], None]]:
         TimeElapsedColumn(),
     )
     with ProgressBar(*columns, console=console) as bar:
-        task, warned = bar.add_task(label, total=None, state=""), 0
+        task, warned = bar.add_task(as_text(label), total=None, state=""), 0
 
         def show(now: Progress) -> None:
             nonlocal warned
             for sentence in now.lost[warned:]:
-                bar.console.print(_warning(sentence), markup=False, highlight=False)
+                bar.console.print(as_text(_warning(sentence)), markup=False, highlight=False)
             warned = len(now.lost)
-            bar.update(task, total=now.total, completed=now.done, state=_state(now))
+            bar.update(task, total=now.total, completed=now.done, state=as_text(_state(now)))
 
         yield show
 
@@ -121,11 +121,11 @@ def _plain_display(label: str) -> Callable[[Progress], None]:
     def show(now: Progress) -> None:
         nonlocal last, warned
         for sentence in now.lost[warned:]:
-            click.echo(_warning(sentence), err=True)
+            echo(_warning(sentence), err=True)
         warned = len(now.lost)
         if time.monotonic() - last >= _PLAIN_LINE_SECONDS or now.done + now.failures == now.total:
             last = time.monotonic()
-            click.echo(f"{label}: {now.done} of {now.total}, {_state(now)}", err=True)
+            echo(f"{label}: {now.done} of {now.total}, {_state(now)}", err=True)
 
     return show
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import click
+from bpnas.android_bench.command import echo
+from bpnas.android_bench.plain_text import as_text
 
 if TYPE_CHECKING:
     from bpnas.search.progress import Progress
@@ -51,15 +52,15 @@ class _Lines:
     def within(self, share: float, text: str) -> None:
         if monotonic() - self._spoke >= _LOG_SECONDS:
             self._spoke = monotonic()
-            click.echo(f"{self._title}{self._mark} {self._done + share:.2f}/{self._steps}: {text}", err=True)
+            echo(f"{self._title}{self._mark} {self._done + share:.2f}/{self._steps}: {text}", err=True)
 
     def step(self, text: str) -> None:
         self._done += 1
         self._spoke = monotonic()
-        click.echo(f"{self._title}{self._mark} {self._done}/{self._steps}: {text}", err=True)
+        echo(f"{self._title}{self._mark} {self._done}/{self._steps}: {text}", err=True)
 
     def note(self, text: str) -> None:
-        click.echo(f"{text}{self._mark}", err=True)
+        echo(f"{text}{self._mark}", err=True)
 
 
 class _Bars:
@@ -69,16 +70,16 @@ class _Bars:
         self._bar, self._mark, self._task, self._title, self._done = bar, mark, None, "", 0
 
     def stage(self, title: str, steps: int, done: int = 0) -> None:
-        self._title, self._done = f"{title}{self._mark}", done
+        self._title, self._done = as_text(f"{title}{self._mark}"), done
         self._task = self._bar.add_task(self._title, total=steps, completed=done)
 
     def within(self, share: float, text: str) -> None:
-        self._bar.update(self._task, completed=self._done + share, description=f"{self._title}: {text}")
+        self._bar.update(self._task, completed=self._done + share, description=as_text(f"{self._title}: {text}"))
 
     def step(self, text: str) -> None:
         self._done += 1
         self._bar.update(self._task, completed=self._done, description=self._title)
-        self._bar.console.print(text, markup=False, highlight=False)
+        self._bar.console.print(as_text(text), markup=False, highlight=False)
 
     def note(self, text: str) -> None:
-        self._bar.console.print(f"{text}{self._mark}", markup=False, highlight=False)
+        self._bar.console.print(as_text(f"{text}{self._mark}"), markup=False, highlight=False)

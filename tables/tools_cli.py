@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bpnas.android_bench.command import Command, fail, print_result
+from bpnas.android_bench.command import Command, echo, fail, print_result
 
 
 @click.command(cls=Command, short_help="Show a table: what it is, and rows of it.")
@@ -38,7 +38,7 @@ def show(
         limit = 0 if as_csv or as_json else 20
     rows = view.rows.head(limit) if limit else view.rows
     if as_csv:
-        click.echo(rows.to_csv(index=False), nl=False)
+        echo(rows.to_csv(index=False).removesuffix("\n"))
         return
     lines = [f"{table}:", *header_lines(view), ""]
     lines += row_lines(rows, terminal_width()) if len(rows) else ["No entry matches."]

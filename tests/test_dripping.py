@@ -116,7 +116,7 @@ def test_a_packet_that_drips_later_ends_the_connection(serve: Callable[..., Serv
         yield from drops(packet(b"OKAY", 1, 1, bytes(1 << 20)))
 
     serial = f"127.0.0.1:{serve(well_then_drip).port}"
-    lost = pytest.raises(DeviceLostError, match="stopped in the middle of a packet|no answer for 1 s")
+    lost = pytest.raises(DeviceLostError, match=r"stopped in the middle of a packet|no answer for 1 s")
     with contextlib.closing(connect(serial)) as remote, lost:
         remote.shell("true", timeout_seconds=60.0)
 

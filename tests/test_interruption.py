@@ -15,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from bpnas.android_bench.command import Command, Group
+from bpnas.android_bench.command import Command, Group, echo
 
 SENTENCE = "Error: interrupted; what was done is kept, call the same command again to go on"
 
@@ -164,7 +164,7 @@ def test_a_forked_process_ends_at_once_and_cleans_up_nothing(tmp_path: Path) -> 
             if not child:
                 ask_to_end()
                 time.sleep(60)
-            click.echo(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+            echo(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
         finally:
             with (tmp_path / "cleaned").open("a") as file:
                 file.write("x")
