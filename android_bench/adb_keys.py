@@ -51,7 +51,9 @@ def load_signers() -> tuple[Signer, ...]:
     except OSError as error:
         raise DeviceError(f"{private}: the key for ADB cannot be used ({error.strerror}); see to its folder") from error
     except Exception as error:  # whatever the decoder makes of a broken file
-        raise DeviceError(f"{private}: no RSA key; delete it and its .pub to get a new pair") from error
+        raise DeviceError(
+            f"{private}: no RSA key that can be read; move it and its .pub away to get a new pair"
+        ) from error
 
 
 def _make_private_key(private: Path) -> None:

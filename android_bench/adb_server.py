@@ -15,6 +15,7 @@ import time
 from bpnas.android_bench.adb_transport import hang_up
 from bpnas.android_bench.attached import Attached
 from bpnas.android_bench.errors import DeviceError, DeviceLostError, UsageError
+from bpnas.android_bench.plain_text import as_text
 from bpnas.android_bench.remote import printable
 
 _DEFAULT_PORT = 5037
@@ -23,6 +24,17 @@ _ANSWER_SECONDS = 20.0
 _CHUNK_BYTES = 1 << 18
 _OLD_PAYLOAD_BYTES = 4096
 _MAX_REQUEST_BYTES = 0xFFFF  # four hexadecimal digits say how long a request is
+# A serial may hold spaces, as those that mDNS gives to phones on Wi-Fi do; behind the state there are facts, or advice
+# with a link. AOSP, packages/modules/adb/transport.cpp and adb.cpp, `to_string(ConnectionState)`.
+_STATES = (
+    "device|offline|unauthorized|authorizing|connecting|no permissions|bootloader|recovery|rescue|sideload|host|"
+    "detached|unknown"
+)
+_DEVICE = re.compile(rf"(?P<serial>\S.*?)\s+(?P<state>{_STATES})(?P<facts>| \(.*| ?;.*|(\s+[\w-]+:\S*)+)\s*")
+_ANY_DEVICE = re.compile(r"(?P<serial>\S+)\s+(?P<state>\S+)(?P<facts>.*)")  # in a state that is not known here
+NO_SERIAL = "(no serial number)"
+"""What the server lists in the place of a serial that is empty."""
+
 _LENGTH = re.compile(rb"[0-9a-fA-F]{4}")
 
 
@@ -63,30 +75,35 @@ def server_devices() -> tuple[Attached, ...]:
         lines = _read_text(connection).splitlines()
     found = []
     for line in lines:
-        fields = line.split()
-        if len(fields) >= 2:
-            # The only state of two words; what is behind it is advice with a link.
-            state = "no permissions" if fields[1:3] == ["no", "permissions"] else fields[1]
-            model = next((f.removeprefix("model:") for f in fields[2:] if f.startswith("model:")), "")
-            found.append(Attached(printable(fields[0]), printable(state), printable(model), "adb server"))
+        match = _DEVICE.fullmatch(line) or _ANY_DEVICE.fullmatch(line)
+        if match:
+            facts = dict(fact.split(":", 1) for fact in match["facts"].split() if ":" in fact)
+            serial, state, model = (as_text(text) for text in (match["serial"], match["state"], facts.get("model", "")))
+            found.append(Attached(serial, state, model, "adb server", facts.get("transport_id", "")))
     return tuple(found)
 
 
 class ServerConnection:
     """The services of one device of the server's.
 
+    Args:
+        serial: as the server lists it.
+        transport_id: the server's own number of it, to ask for it by that.
+
     Raises:
         DeviceLostError: the server or the device is gone.
         DeviceError: the server says no.
     """
 
-    def __init__(self, serial: str) -> None:
+    def __init__(self, serial: str, transport_id: str = "") -> None:
         self.name = serial
+        self._transport = f"host:transport-id:{transport_id}" if transport_id else f"host:transport:{serial}"
+        features = f"host-transport-id:{transport_id}" if transport_id else f"host-serial:{serial}"
         self._lock = threading.Lock()
         self._streams: set[_SocketStream] = set()
         self._is_closed = False
         with self._connect() as connection:
-            _request(connection, f"host-serial:{serial}:features")
+            _request(connection, f"{features}:features")
             self._features = frozenset(_read_text(connection).strip().split(","))
 
     @property
@@ -103,7 +120,7 @@ class ServerConnection:
             raise DeviceError(f"{self.name}: a command of {size} bytes is too long for this device")
         connection = self._connect()
         try:
-            _request(connection, f"host:transport:{self.name}")
+            _request(connection, self._transport)
             _request(connection, service)
         except BaseException:
             connection.close()
@@ -187,7 +204,7 @@ def _request(connection: socket.socket, text: str) -> None:
         place = ":".join(map(str, server_address()))
         raise DeviceError(f"what listens at {place} is no adb server; end it, or set ANDROID_ADB_SERVER_PORT")
     reason = printable(_read_text(connection)) or "no reason given"
-    lost = ("not found", "offline", "closed", "no devices")
+    lost = ("not found", "offline", "closed", "no devices", "no device with")
     remedy = (
         "unlock the phone and say yes to 'Allow USB debugging?'" if "unauthorized" in reason else "see 'adb devices'"
     )

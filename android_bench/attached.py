@@ -25,16 +25,18 @@ class Attached:
     """A device that the adb server or the USB bus knows of.
 
     Attributes:
-        serial: what `--serial` takes.
+        serial: what `--serial` takes, as adb lists it; it may hold spaces.
         state: `device` when it can be used; else as adb says, `unauthorized`, `offline`, ...
         model: as far as it is known without asking the device, else empty.
         via: `adb server` or `usb`.
+        transport_id: of the adb server's, where that tells it; else empty.
     """
 
     serial: str
     state: str
     model: str
     via: str
+    transport_id: str = ""
 
 
 def attached_devices() -> tuple[Attached, ...]:
@@ -93,15 +95,18 @@ def _connect_adb(serial: str) -> AdbConnection:
     # At every connection anew: an adb server may have been started, or a cable plugged in, since the last one.
     from bpnas.android_bench.adb_connection import DirectConnection
     from bpnas.android_bench.adb_keys import load_signers
-    from bpnas.android_bench.adb_server import ServerConnection, server_devices
+    from bpnas.android_bench.adb_server import NO_SERIAL, ServerConnection, server_devices
     from bpnas.android_bench.adb_transport import HardenedTcpTransport
     from bpnas.android_bench.adb_usb import usb_transport
 
-    for device in server_devices():
-        if device.serial == serial:
-            if device.state != "device":
-                raise DeviceError(f"{serial}: {device.state}; {_REMEDIES.get(device.state, _REMEDY)}")
-            return ServerConnection(serial)
+    served = [device for device in server_devices() if device.serial == serial]
+    if len(served) > 1:
+        raise UsageError(f"{len(served)} devices have the serial {serial!r}: unplug all but one of them")
+    for device in served:
+        if device.state != "device":
+            raise DeviceError(f"{serial}: {device.state}; {_REMEDIES.get(device.state, _REMEDY)}")
+        # A phone that has no serial number cannot be asked for by it.
+        return ServerConnection(serial, device.transport_id if serial == NO_SERIAL else "")
     host, colon, port = serial.rpartition(":")
     if colon and port.isdecimal() and 0 < int(port) < 65536:
         return DirectConnection(serial, HardenedTcpTransport(host.strip("[]"), int(port)), load_signers)

@@ -123,26 +123,30 @@ class Bundle:
         """Read a bundle's manifest and compare every file with it.
 
         Raises:
-            DeviceError: it is no bundle, or is damaged.
+            DeviceError: it is no bundle, cannot be read, or is damaged.
         """
         directory = Path(directory)
-        remedy = "remove the folder and build it again with 'profile-device bundle'"
+        another = "name a folder that 'profile-device bundle' has made"
+        remedy = "build it again with 'profile-device bundle'"
+
+        def read(path: Path) -> bytes:
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                raise DeviceError(f"{path}: is not there; {another if path.name == MANIFEST else remedy}") from None
+            except OSError as error:
+                raise DeviceError(f"{path}: cannot be read ({error.strerror}); see to its permissions") from error
+
         try:
-            values = json.loads((directory / MANIFEST).read_bytes())
+            values = json.loads(read(directory / MANIFEST))
             bundle = cls._from_manifest(directory, values)
-        except OSError as error:
-            raise DeviceError(f"{directory / MANIFEST}: cannot be read ({error.strerror}); {remedy}") from error
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise DeviceError(f"{directory / MANIFEST}: is no manifest of a bundle; {remedy}") from None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise DeviceError(f"{directory / MANIFEST}: is no manifest of a bundle; {another}") from None
         if _content_hash(values) != bundle.sha256:
             raise DeviceError(f"{directory / MANIFEST}: is not as it was built (SHA-256 differs); {remedy}")
         for name, file in bundle.files.items():
             path = directory / name
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise DeviceError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-            if hashlib.sha256(content).hexdigest() != file.sha256:
+            if hashlib.sha256(read(path)).hexdigest() != file.sha256:
                 raise DeviceError(f"{path}: is not as it was built (SHA-256 differs); {remedy}")
         return bundle
 

@@ -74,7 +74,8 @@ trap '' HUP TERM INT
 mkdir -p @BASE@ && cd @BASE@ || exit 1
 others=
 for run in run-*; do
-    [ -d "$run" ] || continue
+    case "$run" in run-*[!0-9a-f]*) continue ;; run-????????????????) ;; *) continue ;; esac
+    [ -d "$run" ] && [ ! -h "$run" ] || continue
     pid=
     [ -f "$run/holder" ] && read -r pid < "$run/holder"
     case "$pid" in
@@ -84,8 +85,9 @@ for run in run-*; do
     end_runner "$run"
     rm -rf "$run"
 done
-[ -n "$others" ] || rm -rf new-*
-mkdir new-@TOKEN@ && echo $$ > new-@TOKEN@/holder && mv new-@TOKEN@ run-@TOKEN@ && echo "${others:-0} ready" || exit 1
+[ -n "$others" ] || rm -rf .bpnas-run-*
+new=.bpnas-run-@TOKEN@
+mkdir $new && echo $$ > $new/holder && mv $new run-@TOKEN@ && echo "${others:-0} ready" || exit 1
 cat > /dev/null
 end_runner run-@TOKEN@
 @RESTORE@
@@ -132,9 +134,10 @@ class DeviceFolder:
         """Remove every bundle but the one with that name, and files of which only a part arrived."""
         if self._is_shared:  # by a campaign on other cores of this machine, which may use another one
             return
-        others = f'for each in bundle-*; do [ "$each" = {quote(name)} ] || rm -rf "$each"; done'
-        halves = f"rm -f *.tmp probe.* {quote(name)}/*.tmp"
-        self._remote.shell(f"cd {quote(self._facts.base)} && {others}; {halves}", timeout_seconds=60.0)
+        # The person who named this folder may keep things of their own in it.
+        mine = f"{'[0-9a-f]' * 16}"
+        others = f'for each in bundle-*-{mine}; do [ "$each" = {quote(name)} ] || rm -rf "$each"; done'
+        self._remote.shell(f"cd {quote(self._facts.base)} && {others}; rm -f {quote(name)}/*.tmp", timeout_seconds=60.0)
 
     def remove(self, path: str) -> None:
         """Remove a file or folder of this run."""

@@ -212,8 +212,8 @@ def _storage(facts: PhoneFacts) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"{facts.base} cannot be written",
-            f"see what `adb shell ls -ld {facts.base}` says and delete it if it belongs to another user; restart the "
-            "phone if its storage has become read-only",
+            f"see what `adb shell ls -ld {facts.base}` says, and name another folder with --directory if it belongs to "
+            "another user; restart the phone if its storage has become read-only",
         )
     elif not facts.executable:
         enforcing = ", or SELinux, which is enforcing, forbids it" if facts.selinux.lower() == "enforcing" else ""
@@ -232,7 +232,7 @@ def _storage(facts: PhoneFacts) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"only {facts.free_bytes >> 20} MB are free, {MIN_FREE_BYTES >> 20} MB are needed",
-            "delete apps, pictures or videos on the phone",
+            "free some: Settings > Storage on the phone shows what takes it",
         )
     else:
         yield Finding("ok", f"{facts.free_bytes >> 20} MB free")

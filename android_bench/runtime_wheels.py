@@ -143,5 +143,7 @@ def read_wheel(path: Path, wheel: RuntimeWheel) -> RuntimeFiles:
                 if any(fnmatch.fnmatch(PurePosixPath(name).name, pattern) for pattern in _LICENCES)
             }
             return RuntimeFiles(PurePosixPath(libraries[0]).name, archive.read(libraries[0]), licences)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DeviceError(f"{path}: cannot be read as a wheel ({error}); remove it and fetch it again") from error
+    except zipfile.BadZipFile as error:
+        raise DeviceError(f"{path}: is no whole wheel ({error}); fetch it again") from error
+    except OSError as error:
+        raise DeviceError(f"{path}: cannot be read ({error.strerror}); see to its permissions") from error

@@ -3,7 +3,8 @@
     python benchmarks/soak.py [--runs 200] [--seed 0] [--bundle DIR]
 
 Every run is a small campaign of `profile-device`, called again as a person would until it is complete. Each gets one or
-two faults: of the daemon, the connection, the runner, the host, the disk; and often a model that does not behave. The
+two faults: of the daemon, the connection, the runner, the host, the disk, a second campaign that wants the same phone;
+and often a model that does not behave. Never do two runners work at once. The
 fake runner's numbers tell models apart; with --bundle real models are timed by the real runner, and all behave. Needs
 the parts that tests/phone/prepare.py fetches, in BPNAS_PHONE_PARTS. Exit status 1 if anything was not as it should be.
 """
@@ -81,10 +82,15 @@ class Run:
     struck: list[str] = field(default_factory=list)
     calls: int = 0
     host: subprocess.Popen[str] | None = None
+    rivals: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def records(self) -> Path:
         return self.folder / "r.sqlite"
+
+    @property
+    def rival_folder(self) -> Path:
+        return self.folder / "rival"
 
 
 # --- faults, each in its own time
@@ -119,7 +125,10 @@ def kill_runner(run: Run) -> None:
 
 
 def runners(run: Run) -> list[int]:
-    return [pid for pid, command in run.daemon.children().items() if "--list now" in command]
+    """What times models right now: not the shell that is about to become it."""
+    return [
+        pid for pid, command in run.daemon.children().items() if "--list now" in command and "head -n" not in command
+    ]
 
 
 def kill_host(run: Run) -> None:
@@ -132,6 +141,25 @@ def interrupt_host(run: Run) -> None:
     with suppress(TimeoutError):  # before it talks to the device it is still loading itself
         wait_until(lambda: bool(run.daemon.children()), 3.0)
     run.host.send_signal(run.rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
+
+
+def terminate_host(run: Run) -> None:
+    """Whatever it is at: loading itself, measuring, or cleaning up."""
+    assert run.host is not None
+    run.host.send_signal(signal.SIGTERM)
+
+
+def let_drip(run: Run) -> None:
+    run.proxy.drip(run.rng.uniform(0.5, 5.0))
+
+
+def start_rival(run: Run) -> None:
+    """Another campaign with a folder of its own there, straight to the daemon."""
+    run.rival_folder.mkdir(exist_ok=True)
+    options = (*run.program, "--directory", f"{run.daemon.directory}/bpnas-rival")
+    with (run.rival_folder / "host.log").open("a") as log:
+        started = start_host(run.rival_folder, run.daemon, run.contents, *options, log=log, patience_seconds=1.0)
+    run.rivals.append(started)
 
 
 def fill_up_disk(run: Run) -> None:
@@ -148,6 +176,9 @@ FAULTS: dict[str, Callable[[Run], None]] = {
     "runner killed": kill_runner,
     "host killed": kill_host,
     "host interrupted": interrupt_host,
+    "host terminated": terminate_host,
+    "connection drips": let_drip,
+    "second campaign": start_rival,
     "disk full": fill_up_disk,
 }
 
@@ -177,6 +208,7 @@ def one_run(run: Run) -> None:
             break
         assert code != 0, f"said to be complete with {measured} of {len(keys)}"
     check_records(run, keys)
+    check_rivals(run)
     check_clean(run.daemon)
     assert code == -signal.SIGKILL or not (run.folder / ".r.sqlite.models").exists(), "model files are left"
 
@@ -206,6 +238,7 @@ def call(run: Run, moments: list[tuple[str, Callable[[], bool]]]) -> tuple[int, 
                 run.struck.append(name)
                 FAULTS[name](run)
             mend(run.daemon)
+            check_alone(run)
             time.sleep(0.005)
     return run.host.returncode, path.read_text()
 
@@ -218,6 +251,28 @@ def mend(daemon: Adbd) -> None:
     elif condition == "T":
         time.sleep(2.0)
         daemon.cont()
+
+
+def check_rivals(run: Run) -> None:
+    """A second campaign had the phone for itself, or was told who has it; what it measured is right."""
+    deadline = time.monotonic() + CALL_SECONDS
+    for rival in run.rivals:
+        while (code := rival.poll()) is None:
+            assert time.monotonic() < deadline, "a second campaign does not end"
+            mend(run.daemon)
+            time.sleep(0.05)
+        said = (run.rival_folder / "host.log").read_text()
+        assert code in (0, 1) and "Traceback" not in said, (code, said)
+        failed = " failed" in said or "models in a row" in said or "space" in said
+        assert code == 0 or bool(run.bad) or failed or "another campaign is timing on this device (" in said, said
+    if run.contents is not None and run.rivals:
+        check_numbers(run.rival_folder / "r.sqlite", run.contents)
+
+
+def check_alone(run: Run) -> None:
+    """No two runners work at once."""
+    at_work = runners(run)
+    assert len(at_work) <= 1, {pid: run.daemon.children().get(pid) for pid in at_work}
 
 
 def check_records(run: Run, keys: list[str]) -> None:
@@ -301,9 +356,9 @@ def soak(rng: random.Random, folder: Path, program: Path, bundle: Path | None) -
             place = traceback.extract_tb(fault.__traceback__)[-1]
             return run.struck, run.calls, f"{fault} ({place.line})"
         finally:
-            if run.host is not None:
-                run.host.kill()
-                run.host.wait()
+            for host in filter(None, (run.host, *run.rivals)):
+                host.kill()
+                host.wait()
     return run.struck, run.calls, ""
 
 

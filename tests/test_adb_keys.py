@@ -91,7 +91,7 @@ def test_a_broken_key_is_named_and_left_alone(folder: Path, content: bytes, with
     (folder / "adbkey").write_bytes(content)
     if with_public:
         (folder / "adbkey.pub").write_text("AAAA me@here")
-    with pytest.raises(DeviceError, match=rf"{folder}/adbkey: no RSA key; delete it and its \.pub"):
+    with pytest.raises(DeviceError, match=rf"{folder}/adbkey: no RSA key that can be read; move it and its \.pub away"):
         load_signers()
     assert (folder / "adbkey").read_bytes() == content
     assert len(list(folder.iterdir())) == 1 + with_public

@@ -180,17 +180,68 @@ def test_odd_lists_of_devices(fake_server: FakeServer) -> None:
         "evil\x1b[2J              de\x07vice model:\x1b]0;x\n"
     )
     assert server_devices() == (
-        Attached("R58M123ABC", "device", "SM_G960U", "adb server"),
+        Attached("R58M123ABC", "device", "SM_G960U", "adb server", "1"),
         Attached("192.168.1.7:5555", "offline", "", "adb server"),
         Attached("R58M123ABD", "unauthorized", "", "adb server"),
         Attached("R58M123ABE", "no permissions", "", "adb server"),
-        Attached(
-            "evil\N{REPLACEMENT CHARACTER}[2J",
-            "de\N{REPLACEMENT CHARACTER}vice",
-            "\N{REPLACEMENT CHARACTER}]0;x",
-            "adb server",
-        ),
+        Attached(r"evil\x1b[2J", r"de\x07vice", r"\x1b]0;x", "adb server"),
     )
+
+
+MDNS = "adb-R58M123ABC-vWgJpq (2)._adb-tls-connect._tcp"
+NAMELESS = "(no serial number)"
+
+
+def test_serials_with_spaces_are_whole(fake_server: FakeServer) -> None:
+    fake_server(
+        f"{MDNS} device product:starqltesq model:SM_G960U device:starqltesq transport_id:7\n"
+        f"{MDNS}b\tdevice\n"
+        f"{NAMELESS}     device usb:1-2 product:x model:Y device:z transport_id:8\n"
+        f"{NAMELESS}     no permissions (user in plugdev group; are your udev rules wrong?); see [http://x.y] usb:1-2\n"
+        "my device of old       offline transport_id:9\n"
+        "a device               unauthorized usb:1-3\n"
+    )
+    assert server_devices() == (
+        Attached(MDNS, "device", "SM_G960U", "adb server", "7"),
+        Attached(f"{MDNS}b", "device", "", "adb server"),
+        Attached(NAMELESS, "device", "Y", "adb server", "8"),
+        Attached(NAMELESS, "no permissions", "", "adb server"),
+        Attached("my device of old", "offline", "", "adb server", "9"),
+        Attached("a device", "unauthorized", "", "adb server"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("serial", "asked"),
+    [
+        (MDNS, [f"host-serial:{MDNS}:features", f"host:transport:{MDNS}"]),
+        (NAMELESS, ["host-transport-id:8:features", "host:transport-id:8"]),
+    ],
+)
+def test_a_phone_with_an_odd_serial_is_reached(
+    serial: str, asked: list[str], listen: Callable[[Callable[[socket.socket], None]], None]
+) -> None:
+    heard = []
+
+    def script(connection: socket.socket) -> None:
+        while True:
+            request = receive(connection, int(receive(connection, 4), 16)).decode()
+            if request == "host:devices-l":
+                connection.sendall(okay(f"{serial} device product:x transport_id:8\n"))
+                continue
+            heard.append(request)
+            connection.sendall(okay("shell_v2") if request.endswith("features") else okay())
+
+    listen(script)
+    with closing(connect(serial)) as remote:
+        remote.stream("true").close()
+    assert heard == [*asked, "shell,v2,raw:true"]
+
+
+def test_of_two_phones_with_one_serial_none_is_guessed(fake_server: FakeServer) -> None:
+    fake_server(f"{NAMELESS} device transport_id:1\n{NAMELESS} device transport_id:2\n")
+    with pytest.raises(UsageError, match="2 devices have the serial '\\(no serial number\\)': unplug all but one"):
+        connect(NAMELESS)
 
 
 def test_a_list_without_devices_is_one(fake_server: FakeServer) -> None:
@@ -225,7 +276,14 @@ def test_a_phone_that_became_unauthorised_in_between(fake_server: FakeServer) ->
 
 
 @pytest.mark.parametrize(
-    "reason", ["device offline", "device 'R58M123ABC' not found", "closed", "no devices/emulators found"]
+    "reason",
+    [
+        "no device with transport id '7'",
+        "device offline",
+        "device 'R58M123ABC' not found",
+        "closed",
+        "no devices/emulators found",
+    ],
 )
 def test_a_phone_that_went_in_between_is_lost(fake_server: FakeServer, reason: str) -> None:
     fake_server(READY, okay("shell_v2,cmd"), okay(), fail(reason))

@@ -90,10 +90,10 @@ def test_every_finding_but_the_good_ones_has_a_remedy(phone: FolderPhone) -> Non
         ({"platform": "exynos9810"}, "warning", "chip exynos9810, not the Snapdragon 845", "SM-G960U"),
         ({"platform": ""}, "warning", "chip \\(unknown\\), not the Snapdragon 845", "SM-G960U"),
         ({"abi": "armeabi-v7a"}, "error", "armeabi-v7a is not 64-bit ARM", "--runner"),
-        ({"writable": False}, "error", "cannot be written", "delete it"),
+        ({"writable": False}, "error", "cannot be written", "another folder with --directory"),
         ({"executable": False}, "error", "noexec, or SELinux, which is enforcing", "logcat"),
         ({"executable": False, "selinux": "Permissive"}, "error", "mounted noexec$", "adb shell mount"),
-        ({"free_bytes": 100 << 20}, "error", "only 100 MB are free, 200 MB are needed", "delete apps"),
+        ({"free_bytes": 100 << 20}, "error", "only 100 MB are free, 200 MB are needed", "free some"),
         ({"free_bytes": None}, "warning", "does not tell how much space", "df"),
         ({"big_mask": ""}, "warning", "which of its cores are the fast ones", "--affinity f0"),
         ({"cpu_zone": None}, "warning", "no temperature sensor", "--sentinel-limit"),
@@ -170,7 +170,7 @@ def test_a_damaged_bundle_is_an_error(phone: FolderPhone, tmp_path: Path) -> Non
     (folder / "manifest.json").write_text("{}")
     finding = the_trouble(findings(phone))
     assert finding.level == "error"
-    assert str(folder) in finding.what and "build it again" in finding.remedy
+    assert str(folder) in finding.what and "name a folder that 'profile-device bundle' has made" in finding.remedy
 
 
 # --- what an earlier run left, and what a run at work needs
@@ -267,7 +267,7 @@ def test_a_computed_device_has_nothing_to_examine() -> None:
     ("error", "what", "remedy"),
     [
         (DeviceError("S1: unauthorized; unlock the phone and say yes"), "unauthorized", "unlock the phone and say yes"),
-        (DeviceLostError("S1: the connection\x1b[0m is gone"), "the connection\ufffd[0m is gone", "check the cable"),
+        (DeviceLostError("S1: the connection\x1b[0m is gone"), r"the connection\x1b[0m is gone", "check the cable"),
     ],
 )
 def test_errors_become_findings(monkeypatch: pytest.MonkeyPatch, error: DeviceError, what: str, remedy: str) -> None:

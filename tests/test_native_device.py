@@ -253,9 +253,12 @@ def test_the_program_is_put_there_once_and_mended_if_it_was_harmed(open_native: 
     program.write_text("harmed")
     open_native().close()
     assert program.stat().st_size > 1000
-    (Path(way[1]) / "bundle-old").mkdir()
+    (Path(way[1]) / f"bundle-old-{'0' * 16}").mkdir()
+    of_others = ("bundle-of-mine", "run-results", "model.tmp", "probe.csv", f"run-{'x' * 16}")
+    for name in of_others:
+        (Path(way[1]) / name).mkdir()
     open_native().close()
-    assert [path.name for path in Path(way[1]).iterdir()] == [program.parent.name]
+    assert {path.name for path in Path(way[1]).iterdir()} == {program.parent.name, *of_others}
 
 
 def test_a_place_that_cannot_be_written_is_named(way: tuple[str, str], open_native: Serve) -> None:
