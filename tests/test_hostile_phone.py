@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import struct
 import time
 import tracemalloc
@@ -218,23 +219,23 @@ def test_files_that_lie_on_the_device_are_never_run(phone: Adbd, open_phone: Ope
     base = disk_of(phone) / "bpnas"
     precious = disk_of(phone) / "precious"
     precious.mkdir(parents=True)
-    for name in (
-        "bundle-$(reboot)",
-        "bundle-; reboot",
-        "bundle- x *",
-        "run-$(reboot)",
-        "run-`reboot` ' \" ;",
-        "run--rf",
-    ):
+    odd = ("bundle-$(reboot)", "bundle-; reboot", "bundle- x *", "run-$(reboot)", "run-`reboot` ' \" ;", "run--rf")
+    for name in (*odd, f"run-{'a' * 16}", f"bundle-$(reboot)-{'b' * 16}", f"bundle-; reboot;-{'c' * 16}"):
         (base / name).mkdir(parents=True)
         (base / name / "holder").write_text("1; reboot\n")
         (base / name / "runner").write_text("-1 $(reboot)\n")
-    (base / "run-link").symlink_to(precious)
-    (base / "run-1").mkdir()
-    (base / "run-1" / "runner").write_text(f"{os.getpid()}\n")  # alive, and none of ours
+    link, other = base / f"run-{'d' * 16}", base / f"run-{'e' * 16}"
+    link.symlink_to(precious)
+    other.mkdir()
+    (other / "runner").write_text(f"{os.getpid()}\n")  # alive, and none of ours
     (outcome,) = time_models(open_phone(), tmp_path, "ok:abc")
     assert isinstance(outcome, Measurement)
     assert precious.is_dir()
+    # What bpnas has not named is not its to remove.
+    assert {path.name for path in base.iterdir() if not path.name.startswith("bundle-own-")} >= {*odd, link.name}
+    for name in odd:
+        shutil.rmtree(base / name)
+    link.unlink()
     precious.rmdir()
 
 
