@@ -39,7 +39,7 @@ def patience_until(seconds: float | None = None) -> float:
 
 def usable_cores() -> frozenset[int]:
     """The cores that this process, and what it starts, may run on, by number."""
-    if sys.platform == "linux":
+    if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
 
