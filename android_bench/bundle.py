@@ -21,7 +21,7 @@ from typing import Any
 
 from bpnas.android_bench.device import RUNTIMES
 from bpnas.android_bench.errors import DeviceError, UsageError
-from bpnas.android_bench.private_folder import cache_folder
+from bpnas.android_bench.private_folder import cache_folder, refuse_others
 from bpnas.android_bench.runner_build import (
     arch_of_this_machine,
     build_runner,
@@ -181,8 +181,11 @@ def default_bundle(arch: str) -> Bundle | None:
     """The bundle for `arch` that was built last, of those in `bundles_folder`; None if there is none.
 
     Raises:
-        DeviceError: it is damaged.
+        DeviceError: it is damaged, or others may have put it there.
     """
+    if not bundles_folder().exists():
+        return None
+    refuse_others(bundles_folder())
     manifests = bundles_folder().glob(f"bundle-{_resolved(arch)}-*/{MANIFEST}")
     newest = max(manifests, key=lambda path: path.stat().st_mtime_ns, default=None)
     return None if newest is None else Bundle.load(newest.parent)

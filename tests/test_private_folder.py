@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from bpnas.android_bench.bundle import default_bundle
 from bpnas.android_bench.errors import DeviceError
 from bpnas.android_bench.facts import base_folder
 from bpnas.android_bench.private_folder import cache_folder, private_folder
@@ -100,3 +101,18 @@ def test_what_is_no_folder_is_said(what: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DeviceError, match="file"):
         private_folder(tmp_path / "file" if what == "a file" else tmp_path / "file/work")
+
+
+def test_a_bundle_that_others_may_have_put_there_is_not_taken(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_bundle("arm64") is None
+    folder = cache / "bundles"
+    folder.mkdir(parents=True)
+    folder.chmod(0o775)  # a group of this user's own, as many systems make one
+    assert default_bundle("arm64") is None
+    folder.chmod(0o777)
+    with pytest.raises(DeviceError, match=f"others may write to the folder {folder}"):
+        default_bundle("arm64")
+    folder.chmod(0o755)
+    monkeypatch.setattr("bpnas.android_bench.private_folder.os.geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(DeviceError, match="belongs to another user"):
+        default_bundle("arm64")
