@@ -117,8 +117,10 @@ def test_what_the_runner_watches(phone: FolderPhone) -> None:
     facts = facts_of(phone)
     temperature = Watch("temperature_c", "/sys/class/thermal/thermal_zone1/temp", 0.001)
     frequency = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
-    assert watch_files(facts) == (Watch("cpu4_mhz", frequency.format(4), 0.001), temperature)
-    assert watch_files(facts, "2") == (Watch("cpu1_mhz", frequency.format(1), 0.001), temperature)
+    big, little = (Watch("governor", f"/sys/devices/system/cpu/cpu{n}/cpufreq/scaling_governor", None) for n in (4, 0))
+    assert watch_files(facts) == (Watch("cpu4_mhz", frequency.format(4), 0.001), temperature, big)
+    assert watch_files(facts, "2")[:2] == (Watch("cpu1_mhz", frequency.format(1), 0.001), temperature)
+    assert watch_files(facts, "none")[2:] == (little, big), "of every kind of core, as `read_conditions` has it"
     blind = dataclasses.replace(facts, cpu_zone=None, cores=())
     assert watch_files(blind) == ()
 
