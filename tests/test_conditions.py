@@ -20,6 +20,7 @@ from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.facts import read_facts
 from bpnas.android_bench.governor import has_leftovers, prepare, restore_leftovers
 from tests.folder_phone import SNAPDRAGON_855_CORES, FolderPhone, facts_of
+from tests.patience import PATIENCE
 from tests.phone.daemon import wait_until
 from tests.phone.fixtures import StartAdbd
 from tests.phone.identity import BIG_KHZ, LITTLE_KHZ
@@ -290,7 +291,7 @@ def test_after_a_reconnect_the_original_governor_survives(rooted: FolderPhone) -
     second = prepare(rooted, facts)
     assert rooted.governors() == SET
     rooted.streams[0]._process.stdin.close()  # type: ignore[attr-defined]  # now the first guard wakes up
-    rooted.streams[0]._process.wait(10)  # type: ignore[attr-defined]
+    rooted.streams[0]._process.wait(PATIENCE)  # type: ignore[attr-defined]
     assert rooted.governors() == SET
     second.restore()
     assert rooted.governors() == OLD

@@ -24,6 +24,7 @@ from bpnas.android_bench.runner_lines import Profiled, parse_line
 from bpnas.android_bench.runtime_wheels import find_wheel, read_wheel, runtime_wheel
 from bpnas.android_bench.runtimes import open_session
 from tests.model_graphs import FORMATS, convolution, one_of_each, write_graph
+from tests.patience import PATIENCE
 
 QUICK = "--warmup-runs 1 --warmup-seconds 0 --runs 3 --seconds 0 --sample-ms 0 --threads 1 --timeout-seconds 60".split()
 
@@ -244,7 +245,7 @@ def run(runner: Path) -> Callable[..., Ended]:
 
     def call(*options: str | Path, settings: Sequence[str] = QUICK, runtime: str = "tflite", **popen: Any) -> Ended:
         command = [runner, "--runtime", runtime, *settings, *options]
-        done = subprocess.run(command, capture_output=True, timeout=60, **popen)
+        done = subprocess.run(command, capture_output=True, timeout=PATIENCE, **popen)
         return Ended(done.returncode, read_lines(done.stdout), done.stderr.decode(), done.stdout)
 
     return call
@@ -360,11 +361,12 @@ def test_a_wall_clock_that_jumps_changes_nothing(run, fake: Path, compile_librar
     began = time.monotonic()
     seen = int(subprocess.check_output(["date", "+%s"], env=environment))
     assert abs(seen - time.time()) > 86_400, "the clock does not jump"
-    settings = "--warmup-runs 1 --warmup-seconds .2 --runs 5 --seconds .2 --sample-ms 5 --threads 1 --timeout-seconds 1"
+    settings = "--warmup-runs 1 --warmup-seconds .2 --runs 5 --seconds .2 --sample-ms 5 --threads 1 --timeout-seconds 5"
     ended = run("--library", fake, "--list", path, settings=settings.split(), env=environment)
     (line,) = ended.of("model")[:1]
-    assert 1e8 < line["warmup_ns"] < 2e9 and 1e8 < sum(line["samples_ns"]) < 2e9
-    assert ended.exit_code == 124 and time.monotonic() - began < 30
+    for elapsed_ns in (line["warmup_ns"], sum(line["samples_ns"])):
+        assert 1e8 < elapsed_ns < 3600e9, "no day more or less"
+    assert ended.exit_code == 124 and time.monotonic() - began < PATIENCE
 
 
 def test_warm_up_and_samples_last_as_long_as_asked(run, fake: Path, tmp_path: Path) -> None:
@@ -410,9 +412,9 @@ def test_a_crash_leaves_whole_lines_and_names_its_model(word: str, signal_number
 @pytest.mark.parametrize("before", ["ok", "deaf"])
 def test_a_hang_ends_at_the_time_limit(before: str, run, fake: Path, tmp_path: Path) -> None:
     path = write_list(tmp_path, [before.encode(), b"loop", b"ok"])
-    ended = run("--library", fake, "--list", path, "--profile", settings=[*QUICK[:-1], "0.3"])
+    ended = run("--library", fake, "--list", path, "--profile", settings=[*QUICK[:-1], "3"])
     assert ended.exit_code == 124
-    assert ended.lines[-1] == {**ended.lines[-1], "model": 1, "id": "m1", "timeout": 0.3}
+    assert ended.lines[-1] == {**ended.lines[-1], "model": 1, "id": "m1", "timeout": 3}
 
 
 def test_what_a_runtime_prints_does_not_reach_the_answers(run, fake: Path, tmp_path: Path) -> None:
@@ -582,7 +584,7 @@ def test_nobody_reads(runner: Path, fake: Path, tmp_path: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(timeout=60) == 6
+        assert process.wait(timeout=PATIENCE) == 6
 
 
 # --- conditions
