@@ -139,8 +139,11 @@ echo {self._mark} end
         elif found := _INIT.search(text):
             self._init_ns = round(float(found[1]) * 1000)
 
-    def _timed(self, index: int) -> Timed | None:
+    def _timed(self, index: int) -> Timed | Refused | None:
         counts, means = zip(*self._calls, strict=True)
+        if min(means) == 0:
+            message = "it takes less than a microsecond, the step of benchmark_model's clock; leave out --runner"
+            return Refused(index, self._names[index], message)
         if not all(0 < mean < 1e15 for mean in means):
             return None
         return Timed(

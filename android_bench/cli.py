@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bpnas.android_bench.command import Command, fail, print_result
+
+if TYPE_CHECKING:
+    from bpnas.android_bench.runner_lines import Profiled
 
 
 @click.command(cls=Command, short_help="List the phones that are attached.")
@@ -104,7 +110,8 @@ def operators(
 ) -> None:
     """Time each operator of one model, a .tflite or .onnx file, by the runtime's own profiler.
 
-    It is a pass of its own: profiling costs time, so the sum is more than the model's latency.
+    It is a pass of its own: profiling costs time, so the sum is more than the model's latency. The runtimes count in
+    whole microseconds: an operator that takes less is shown as '< 0.0010 ms'.
     """
     from bpnas.android_bench.attached import choose_serial
     from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
@@ -118,9 +125,39 @@ def operators(
     serial = serial or choose_serial()
     options = DeviceOptions(bundle=bundle, affinity=affinity, directory=directory)
     with open_native_device(serial, runtimes[0], options) as device:
-        times = device.operators(model, RunSettings(threads=threads))
+        profile = device.profile(model, RunSettings(threads=threads))
         label = device.info.label
-    lines = [f"{model} on {label}", *(f"{time.ns / 1e6:9.4f} ms  {time.type}  {time.name}" for time in times)]
-    lines.append(f"{sum(time.ns for time in times) / 1e6:9.4f} ms  together")
-    result = {"device": label, "serial": serial, "operators": [asdict(time) for time in times]}
-    print_result(result, as_json, "\n".join(lines))
+    result = {
+        "device": label,
+        "serial": serial,
+        "operators": [{**asdict(time), "below_clock": time.below_clock} for time in profile.operators],
+        "below_clock": sum(time.below_clock for time in profile.operators),
+        "inference_ns": profile.inference_ns,
+    }
+    print_result(result, as_json, "\n".join([f"{model} on {label}", *_operator_lines(profile)]))
+
+
+def _operator_lines(profile: Profiled) -> Iterator[str]:
+    for time in profile.operators:
+        shown = _at_most(time.ns + time.resolution_ns) if time.below_clock else _milliseconds(time.ns)
+        yield f"{shown:>11} ms  {time.type}  {time.name}"
+    lowest = sum(time.ns for time in profile.operators)
+    below = sum(time.below_clock for time in profile.operators)
+    if not lowest:
+        together = _at_most(sum(time.resolution_ns for time in profile.operators))
+    else:
+        together = f">= {math.floor(lowest / 100) / 1e4:.4f}" if below else _milliseconds(lowest)
+    yield f"{together:>11} ms  together"
+    if profile.inference_ns is not None:
+        yield f"{_milliseconds(profile.inference_ns):>11} ms  one inference while profiled, by the runner's own clock"
+    if below:
+        verb = "is" if below == 1 else "are"
+        yield f"{below} of {len(profile.operators)} operators {verb} below the resolution of the runtime's clock, 1 us"
+
+
+def _milliseconds(ns: float) -> str:
+    return f"{ns / 1e6:.4f}" if ns >= 100 else f"{ns / 1e6:.6f}"
+
+
+def _at_most(ns: float) -> str:
+    return f"< {math.ceil(round(ns / 100, 6)) / 1e4:.4f}"  # rounded up, so that it stays true

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from bpnas.android_bench.hardware import GOVERNOR, Core, cores_of, plain_name
 from bpnas.android_bench.remote import Remote
 
 _POLL_SECONDS = 5.0
+_CPUFREQ = "/sys/devices/system/cpu/cpu{}/cpufreq"
+_PASSING = re.compile(r"cpu\d+_mhz|temperature_c|governor")
 
 # Texts of dumpsys: unchanged since Android 6, except that the power manager's grew.
 _READ = (
@@ -43,34 +46,43 @@ say end 1
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """A file on the device that holds one number, read right before and after every model.
+    """A file on the device that holds one number or one word, read right before and after every model.
 
     Attributes:
-        name: of the condition, with its unit.
+        name: of the condition, with its unit; words of several files may have one name, and are joined by `+` then.
         path: absolute.
-        scale: what one unit of the file is in the unit of the name.
+        scale: what one unit of the file is in the unit of the name; None for a word.
     """
 
     name: str
     path: str
-    scale: float
+    scale: float | None
 
 
 def watch_files(facts: PhoneFacts, affinity: str | None = None) -> tuple[Watch, ...]:
-    """What the runner itself reads: the frequency of the first pinned core in MHz, the temperature in degrees Celsius.
+    """What the runner itself reads: the frequency of the first pinned core in MHz, the temperature in degrees Celsius,
+    the governor of the first core of each kind among the pinned ones.
 
     Args:
         facts: of the phone.
         affinity: hexadecimal mask or `none`; None means the big cores.
     """
     watches = []
-    first = next(iter(_leaders(facts, affinity)), None)
-    if first is not None and first.max_khz:
-        path = f"/sys/devices/system/cpu/cpu{first.index}/cpufreq/scaling_cur_freq"
-        watches.append(Watch(f"cpu{first.index}_mhz", path, 0.001))
+    leaders = _leaders(facts, affinity)
+    if leaders and leaders[0].max_khz:
+        first = leaders[0].index
+        watches.append(Watch(f"cpu{first}_mhz", f"{_CPUFREQ.format(first)}/scaling_cur_freq", 0.001))
     if facts.cpu_zone is not None:
         watches.append(Watch("temperature_c", facts.cpu_zone.path, facts.cpu_zone.scale))
-    return tuple(watches)
+    governors = (Watch("governor", f"{_CPUFREQ.format(core.index)}/scaling_governor", None) for core in leaders)
+    return (*watches, *governors)
+
+
+def lasting(conditions: Mapping[str, float | str]) -> dict[str, float | str]:
+    """Those that may be said of the next model too: not clock, temperature and governor, which are read around every
+    model or are not known there.
+    """
+    return {name: value for name, value in conditions.items() if not _PASSING.fullmatch(name)}
 
 
 def read_conditions(remote: Remote, facts: PhoneFacts, affinity: str | None = None) -> dict[str, float | str]:

@@ -26,6 +26,7 @@ class InstalledRunner:
 
     Attributes:
         version: of runtime and runner, as they say it.
+        reads_words: whether it watches files that hold a word.
 
     Raises:
         RuntimeUnavailableError: the runtime does not start there.
@@ -40,6 +41,7 @@ class InstalledRunner:
         self._install()
         hello = self._probe(facts)
         self.version = f"{program.runtime} {hello.version} (bpnas-runner {hello.runner})"
+        self.reads_words = hello.reads_words
 
     @property
     def is_ours(self) -> bool:

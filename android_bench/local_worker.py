@@ -66,17 +66,21 @@ def time_model(runtime: str, path: Path, settings: RunSettings) -> dict[str, Any
         warmup_runs += 1
         warmup_ns = perf_counter_ns() - start
     estimate_ns = warmup_ns / warmup_runs if warmup_runs else 1e9
-    repeats = max(1, round(settings.sample_ms * 1e6 / estimate_ns))
+    repeats = max(1, round(settings.sample_ms * 1e6 / max(estimate_ns, 1.0)))
 
     samples: list[int] = []
-    inner = range(repeats)
     start = perf_counter_ns()
     end = start + int(settings.seconds * 1e9)
     while len(samples) < settings.runs or perf_counter_ns() < end:
         before = perf_counter_ns()
-        for _ in inner:
+        for _ in range(repeats):
             invoke()
-        samples.append(perf_counter_ns() - before)
+        sample_ns = perf_counter_ns() - before
+        if sample_ns > 0:
+            samples.append(sample_ns)
+        else:  # shorter than the clock can tell: all of them again, with more inferences each
+            repeats *= 2
+            samples.clear()
     return {
         "samples_ns": samples,
         "repeats": repeats,

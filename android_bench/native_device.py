@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from bpnas.android_bench.attached import connect
-from bpnas.android_bench.conditions import read_conditions, wait_until_cool, watch_files
+from bpnas.android_bench.conditions import lasting, read_conditions, wait_until_cool, watch_files
 from bpnas.android_bench.device import DEVICE_FOLDER, MODEL_SUFFIX, Conditions, Device, DeviceInfo, DeviceOptions
 from bpnas.android_bench.device_folder import DeviceFolder
 from bpnas.android_bench.errors import (
@@ -199,6 +199,10 @@ class NativeDevice(Device):
             coming.cancel()
 
     def operators(self, path: Path, settings: RunSettings) -> tuple[OperatorTime, ...]:
+        """The operators of `profile`; raises what that raises."""
+        return self.profile(path, settings).operators
+
+    def profile(self, path: Path, settings: RunSettings) -> Profiled:
         """How long each operator of a model takes, in a pass of its own after the timing.
 
         Raises:
@@ -221,7 +225,7 @@ class NativeDevice(Device):
         answers = [parse_line(line) for line in result.output.splitlines()]
         for answer in answers:
             if isinstance(answer, Profiled) and answer.operators:
-                return answer.operators
+                return answer
         reasons = [answer.unavailable for answer in answers if isinstance(answer, Profiled)]
         reasons += [answer.message for answer in answers if isinstance(answer, Refused)]
         said = printable(result.errors.strip().rpartition(b"\n")[2])
@@ -325,7 +329,7 @@ class NativeDevice(Device):
                     else:
                         kind = "refused" if isinstance(result, Refused) else result.kind
                         yield failure_of(request, kind, result.message)
-                    started_at = time.time()
+                    before, started_at = lasting(before), time.time()
             except DeviceLostError as error:
                 if self._ending.is_set():
                     raise
@@ -406,7 +410,11 @@ class NativeDevice(Device):
         return runner_arguments(
             settings,
             affinity=self._affinity,
-            watches=[(w.name, w.path, w.scale) for w in watch_files(facts, options.affinity)],
+            watches=[
+                (watch.name, watch.path, watch.scale)
+                for watch in watch_files(facts, options.affinity)
+                if watch.scale is not None or self._runner.reads_words
+            ],
             hot=None if zone is None or limit <= 0 else (zone.path, zone.scale, limit),
             cool_seconds=_COOL_SECONDS,
             sentinel=(options.sentinel_limit, self._baseline_ns) if guarded else None,

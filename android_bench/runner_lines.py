@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ MAX_NOISE_BYTES = 4 << 20
 _MAX_NUMBER = 2**53
 _MAX_CONDITIONS = 32
 _CHECKSUM = b',"crc32":"'
+_WORDS = re.compile(r"[A-Za-z0-9_-]{1,32}(\+[A-Za-z0-9_-]{1,32}){0,15}")  # of several files under one name
 
 
 class AnswerError(Exception):
@@ -31,11 +33,14 @@ class AnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The runner has loaded the runtime; `version` and `affinity` are as it says."""
+    """The runner has loaded the runtime; `version` and `affinity` are as it says. `reads_words`: it knows
+    `--watch-text`, which the first ones did not.
+    """
 
     version: str
     runner: str
     affinity: str
+    reads_words: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +95,35 @@ class OperatorTime:
 
     Attributes:
         name, type: as the runtime calls them.
-        ns: of one inference, in nanoseconds.
+        ns: of one inference, in nanoseconds; a lower bound, for the runtimes cut times down to whole microseconds.
+        resolution_ns: so much may have been cut off: the time is less than `ns + resolution_ns`. 1000 for a runner that
+            does not tell it.
     """
 
     name: str
     type: str
     ns: float
+    resolution_ns: float = 1000.0
+
+    @property
+    def below_clock(self) -> bool:
+        """Whether all that is known is an upper bound: such a time cannot be told from 0."""
+        return self.ns < self.resolution_ns
 
 
 @dataclass(frozen=True, slots=True)
 class Profiled:
-    """Operators of model number `index`, or why there are none."""
+    """Operators of model number `index`, or why there are none.
+
+    Attributes:
+        inference_ns: of one inference while it is profiled, in nanoseconds, by the runner's own clock; None from a
+            runner that does not tell it.
+    """
 
     index: int
     operators: tuple[OperatorTime, ...]
     unavailable: str
+    inference_ns: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +148,19 @@ def parse_line(line: bytes) -> Answer | None:
 
 def _answer(values: dict[str, Any]) -> Answer | None:
     if "hello" in values:
-        return Hello(_text(values["version"]), _text(values["runner"]), _text(values["affinity"]))
+        words = values.get("watch_text") is True
+        return Hello(_text(values["version"]), _text(values["runner"]), _text(values["affinity"]), words)
     if "begin" in values:
         return Begin(_count(values["begin"]))
     if "cooling" in values:
         return Cooling(_count(values["cooling"]))
     if "profile" in values:
-        operators = values.get("operators", [])
+        inference_ns = values.get("inference_ns")
         return Profiled(
             _count(values["profile"]),
-            tuple(OperatorTime(_text(o["name"]), _text(o["type"]), _number(o["ns"])) for o in operators),
+            tuple(map(_operator, values.get("operators", []))),
             _text(values.get("unavailable", "")),
+            None if inference_ns is None else _duration(inference_ns),
         )
     if "model" in values:
         index, name = _count(values["model"]), _name(values["id"])
@@ -192,10 +213,30 @@ def _number(value: object) -> float:
     return float(value)
 
 
+def _duration(value: object) -> float:
+    duration = _number(value)
+    if duration < 0:
+        raise ValueError(f"{value!r} is no duration")
+    return duration
+
+
+def _operator(values: Any) -> OperatorTime:
+    told = {"resolution_ns": _duration(values["resolution_ns"])} if "resolution_ns" in values else {}
+    return OperatorTime(_text(values["name"]), _text(values["type"]), _duration(values["ns"]), **told)
+
+
 def _conditions(values: object) -> dict[str, float | str]:
     if not isinstance(values, dict) or len(values) > _MAX_CONDITIONS:
         raise ValueError("no conditions, or too many")
-    return {printable(name, 40): _number(value) for name, value in values.items()}
+    return {printable(name, 40): _condition(value) for name, value in values.items()}
+
+
+def _condition(value: object) -> float | str:
+    if isinstance(value, str):
+        if not _WORDS.fullmatch(value):
+            raise ValueError(f"{value!r} is no word")
+        return value
+    return _number(value)
 
 
 class LineReader:
@@ -224,7 +265,7 @@ def runner_arguments(
     settings: RunSettings,
     *,
     affinity: str = "",
-    watches: Sequence[tuple[str, str, float]] = (),
+    watches: Sequence[tuple[str, str, float | None]] = (),
     hot: tuple[str, float, float] | None = None,
     cool_seconds: float = 0.0,
     sentinel: tuple[float, float] | None = None,
@@ -235,7 +276,7 @@ def runner_arguments(
     Args:
         settings: what the samples are taken with.
         affinity: hexadecimal mask, or empty.
-        watches: name, path and scale of each file that is read around every model.
+        watches: name, path and scale of each file that is read around every model; without a scale it holds a word.
         hot: path, scale and limit of the temperature above which no model starts.
         cool_seconds: so long it waits at most, for the temperature and for the sentinel.
         sentinel: limit as a ratio, and baseline in nanoseconds (0: take the first one).
@@ -256,7 +297,7 @@ def runner_arguments(
     if affinity:
         words += ("--affinity", affinity)
     for name, path, scale in watches:
-        words += ("--watch", f"{name}={path}={scale!r}")
+        words += ("--watch-text", f"{name}={path}") if scale is None else ("--watch", f"{name}={path}={scale!r}")
     if hot is not None:
         words += ("--hot-file", f"{hot[0]}={hot[1]!r}", "--hot-limit", repr(hot[2]))
     if sentinel is not None:

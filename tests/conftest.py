@@ -27,6 +27,10 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+# The tests' phones have users of their own, who must be able to read what is made for them.
+os.umask(0o022)
+
+
 pytest_plugins = ["tests.phone.fixtures"]
 
 

@@ -20,6 +20,7 @@ from bpnas.android_bench.adb_remote import AdbRemote
 from bpnas.android_bench.attached import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.remote import FileToPush, ShellResult
+from tests.patience import PATIENCE
 from tests.phone.chaos import pushing, sabotage
 from tests.phone.daemon import Adbd
 from tests.phone.legacy import LegacyDaemon
@@ -118,7 +119,7 @@ def test_an_old_shell_that_goes_on_after_its_end_is_given_up() -> None:
 def test_a_command_leaves_no_script_behind_though_it_is_cut_off(legacy_daemon: LegacyDaemon) -> None:
     with closing(connect(legacy_daemon.serial, legacy_daemon.directory)) as remote:
         stream = remote.stream(f"# {'x' * 5000}\necho up\nsleep 1234")
-        assert stream.read(10.0) == b"up\n"
+        assert stream.read(PATIENCE) == b"up\n"
         assert list(Path(legacy_daemon.directory).iterdir()) == []
         stream.close()
 
@@ -285,6 +286,6 @@ def test_reconnecting_ends_what_runs(adbd: Adbd) -> None:
         for _ in range(20):
             remote.reconnect()
         with pytest.raises(DeviceLostError):
-            stream.read(5.0)
+            stream.read(PATIENCE)
         assert (threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))) == (threads, files)
         stream.close()

@@ -16,6 +16,7 @@ from bpnas.android_bench.adb_server import ServerConnection, server_address, ser
 from bpnas.android_bench.attached import Attached, connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError, UsageError
 from bpnas.android_bench.remote import FileToPush
+from tests.patience import PATIENCE
 from tests.phone.adb_client import AdbServer
 from tests.phone.daemon import Adbd, wait_until
 from tests.phone.legacy import LegacyDaemon
@@ -114,7 +115,7 @@ def test_a_phone_that_went_is_offline_or_gone(adbd: Adbd, server: AdbServer) -> 
         stream = remote.stream("sleep 1234")
         adbd.kill()
         with pytest.raises(DeviceLostError):
-            stream.read(20.0)
+            stream.read(PATIENCE)
         with pytest.raises(DeviceLostError, match=r"the adb server says: .*; see 'adb devices'"):
             remote.shell("true")
         with pytest.raises(DeviceError):  # offline at the server, or nobody at that port
@@ -136,7 +137,7 @@ def test_a_phone_that_is_silent_behind_the_server_is_given_up(
         began = time.monotonic()
         with pytest.raises(DeviceLostError):
             remote.shell("true", timeout_seconds=600.0)
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < PATIENCE
         adbd.cont()
         assert remote.shell("echo on").text == "on"
 
@@ -344,7 +345,7 @@ def test_a_server_that_is_silent_or_slow_is_given_up(
     began = time.monotonic()
     with pytest.raises(DeviceLostError, match=r"the adb server does not answer \(timed out\); start it anew"):
         server_devices()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_no_server_owns_nothing(deaf_port: int) -> None:
@@ -360,7 +361,7 @@ def test_streams_of_a_closed_connection_are_closed(adbd: Adbd, server: AdbServer
     wait_until(lambda: any("1234" in command for command in adbd.children().values()))
     connection.close()
     connection.close()
-    for use in (lambda: stream.read(1.0), lambda: stream.write(b"x"), lambda: connection.open("sync:")):
+    for use in (lambda: stream.read(PATIENCE), lambda: stream.write(b"x"), lambda: connection.open("sync:")):
         with pytest.raises(DeviceLostError, match="closed on this side"):
             use()
     wait_until(lambda: not adbd.children())

@@ -18,6 +18,7 @@ from bpnas.profiler.campaign import WORTH_PROCESSES
 from bpnas.profiler.crew import MAX_FAILURES_IN_A_ROW
 from bpnas.profiler.records import Plan, Setup
 from bpnas.profiler.sentinel import is_sentinel
+from tests.patience import PATIENCE
 from tests.records_factory import (
     PATHS,
     QUICK,
@@ -469,7 +470,7 @@ def test_a_killed_campaign_leaves_no_process_behind(file):
         assert len(children) >= 2
         process.kill()
         process.wait()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while left := session_members(process.pid):
             assert time.monotonic() < deadline, f"still there: {left}"
             time.sleep(0.05)

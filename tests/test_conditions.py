@@ -21,6 +21,7 @@ from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.facts import read_facts
 from bpnas.android_bench.governor import Preparation, has_leftovers, prepare, restore_leftovers
 from tests.folder_phone import SNAPDRAGON_855_CORES, FolderPhone, facts_of
+from tests.patience import PATIENCE
 from tests.phone.daemon import wait_until
 from tests.phone.fixtures import StartAdbd
 from tests.phone.identity import BIG_KHZ, LITTLE_KHZ
@@ -119,8 +120,10 @@ def test_what_the_runner_watches(phone: FolderPhone) -> None:
     facts = facts_of(phone)
     temperature = Watch("temperature_c", "/sys/class/thermal/thermal_zone1/temp", 0.001)
     frequency = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
-    assert watch_files(facts) == (Watch("cpu4_mhz", frequency.format(4), 0.001), temperature)
-    assert watch_files(facts, "2") == (Watch("cpu1_mhz", frequency.format(1), 0.001), temperature)
+    big, little = (Watch("governor", f"/sys/devices/system/cpu/cpu{n}/cpufreq/scaling_governor", None) for n in (4, 0))
+    assert watch_files(facts) == (Watch("cpu4_mhz", frequency.format(4), 0.001), temperature, big)
+    assert watch_files(facts, "2")[:2] == (Watch("cpu1_mhz", frequency.format(1), 0.001), temperature)
+    assert watch_files(facts, "none")[2:] == (little, big), "of every kind of core, as `read_conditions` has it"
     blind = dataclasses.replace(facts, cpu_zone=None, cores=())
     assert watch_files(blind) == ()
 
@@ -300,7 +303,7 @@ def test_after_a_reconnect_the_original_governor_survives(rooted: FolderPhone) -
     second = prepare(rooted, facts, TOKEN)
     assert rooted.governors() == SET
     rooted.streams[0]._process.stdin.close()  # type: ignore[attr-defined]  # now the first shell wakes up
-    rooted.streams[0]._process.wait(10)  # type: ignore[attr-defined]
+    rooted.streams[0]._process.wait(PATIENCE)  # type: ignore[attr-defined]
     assert rooted.governors() == SET
     second.restore()
     assert rooted.governors() == OLD

@@ -20,6 +20,7 @@ from bpnas.android_bench.local import LocalDevice
 from bpnas.android_bench.mock import MockDevice
 from bpnas.android_bench.runner import Failure, Measurement, RunRequest, RunSettings
 from tests.model_graphs import FORMATS, convolution, one_of_each, request_for, write_graph
+from tests.patience import PATIENCE
 
 QUICK = RunSettings(warmup_runs=2, warmup_seconds=0.0, runs=5, seconds=0.0, sample_ms=0.05, timeout_seconds=60.0)
 # Busy until killed, at tiny cost to the machine: what a worker does while something happens to it.
@@ -276,7 +277,7 @@ def strike(kind: signal.Signals) -> threading.Thread:
     """Send a signal to the worker once it is at work on a model."""
 
     def send() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             worker = worker_of_this_process()
             if worker is not None:
@@ -334,7 +335,7 @@ def test_a_worker_that_hangs_costs_one_model_and_its_timeout(request_one, runtim
         start = time.monotonic()
         settings = dataclasses.replace(QUICK, timeout_seconds=0.5)
         failure = failed(*device.run([request_one(runtime, "hangs")], settings))
-        assert 0.5 <= time.monotonic() - start < 20
+        assert 0.5 <= time.monotonic() - start < PATIENCE
         assert (failure.key, failure.kind) == ("hangs", "timeout")
         assert failure.message == "no answer within 0.5 s"
         assert not Path(f"/proc/{hung}").exists(), "the hung worker is killed, not left behind"

@@ -22,6 +22,7 @@ from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.native_device import NativeDevice
 from bpnas.android_bench.remote import FileToPush
 from bpnas.android_bench.runner import Failure, Measurement, Outcome, RunSettings
+from tests.patience import PATIENCE
 from tests.phone.chaos import IMPATIENT, check_clean, disk_of, write_fake_runner, write_requests
 from tests.phone.daemon import Adbd
 from tests.phone.fixtures import StartAdbd
@@ -49,7 +50,7 @@ def bounded() -> Iterator[None]:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < MEMORY_BYTES
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < PATIENCE
 
 
 # --- the protocol

@@ -17,6 +17,7 @@ from bpnas.android_bench.native_device import NativeDevice
 from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler import Records, run_campaign
 from bpnas.profiler.records import Plan, Setup
+from tests.patience import PATIENCE
 from tests.phone.chaos import write_fake_runner
 from tests.records_factory import backbone, read_everything, tasks
 
@@ -151,7 +152,7 @@ def test_a_model_that_hangs_on_one_phone_does_not_keep_it_from_ending(tmp_path, 
         device.close()  # ends what is still running there
     for thread in threading.enumerate():
         if thread.name.startswith("bpnas device"):
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
     for daemon in daemons:
         assert [path.name.partition("-")[0] for path in Path(daemon.directory, "bpnas").iterdir()] == ["bundle"]

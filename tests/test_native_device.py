@@ -221,12 +221,12 @@ list(device.run([RunRequest("k", 0, path, hashlib.sha256(b"hang").hexdigest())],
         try:
             assert host.stdout is not None and host.stdout.readline() == b"ready\n"
             # The shell there creates the file first and writes its number then.
-            wait_until(lambda: any(path.read_text() for path in runs.glob("run-*/runner")), 20)
+            wait_until(lambda: any(path.read_text() for path in runs.glob("run-*/runner")))
             runner = int(next(runs.glob("run-*/runner")).read_text())
         finally:
             host.kill()
-    wait_until(lambda: not any(runs.glob("run-*")), 20)
-    wait_until(lambda: not Path(f"/proc/{runner}").exists(), 20)
+    wait_until(lambda: not any(runs.glob("run-*")))
+    wait_until(lambda: not Path(f"/proc/{runner}").exists())
 
 
 def test_a_runtime_that_does_not_start_is_said_at_once(open_native: Serve, tmp_path: Path) -> None:

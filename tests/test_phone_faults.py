@@ -26,7 +26,7 @@ from tests.phone.chaos import (
     state,
     write_requests,
 )
-from tests.phone.daemon import Adbd
+from tests.phone.daemon import Adbd, connections, wait_until
 from tests.phone.fixtures import StartAdbd
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -77,9 +77,15 @@ def test_models_that_crash_hang_or_talk_are_named_and_the_rest_is_measured(bench
     check_clean(phone)
 
 
+def wait_until_given_up(phone: Adbd) -> None:
+    """Until its client has closed the connection; it is stopped."""
+    before = connections(phone.port)
+    wait_until(lambda: connections(phone.port) != before)
+
+
 @contextmanager
 def mended(phone: Adbd) -> Iterator[None]:
-    """A daemon that is killed is started again, one that is stopped goes on after a while."""
+    """A daemon that is killed is started again, one that is stopped goes on once it is given up."""
     over = threading.Event()
 
     def mend() -> None:
@@ -87,7 +93,7 @@ def mended(phone: Adbd) -> Iterator[None]:
             if state(phone) == "Z":
                 phone.restart()
             elif state(phone) == "T":
-                time.sleep(2.0)
+                wait_until_given_up(phone)
                 phone.cont()
 
     with sabotage(lambda: True, mend):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.phone.chaos import (
     check_clean,
     check_numbers,
@@ -56,7 +57,7 @@ def governors(daemon: Adbd) -> set[str]:
 
 
 def wait_for_records(folder: Path, count: int) -> None:
-    wait_until(lambda: count_measured(folder / "r.sqlite") >= count, 20)
+    wait_until(lambda: count_measured(folder / "r.sqlite") >= count)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -69,7 +70,7 @@ def test_a_command_that_is_ended_restores_and_cleans_the_phone_and_goes_on_later
     wait_for_records(tmp_path, 12)
     during = governors(phone)
     host.send_signal(number)
-    out, err = host.communicate(timeout=30)
+    out, err = host.communicate(timeout=PATIENCE)
     assert host.returncode == 128 + number, (out, err)
     assert err.splitlines()[-1] == ("Error: interrupted; what was done is kept, call the same command again to go on")
     assert "Traceback" not in err
@@ -77,7 +78,7 @@ def test_a_command_that_is_ended_restores_and_cleans_the_phone_and_goes_on_later
     assert leftovers(phone) == []  # at once, for the command did it and not the phone
     assert (during, governors(phone)) == ({"performance"}, before)
     again = start(phone)
-    out, err = again.communicate(timeout=60)
+    out, err = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, (out, err)
     check_records(tmp_path / "r.sqlite", contents)
     check_clean(phone)
@@ -97,7 +98,7 @@ def test_a_command_that_is_killed_leaves_no_trace_on_the_phone_and_goes_on_later
     check_clean(phone)
     wait_until(lambda: governors(phone) == before)
     again = start(phone)
-    out, err = again.communicate(timeout=60)
+    out, err = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, (out, err)
     check_records(tmp_path / "r.sqlite", contents)
     check_clean(phone)
@@ -114,7 +115,7 @@ def test_a_command_that_is_killed_and_called_again_at_once_waits_for_the_phone(
         host.kill()
         host.communicate()
     last = start(phone)
-    out, err = last.communicate(timeout=60)
+    out, err = last.communicate(timeout=PATIENCE)
     assert last.returncode == 0, (out, err)
     check_records(tmp_path / "r.sqlite", contents)
     check_clean(phone)

@@ -14,6 +14,7 @@ from bpnas.android_bench.adb_connection import AdbConnection
 from bpnas.android_bench.attached import _connect_adb
 from bpnas.android_bench.errors import DeviceLostError, UnknownSerialError
 from bpnas.profiler.campaign import Progress
+from tests.patience import PATIENCE
 from tests.phone.adb_client import AdbServer
 from tests.phone.bench import Bench, at
 from tests.phone.chaos import (
@@ -47,7 +48,7 @@ def restart(daemon: Adbd) -> None:
 
 def pause(daemon: Adbd) -> None:
     daemon.stop()
-    time.sleep(2.0)  # long enough to be noticed
+    time.sleep(2.0)  # long enough to be noticed by most; nothing is wrong where it is not
     daemon.cont()
 
 
@@ -96,7 +97,7 @@ def test_a_daemon_that_does_not_come_back_ends_it_and_what_came_is_kept(
     kept = check_numbers(bench.file, bench.contents)
     began = time.monotonic()
     device.close()
-    assert time.monotonic() - began < 20  # of which a person would say that it hangs
+    assert time.monotonic() - began < PATIENCE  # of which a person would say that it hangs
     if fault is Adbd.stop:
         phone.cont()
     else:

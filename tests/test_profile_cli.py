@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ from bpnas.android_bench.errors import DeviceLostError
 from bpnas.android_bench.mock import MockDevice
 from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler import Backbone, Records, RecordsError
+from tests.patience import PATIENCE
 from tests.records_factory import make_plan, read_everything, write_records
 
 TINY = """
@@ -271,7 +273,7 @@ def test_an_input_size_given_twice_is_one(cli, torch):
 def test_progress_is_plain_lines_where_there_is_no_terminal(cli, torch):
     done = cli("profile-device", *MOCK)
     assert "\x1b" not in done.stderr and "\r" not in done.stderr
-    first, last = done.stderr.splitlines()
+    first, *_, last = done.stderr.splitlines()  # with one every half minute between them
     assert f": 0 of {PARTS}, " in first
     assert f": {PARTS} of {PARTS}, " in last
     for line in (first, last):
@@ -307,8 +309,11 @@ def test_progress_is_a_bar_on_a_terminal(torch):
 # Ctrl-C
 
 
+SESSIONS = 50  # so that no machine is done before it is interrupted
+
+
 def start(*options: str) -> subprocess.Popen[str]:
-    arguments = ["--serial", "mock:s9", "--input-size", "32", *options]
+    arguments = ["--serial", "mock:s9", "--input-size", "32", "--sessions", str(SESSIONS), *options]
     return subprocess.Popen(
         [COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -324,7 +329,7 @@ def wait_for_rows(count: int, process: subprocess.Popen[str]) -> None:
 
 
 def assert_interrupted(process: subprocess.Popen[str]) -> None:
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert output == ""
     assert "interrupted" in error_line(errors)
@@ -347,7 +352,7 @@ def test_ctrl_c_on_a_terminal_reaches_all_processes_and_still_is_one_sentence(to
     """Also where it comes while they start."""
     process = start("--jobs", "2")
     try:
-        assert f": 0 of {3 * 3273}" in process.stderr.readline()
+        assert f": 0 of {SESSIONS * 3273}" in process.stderr.readline()
         time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
         assert_interrupted(process)
@@ -415,13 +420,14 @@ def test_several_serials_share_the_work(cli, torch, phones):
 
 
 def test_a_lost_device_is_a_warning_and_noted_in_the_result(cli, torch, phones, monkeypatch):
-    run = MockDevice.run
+    run, is_lost = MockDevice.run, threading.Event()
 
     def lose_b(self, requests, settings):
         if self is phones["B"][0]:
+            is_lost.set()
             raise DeviceLostError("B: the cable was pulled")
         for outcome in run(self, requests, settings):
-            time.sleep(0.02)
+            is_lost.wait(PATIENCE)  # A alone would be done before B has begun
             yield outcome
 
     monkeypatch.setattr(MockDevice, "run", lose_b)
@@ -568,7 +574,7 @@ def test_a_signal_ends_it_as_ctrl_c_does(torch, number):
     try:
         wait_for_rows(5, process)
         process.send_signal(number)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert (process.returncode, output) == (128 + number, "")
@@ -607,7 +613,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored(torch):
     try:
         wait_for_rows(1, process)
         process.send_signal(signal.SIGHUP)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, errors

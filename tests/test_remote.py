@@ -31,6 +31,7 @@ from bpnas.android_bench.remote import (
     printable,
     quote,
 )
+from tests.patience import PATIENCE
 from tests.phone.daemon import wait_until
 from tests.phone.fixtures import StartAdbd
 from tests.phone.usb import FakeUsb
@@ -159,7 +160,7 @@ def test_a_command_that_prints_without_end_is_given_up(place: Place) -> None:
     began = time.monotonic()
     with pytest.raises(DeviceError, match=f"printed more than {MAX_SHELL_OUTPUT_BYTES} bytes"):
         place.remote.shell("yes")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE
     assert place.remote.shell("echo on").text == "on"
 
 
@@ -178,14 +179,14 @@ def test_a_command_that_does_not_end_is_given_up(place: Place) -> None:
         place.remote.shell("while :; do echo; sleep 0.05; done", timeout_seconds=0.3)
     with pytest.raises(DeviceLostError, match=r"no answer within 0\.3 s"):
         place.remote.shell("exec >&- 2>&-; sleep 1234", timeout_seconds=0.3)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < PATIENCE
     assert place.remote.shell("echo on").text == "on"
 
 
 # --- streams
 
 
-def read_until(stream: ShellStream, mark: bytes, seconds: float = 10.0) -> bytes:
+def read_until(stream: ShellStream, mark: bytes, seconds: float = PATIENCE) -> bytes:
     data, deadline = b"", time.monotonic() + seconds
     while mark not in data and time.monotonic() < deadline:
         with suppress(TimeoutError):
@@ -207,8 +208,8 @@ def test_a_stream_hands_out_what_comes_as_it_comes(place: Place) -> None:
         go.touch()
         assert read_until(stream, b"second\n") == b"second\n"
         while stream.exit_code is None:
-            assert stream.read(10.0) == b""
-        assert (stream.exit_code, stream.read(1.0)) == (3, b"")
+            assert stream.read(PATIENCE) == b""
+        assert (stream.exit_code, stream.read(PATIENCE)) == (3, b"")
 
 
 def test_closing_a_stream_ends_its_command(place: Place) -> None:
@@ -234,7 +235,7 @@ def test_closing_a_stream_wakes_who_reads_it(place: Place) -> None:
 
     def read() -> None:
         try:
-            ended.append(stream.read(60.0))
+            ended.append(stream.read(PATIENCE))
         except DeviceError as error:
             ended.append(error)
 
@@ -242,7 +243,7 @@ def test_closing_a_stream_wakes_who_reads_it(place: Place) -> None:
     thread.start()
     time.sleep(0.1)
     stream.close()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert isinstance(ended[0], DeviceLostError) or ended == [b""], ended
     assert stream.exit_code is None or place.way == "local"
@@ -258,7 +259,7 @@ def test_closing_the_remote_wakes_who_reads(place: Place) -> None:
         place.remote.close()
         for waiting in (read, asked):
             with pytest.raises(DeviceLostError):
-                waiting.result(10)
+                waiting.result(PATIENCE)
     with pytest.raises(DeviceLostError, match="not connected"):
         place.remote.shell("true")
     place.remote.reconnect()
@@ -269,16 +270,17 @@ def test_closing_the_remote_wakes_who_reads(place: Place) -> None:
 @only("adbd", "legacy", "usb")
 def test_what_has_arrived_is_read_though_the_connection_is_lost(place: Place, request: pytest.FixtureRequest) -> None:
     """No record lost: the runner's last line may lie here when the cable is pulled."""
-    stream = place.remote.stream("echo precious; sleep 1234")
-    time.sleep(0.5)
+    stream = place.remote.stream(f"echo precious; touch {place.folder}/said; sleep 1234")
+    wait_until(Path(place.folder, "said").exists)
+    assert place.remote.shell("echo on").text == "on", "what was said before is here too"
     if place.way == "adbd":
         request.getfixturevalue("adbd").kill()
     else:
         request.getfixturevalue("legacy_daemon").disconnect()
     time.sleep(0.2)
-    assert read_until(stream, b"\n", seconds=2.0) == b"precious\n"
+    assert read_until(stream, b"\n") == b"precious\n"
     with pytest.raises(DeviceLostError):
-        stream.read(5.0)
+        stream.read(PATIENCE)
     stream.close()
 
 
@@ -387,10 +389,10 @@ def test_many_threads_share_it(place: Place) -> None:
     with closing(place.remote.stream("seq 200000")) as stream, ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(work, number) for number in range(count)]
         received = bytearray()
-        while piece := stream.read(30.0):
+        while piece := stream.read(PATIENCE):
             received += piece
         for future in futures:
-            future.result(120)
+            future.result(PATIENCE)
     assert bytes(received) == numbers
     assert stream.exit_code == 0
     assert len(place.files) == 2 * 5 * count

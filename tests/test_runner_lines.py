@@ -44,14 +44,30 @@ TIMED: dict[str, Any] = {
 }
 ANSWERS: list[tuple[dict[str, Any], object]] = [
     ({"hello": 1, "version": "1.2", "runner": "0.1", "affinity": "f0"}, Hello("1.2", "0.1", "f0")),
+    (
+        {"hello": 1, "version": "1.2", "runner": "1", "affinity": "f0", "watch_text": True},
+        Hello("1.2", "1", "f0", reads_words=True),
+    ),
     ({"begin": 0}, Begin(0)),
     ({"cooling": 2}, Cooling(2)),
     (TIMED, Timed(3, "3.onnx", (1000, 2000), 4, 10, 5, 6, {"zone": 37.5}, {"zone": 38.0})),
+    (
+        TIMED | {"before": {"governor": "schedutil"}, "after": {"governor": "walt+sched_pixel-2"}},
+        Timed(3, "3.onnx", (1000, 2000), 4, 10, 5, 6, {"governor": "schedutil"}, {"governor": "walt+sched_pixel-2"}),
+    ),
     ({"model": 1, "id": "x", "refused": "no such\noperator"}, Refused(1, "x", "no such operator")),
     ({"model": 1, "id": "x", "timeout": True}, TimedOut(1, "x")),
     (
         {"profile": 1, "operators": [{"name": "a", "type": "Conv", "ns": 1.5}]},
         Profiled(1, (OperatorTime("a", "Conv", 1.5),), ""),
+    ),
+    (
+        {
+            "profile": 1,
+            "operators": [{"name": "a", "type": "Conv", "ns": 0, "resolution_ns": 500}],
+            "inference_ns": 2500.5,
+        },
+        Profiled(1, (OperatorTime("a", "Conv", 0.0, 500.0),), "", 2500.5),
     ),
     ({"profile": 1, "unavailable": "too old"}, Profiled(1, (), "too old")),
     ({"end": True}, End()),
@@ -115,7 +131,8 @@ def test_a_field_of_another_kind_is_refused_or_harmless(values: dict[str, Any], 
     if isinstance(answer, Timed):
         assert answer.samples_ns and all(type(ns) is int and ns > 0 for ns in answer.samples_ns)
         assert type(answer.repeats) is int and answer.repeats > 0
-        assert all(isinstance(value, float) for value in (*answer.before.values(), *answer.after.values()))
+        for value in (*answer.before.values(), *answer.after.values()):
+            assert isinstance(value, float) or (value.isprintable() and 0 < len(value) < 600)
         assert all(name.isprintable() for name in (*answer.before, *answer.after))
     if isinstance(answer, Timed | Refused | TimedOut):
         assert isinstance(answer.name, str) and type(answer.index) is int
@@ -140,7 +157,13 @@ WRONG = [
     ("id", ["3.onnx"]),
     ("id", None),
     ("before", [["zone", 1.0]]),
-    ("before", {"zone": "hot"}),
+    *(
+        ("before", {"governor": word})
+        for word in ("", "a b", "\x1b[2J", "a\n", "x" * 33, "a++b", "+".join("ab" * 9), "\u00e9")
+    ),
+    ("before", {"zone": ["hot"]}),
+    ("before", {"zone": None}),
+    ("before", {"zone": True}),
     ("before", {"zone": float("nan")}),
     ("before", {"zone": float("inf")}),
     ("before", {str(number): 1.0 for number in range(33)}),
@@ -151,6 +174,21 @@ WRONG = [
 @pytest.mark.parametrize(("field", "value"), WRONG)
 def test_numbers_that_make_no_sense_are_not_believed(field: str, value: object) -> None:
     assert parse_line(line(TIMED | {field: value})) is None
+
+
+@pytest.mark.parametrize("values", [{"ns": -1}, {"ns": "1"}, {"resolution_ns": -1}, {"resolution_ns": None}])
+def test_times_of_operators_that_make_no_sense_are_not_believed(values: dict[str, Any]) -> None:
+    operator = {"name": "a", "type": "Conv", "ns": 1, "resolution_ns": 1}
+    assert parse_line(line({"profile": 1, "operators": [operator]})) is not None
+    assert parse_line(line({"profile": 1, "operators": [operator | values]})) is None
+    assert parse_line(line({"profile": 1, "operators": [operator], "inference_ns": -1})) is None
+
+
+def test_a_time_below_the_clock_is_known_by_its_resolution() -> None:
+    assert OperatorTime("a", "Conv", 0.0).below_clock, "the first runners did not tell: their clock counts microseconds"
+    assert OperatorTime("a", "Conv", 950.0, 1000.0).below_clock
+    assert not OperatorTime("a", "Conv", 1000.0, 1000.0).below_clock
+    assert not OperatorTime("a", "Conv", 40.0, 1.0).below_clock
 
 
 @pytest.mark.parametrize("field", TIMED)
@@ -219,12 +257,13 @@ def test_options_are_words_whatever_is_in_them() -> None:
     said = runner_arguments(
         RunSettings(),
         affinity="f0",
-        watches=[("a b", evil, 0.001)],
+        watches=[("a b", evil, 0.001), ("word", evil, None)],
         hot=(evil, 0.001, 45.0),
         sentinel=(1.1, 0.0),
         profile=True,
     )
     assert quote(f"a b={evil}=0.001") in said and quote(f"{evil}=0.001") in said
+    assert f"--watch-text {quote(f'word={evil}')}" in said
     assert re.search(r"--hot-limit 45\.0 .*--sentinel-limit 1\.1 --sentinel-baseline 0\.0 --profile$", said)
     with pytest.raises(ValueError, match="must not reach a shell"):
         runner_arguments(RunSettings(), watches=[("a", "/sys/x\n", 1.0)])

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from bpnas.profiler import Block
 from bpnas.search.cli import main as run_search_command
 from bpnas.tables import LatencyTable
+from tests.patience import PATIENCE
 
 SMALL_BACKBONE = """
 name = "small"
@@ -204,7 +205,7 @@ def test_killed_at_any_moment_it_ends_as_if_undisturbed(small_table, tmp_path):
     for watched, lines in files.items():
         process = subprocess.Popen(run_in("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
         file = tmp_path / "killed" / watched
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and process.poll() is None:
             if file.exists() and file.read_bytes().count(b"\n") >= lines:
                 break
@@ -231,7 +232,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_trials(executor, small_t
     rng = random.Random(5)
     for goal in sorted(rng.sample(range(1, count), 4)):
         process = subprocess.Popen(run_in("killed", "--executor", *executor), stdout=-3, stderr=-3, env=env)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and process.poll() is None:
             file = killed / "trials.jsonl"
             if file.exists() and file.read_bytes().count(b"\n") >= goal:
@@ -258,10 +259,10 @@ def test_interrupting_it_ends_with_130_and_a_sentence(executor, small_table, tmp
     process = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not (out / "trials.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "call the same command again" in errors and "Traceback" not in errors

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.patience import PATIENCE
 from tests.search_helpers import torchrun
 
 # A process that is to die does so in the third epoch, without a word to the others.
@@ -66,7 +67,7 @@ def program(tmp_path_factory):
 
 def search(program, out, processes, dies=""):
     launch = torchrun(program, out, dies, processes=processes)
-    output, _ = launch.communicate(timeout=280)
+    output, _ = launch.communicate(timeout=PATIENCE)
     return launch.returncode, output
 
 

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.search.distributed import SyncedBatchNorm2d, from_main, mean_over_ranks, process_group, sync_batch_norms
+from tests.patience import PATIENCE
 
 # Each process normalises its share of ten images, one has more than the other; all of it is held against one process.
 PROGRAM = """
@@ -64,7 +65,7 @@ def test_two_processes_normalise_as_one_does(tmp_path: Path) -> None:
         )
         for number in range(2)
     ]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [output for output, _ in outputs] == ["as one\n"] * 2, outputs[0][1] + outputs[1][1]
 
 

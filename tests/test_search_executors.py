@@ -14,6 +14,7 @@ from bpnas.search.errors import DataError, SearchError, WorkerLostError
 from bpnas.search.executor import LocalExecutor, check_executor, default_threads, set_threads, threads_kept
 from bpnas.search.process_executor import ProcessExecutor
 from bpnas.search.worker_pool import usable_cores
+from tests.patience import PATIENCE
 
 STUBS = Path(__file__).parent / "stubs"
 BLOCKS = [Block.parse(text) for text in ("K1G1", "K3G1", "K3E1G1", "K1G1+K3E2G2", "K5E1G1")]
@@ -39,7 +40,7 @@ def written(folder, code):
 
 def gone(pid):
     """Whether the process ends within some seconds."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
@@ -51,7 +52,7 @@ def gone(pid):
 
 
 def until(condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -153,7 +154,7 @@ def test_locks_of_killed_workers_are_not_missed(tmp_path):
         "        executor.submit(0, Block.parse('K1G1'))\n"
         "        print(executor.next())\n"
     )
-    out = subprocess.run([sys.executable, written(tmp_path, code)], capture_output=True, text=True, timeout=120)
+    out = subprocess.run([sys.executable, written(tmp_path, code)], capture_output=True, text=True, timeout=PATIENCE)
     assert (out.stdout, out.stderr) == ("(0, None)\n", "")
 
 
@@ -169,7 +170,7 @@ def test_interrupts_are_blocked_in_all_workers(tmp_path):
         "        executor.submit(1, Block.parse('K3G1'))\n"
         "        print(executor.next()[1], executor.next()[1])\n"
     )
-    out = subprocess.run([sys.executable, written(tmp_path, code)], capture_output=True, text=True, timeout=120)
+    out = subprocess.run([sys.executable, written(tmp_path, code)], capture_output=True, text=True, timeout=PATIENCE)
     assert (out.stdout.split(), out.stderr) == (["True", "True"], "")
 
 
@@ -207,7 +208,7 @@ def test_workers_do_not_outlive_the_program(number, stub, tmp_path):
                 os.killpg(program.pid, number)
             else:
                 program.send_signal(number)
-            _, errors = program.communicate(timeout=30)
+            _, errors = program.communicate(timeout=PATIENCE)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(program.pid, signal.SIGKILL)
@@ -260,5 +261,5 @@ def test_threads_are_left_as_they_were_where_torch_is_loaded_in_between():
         "print(torch.get_num_threads())\n"
     )
     env = {**os.environ, "OMP_NUM_THREADS": "2"}
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, env=env)
     assert (out.stdout, out.stderr) == ("2\n", "")

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from tests.patience import PATIENCE
 from tests.records_factory import backbone, make_plan
 from tests.table_factory import damage, write
 
@@ -149,11 +150,11 @@ def test_killed_in_the_middle_of_a_supernet_it_ends_as_if_undisturbed(table, tar
 
     subprocess.run(call("whole"), check=True, capture_output=True, env=env)
     process = subprocess.Popen(call("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None and not list(tmp_path.glob("cut/checkpoints/*.pt")):
         time.sleep(0.005)
     process.kill()
-    process.wait(timeout=60)
+    process.wait(timeout=PATIENCE)
     assert not (tmp_path / "cut/study.csv").exists()
     subprocess.run(call("cut"), check=True, capture_output=True, env=env)
     for name in ("study.csv", "summary.json", "study.png"):

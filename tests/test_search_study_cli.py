@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 from bpnas.search.executor import threads_kept
+from tests.patience import PATIENCE
 from tests.records_factory import backbone, make_plan
 from tests.table_factory import damage, write
 
@@ -150,13 +151,13 @@ def test_killed_and_interrupted_it_ends_as_if_undisturbed(table, limits, tmp_pat
     evaluations = tmp_path / "cut/evaluations.jsonl"
     for number, lines in ((signal.SIGKILL, 3), (signal.SIGINT, 12)):
         process = subprocess.Popen(call("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and process.poll() is None:
             if evaluations.exists() and evaluations.read_bytes().count(b"\n") >= lines:
                 break
             time.sleep(0.005)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
         assert "Traceback" not in errors
     assert "call the same command again" in errors

@@ -17,6 +17,7 @@ from bpnas.search.errors import DataError
 from bpnas.search.executor import set_threads, threads_kept
 from bpnas.search.presets import TrainSettings
 from bpnas.search.train import accuracy, train
+from tests.patience import PATIENCE
 from tests.test_search_train import flat_model, model, small
 
 # 70 images: of the last batch, 6 images, one process gets as many as the other; of every part of a batch, too.
@@ -82,7 +83,7 @@ def run_together(directory: Path, processes: int, *arguments: int) -> dict:
         )
         for rank in range(processes)
     ]
-    errors = [process.communicate(timeout=240)[1] for process in started]
+    errors = [process.communicate(timeout=PATIENCE)[1] for process in started]
     assert [process.returncode for process in started] == [0] * processes, "\n".join(errors)
     return result(directory, arguments[0])
 

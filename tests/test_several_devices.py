@@ -18,6 +18,7 @@ from bpnas.profiler.model_files import ModelFiles, export_part
 from bpnas.profiler.records import Plan, Setup
 from bpnas.profiler.sentinel import is_sentinel
 from bpnas.profiler.work_queue import WorkQueue
+from tests.patience import PATIENCE
 from tests.records_factory import QUICK, backbone, failure, make_plan, measurement, read_everything, tasks
 
 PLAN = make_plan(backbone(), backbone(32), paths="K1E?G1,K3E?G1", sessions=2)
@@ -264,7 +265,7 @@ def test_work_that_comes_back_is_done_by_a_device_that_had_no_more_to_do(file):
     held = threading.Event()
 
     def answer(request, number):
-        held.wait(30)  # until the other one has done everything else
+        held.wait(PATIENCE)  # until the other one has done everything else
         return DeviceLostError("gone")
 
     class Quick(Phone):
@@ -408,7 +409,7 @@ def test_devices_that_end_badly_after_ctrl_c_do_not_hide_it(file):
 
     def answer(request, number):
         if number > 2:
-            interrupted.wait(30)
+            interrupted.wait(PATIENCE)
             return DeviceLostError("gone")
         return measurement(request.key, request.session)
 
@@ -434,7 +435,7 @@ def test_a_device_that_never_answers_does_not_keep_the_campaign_from_ending(file
     held, others = threading.Event(), set(threading.enumerate())
 
     def hangs(request, number):
-        held.wait(60)
+        held.wait(PATIENCE)
         return DeviceLostError("closed")
 
     try:
@@ -443,7 +444,7 @@ def test_a_device_that_never_answers_does_not_keep_the_campaign_from_ending(file
     finally:
         held.set()
     for thread in set(threading.enumerate()) - others:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert campaign(file, [Phone()]).is_complete
     assert_complete(file)
 

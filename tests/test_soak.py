@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.phone.parts import phone_parts
 
 SOAK = Path(__file__).parents[1] / "benchmarks/soak.py"
@@ -16,7 +17,7 @@ SOAK = Path(__file__).parents[1] / "benchmarks/soak.py"
 @pytest.mark.slow
 def test_campaigns_with_faults_at_random_moments_lose_nothing() -> None:
     phone_parts("adbd", "mounts")
-    done = subprocess.run([sys.executable, SOAK, "--runs", "10"], capture_output=True, text=True, timeout=250)
+    done = subprocess.run([sys.executable, SOAK, "--runs", "10"], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("0 of them wrong\n")
     assert "10 runs" in done.stdout
@@ -25,7 +26,7 @@ def test_campaigns_with_faults_at_random_moments_lose_nothing() -> None:
 def test_a_run_that_goes_wrong_is_told(tmp_path: Path) -> None:
     phone_parts("adbd", "mounts")
     words = [sys.executable, SOAK, "--runs", "1", "--bundle", tmp_path / "nowhere"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert "WRONG: not complete after" in done.stdout
     assert done.stdout.endswith("1 of them wrong\n")

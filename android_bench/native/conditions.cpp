@@ -22,6 +22,8 @@ constexpr int kSentinelSteps = 100'000;
 constexpr int kSentinelPasses = 3;
 constexpr int kMostSentinelPasses = 100;
 
+constexpr std::size_t kLongestWord = 32;
+
 double sentinel_pass_ns() {
     volatile double seed = 0.5;  // so that nothing is computed by the compiler
     double x = seed;
@@ -29,6 +31,19 @@ double sentinel_pass_ns() {
     for (int i = 0; i < kSentinelSteps; ++i) x = x * 0.999999 + 0.000001;
     seed = x;
     return static_cast<double>(now_ns() - start);
+}
+
+// The beginning of a file, without the white space after it; empty where it cannot be read or is longer than any
+// that is watched.
+std::string read_short(const std::string &path) {
+    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0) return "";
+    char bytes[64];
+    const ssize_t length = read(descriptor, bytes, sizeof bytes);
+    close(descriptor);
+    if (length <= 0 || length == static_cast<ssize_t>(sizeof bytes)) return "";
+    const std::string text(bytes, static_cast<std::size_t>(length));
+    return text.substr(0, text.find_last_not_of(" \t\r\n") + 1);
 }
 
 void sleep_one_second() {
@@ -40,15 +55,33 @@ void sleep_one_second() {
 }  // namespace
 
 std::optional<double> WatchedFile::read() const {
-    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0) return {};
-    char text[64] = {};
-    const ssize_t length = ::read(descriptor, text, sizeof text - 1);
-    close(descriptor);
+    const std::string text = read_short(path);
     char *end = nullptr;
-    const double value = length > 0 ? std::strtod(text, &end) : 0;
-    if (length <= 0 || end == text || std::strspn(end, " \t\r\n") != std::strlen(end)) return {};
+    const double value = std::strtod(text.c_str(), &end);
+    if (text.empty() || end != text.c_str() + text.size()) return {};
     return std::isfinite(value * scale) ? std::optional<double>(value * scale) : std::nullopt;
+}
+
+std::optional<std::string> WatchedWord::read() const {
+    const std::string text = read_short(path);
+    const char *const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
+    const bool is_word = !text.empty() && text.size() <= kLongestWord && text.find_first_not_of(letters) == text.npos;
+    return is_word ? std::optional<std::string>(text) : std::nullopt;
+}
+
+std::map<std::string, std::string> read_words(const std::vector<WatchedWord> &files) {
+    std::map<std::string, std::vector<std::string>> found;
+    for (const WatchedWord &file : files) {
+        const std::optional<std::string> word = file.read();
+        if (!word) continue;
+        std::vector<std::string> &words = found[file.name];
+        if (std::find(words.begin(), words.end(), *word) == words.end()) words.push_back(*word);
+    }
+    std::map<std::string, std::string> joined;
+    for (const auto &[name, words] : found) {
+        for (const std::string &word : words) joined[name] += (joined[name].empty() ? "" : "+") + word;
+    }
+    return joined;
 }
 
 void set_affinity(const std::string &mask) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,6 +18,18 @@ struct WatchedFile {
     // The number times `scale`; nothing where there is none.
     std::optional<double> read() const;
 };
+
+// A file of the kernel's that holds one word, as the frequency governor.
+struct WatchedWord {
+    std::string name;
+    std::string path;
+
+    // The word: 1 to 32 letters, digits, `_` and `-`; nothing where there is none.
+    std::optional<std::string> read() const;
+};
+
+// What the files say, by their names: where several have one name, their words in order, joined by `+`, none twice.
+std::map<std::string, std::string> read_words(const std::vector<WatchedWord> &files);
 
 struct HotGate {
     WatchedFile file;

@@ -91,11 +91,12 @@ JsonLine &JsonLine::add(const char *name, const std::vector<float> &numbers) {
     return add_json(name, json_array(numbers));
 }
 
-JsonLine &JsonLine::add(const char *name, const Numbers &numbers) {
+JsonLine &JsonLine::add(const char *name, const Conditions &conditions) {
     std::string json = "{";
-    for (const auto &[key, value] : numbers) {
+    for (const auto &[key, value] : conditions) {
         if (json.size() > 1) json += ',';
-        json += json_string(key) + ":" + formatted("%.10g", value);
+        const std::string *const word = std::get_if<std::string>(&value);
+        json += json_string(key) + ":" + (word ? json_string(*word) : formatted("%.10g", std::get<double>(value)));
     }
     return add_json(name, json + "}");
 }

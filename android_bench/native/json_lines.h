@@ -5,9 +5,10 @@
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
-using Numbers = std::vector<std::pair<std::string, double>>;
+using Conditions = std::vector<std::pair<std::string, std::variant<double, std::string>>>;
 
 class JsonLine {
 public:
@@ -16,7 +17,7 @@ public:
     JsonLine &add(const char *name, double number);
     JsonLine &add(const char *name, const std::vector<std::int64_t> &numbers);
     JsonLine &add(const char *name, const std::vector<float> &numbers);
-    JsonLine &add(const char *name, const Numbers &numbers);
+    JsonLine &add(const char *name, const Conditions &conditions);
     // `json` must be JSON already.
     JsonLine &add_json(const char *name, const std::string &json);
 

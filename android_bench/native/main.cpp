@@ -42,12 +42,12 @@ private:
         answers_.write(line("begin"));
         wait_while_hot();
         double before_ns = wait_while_slow();
-        const Numbers before = state(before_ns);
+        const Conditions before = state(before_ns);
         try {
             JsonLine timed = time_model();
             double after_ns = sentinel_ns();
             bool throttled = is_slow(after_ns);
-            Numbers first = before;
+            Conditions first = before;
             if (throttled) {  // some samples come from a core that had slowed down: once more, when it has recovered
                 wait_while_hot();
                 before_ns = wait_while_slow();
@@ -56,8 +56,8 @@ private:
                 after_ns = sentinel_ns();
                 throttled = is_slow(after_ns);
             }
-            Numbers after = state(after_ns);
-            if (throttled) after.emplace_back("throttled", 1);
+            Conditions after = state(after_ns);
+            if (throttled) after.emplace_back("throttled", 1.0);
             answers_.write(timed.add("before", first).add("after", after));
         } catch (const Refused &reason) {
             answers_.write(line("model").add("refused", one_line(reason.what())));
@@ -83,17 +83,21 @@ private:
     void profile() {
         try {
             std::string operators = "[";
+            double inference_ns = 0;
             {
                 const Deadline deadline = time_limit("profile");
                 const std::string folder = options_.list.substr(0, options_.list.rfind('/') + 1);
-                for (const OperatorTime &time : runtime_.profile(model(), folder)) {
-                    char ns[32];
-                    std::snprintf(ns, sizeof ns, "%.0f", time.ns);
+                const Profile profile = runtime_.profile(model(), folder);
+                inference_ns = profile.inference_ns;
+                for (const OperatorTime &time : profile.operators) {
+                    char numbers[80];
+                    std::snprintf(numbers, sizeof numbers, ",\"ns\":%.10g,\"resolution_ns\":%.10g}", time.ns,
+                                  time.resolution_ns);
                     operators += (operators.size() > 1 ? "," : "") + ("{\"name\":" + json_string(time.name)) +
-                                 ",\"type\":" + json_string(time.type) + ",\"ns\":" + ns + "}";
+                                 ",\"type\":" + json_string(time.type) + numbers;
                 }
             }
-            answers_.write(line("profile").add_json("operators", operators + "]"));
+            answers_.write(line("profile").add_json("operators", operators + "]").add("inference_ns", inference_ns));
         } catch (const Refused &reason) {
             answers_.write(line("profile").add("unavailable", one_line(reason.what())));
         }
@@ -135,13 +139,14 @@ private:
 
     bool is_slow(double ns) const { return options_.sentinel_limit > 0 && ns > options_.sentinel_limit * baseline_ns_; }
 
-    Numbers state(double sentinel) const {
-        Numbers numbers;
+    Conditions state(double sentinel) const {
+        Conditions conditions;
         for (const WatchedFile &file : options_.watches) {
-            if (const std::optional<double> value = file.read()) numbers.emplace_back(file.name, *value);
+            if (const std::optional<double> value = file.read()) conditions.emplace_back(file.name, *value);
         }
-        numbers.emplace_back("sentinel_ns", sentinel);
-        return numbers;
+        for (const auto &[name, word] : read_words(options_.watched_words)) conditions.emplace_back(name, word);
+        conditions.emplace_back("sentinel_ns", sentinel);
+        return conditions;
     }
 
     const Options &options_;
@@ -161,7 +166,8 @@ void run(const Options &options, const Answers &answers) {
         .add("runner", std::string(BPNAS_RUNNER_VERSION))
         .add("runtime", options.runtime);
     hello.add("version", runtime->version()).add("clock", std::string("CLOCK_MONOTONIC_RAW"));
-    answers.write(hello.add("pid", std::int64_t{getpid()}).add("affinity", affinity()));
+    hello.add("pid", std::int64_t{getpid()}).add("affinity", affinity());
+    answers.write(hello.add_json("watch_text", "true"));
     if (!options.probe) Runner(options, answers, *runtime).run_all(models);
 }
 

@@ -12,6 +12,7 @@
 #include "exit_code.h"
 #include "onnxruntime_profile.h"
 #include "runtime.h"
+#include "timing.h"
 
 namespace {
 
@@ -232,16 +233,19 @@ public:
         return std::make_unique<OnnxSession>(api_, env_, model);
     }
 
-    std::vector<OperatorTime> profile(const Model &model, const std::string &folder) override {
+    Profile profile(const Model &model, const std::string &folder) override {
         const std::string prefix = folder + "bpnas-profile-" + std::to_string(getpid());
         OnnxSession session(api_, env_, model, prefix.c_str());
-        for (int i = 0; i < kProfileWarmupRuns + kProfileRuns; ++i) session.invoke();
+        for (int i = 0; i < kProfileWarmupRuns; ++i) session.invoke();
+        const std::int64_t start = now_ns();
+        for (int i = 0; i < kProfileRuns; ++i) session.invoke();
+        const double inference_ns = static_cast<double>(now_ns() - start) / kProfileRuns;
         const std::string file = session.end_profiling();
-        const std::vector<OperatorTime> operators = read_onnxruntime_profile(file, kProfileWarmupRuns, kProfileRuns);
+        std::vector<OperatorTime> operators = read_onnxruntime_profile(file, kProfileWarmupRuns, kProfileRuns);
         std::remove(file.c_str());
         if (operators.empty())
             throw Refused("ONNX Runtime wrote no operators to its profile; is the list's folder writable?");
-        return operators;
+        return {std::move(operators), inference_ns};
     }
 
 private:

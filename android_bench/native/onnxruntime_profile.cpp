@@ -34,9 +34,11 @@ std::vector<OperatorTime> read_onnxruntime_profile(const std::string &path, int 
         }
         name.resize(name.size() - suffix.size());
         const auto [found, is_new] = seen.try_emplace(field(line, "node_index") + " " + name, operators.size(), 0);
-        if (is_new) operators.push_back({name, field(line, "op_name"), 0});
+        if (is_new) operators.push_back({name, field(line, "op_name"), 0, 0});
         auto &[place, count] = found->second;
-        if (++count > warmup_runs) operators[place].ns += std::strtod(field(line, "dur").c_str(), nullptr) * 1e3 / runs;
+        if (++count <= warmup_runs) continue;
+        operators[place].ns += std::strtod(field(line, "dur").c_str(), nullptr) * 1e3 / runs;
+        operators[place].resolution_ns += kProfilerStepNs / runs;
     }
     return operators;
 }

@@ -16,6 +16,7 @@ namespace {
                             "; usage: bpnas-runner --runtime onnxruntime|tflite --library FILE (--probe | --list FILE "
                             "--warmup-runs N --warmup-seconds S --runs N --seconds S --sample-ms MS --threads N "
                             "--timeout-seconds S [--first N] [--affinity HEXMASK] [--watch NAME=PATH=SCALE]... "
+                            "[--watch-text NAME=PATH]... "
                             "[--hot-file PATH[=SCALE] --hot-limit X] [--cool-seconds S] "
                             "[--sentinel-limit RATIO [--sentinel-baseline NS]] [--print-output N] [--profile])");
 }
@@ -46,6 +47,13 @@ WatchedFile watched_file(const std::string &option, const std::string &text) {
     return {text.substr(0, first), text.substr(first + 1, last - first - 1), scale(option, text.substr(last + 1))};
 }
 
+WatchedWord watched_word(const std::string &option, const std::string &text) {
+    const std::size_t equals = text.find('=');
+    if (equals == std::string::npos || equals == 0 || equals + 1 == text.size())
+        usage(option + " must be NAME=PATH, not '" + text + "'");
+    return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
 }  // namespace
 
 Options parse_options(int argc, char **argv) {
@@ -72,6 +80,7 @@ Options parse_options(int argc, char **argv) {
         {"--timeout-seconds", [&] { options.timeout_seconds = number(option, text, 0.001, 86400); }},
         {"--affinity", [&] { options.affinity = text; }},
         {"--watch", [&] { options.watches.push_back(watched_file(option, text)); }},
+        {"--watch-text", [&] { options.watched_words.push_back(watched_word(option, text)); }},
         {"--hot-file", [&] { hot_file = text; }},
         {"--hot-limit", [&] { hot_limit = scale(option, text); }},
         {"--cool-seconds", [&] { options.cool_seconds = number(option, text, 0, 86400); }},
@@ -80,10 +89,11 @@ Options parse_options(int argc, char **argv) {
         {"--print-output", [&] { options.print_output = whole_number(option, text, 0, 1e6); }},
     };
 
+    const std::set<std::string> repeatable = {"--watch", "--watch-text"};
     std::set<std::string> given;
     for (int i = 1; i < argc; ++i) {
         option = argv[i];
-        if (!given.insert(option).second && option != "--watch") usage(option + " is given twice");
+        if (!given.insert(option).second && repeatable.count(option) == 0) usage(option + " is given twice");
         if (const auto flag = flags.find(option); flag != flags.end()) {
             flag->second();
         } else if (const auto known = valued.find(option); known == valued.end()) {

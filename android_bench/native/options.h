@@ -22,6 +22,7 @@ struct Options {
 
     std::string affinity;  // a hexadecimal mask, empty: leave it
     std::vector<WatchedFile> watches;
+    std::vector<WatchedWord> watched_words;
     std::optional<HotGate> hot_gate;
     double cool_seconds = 0;
     double sentinel_limit = 0;  // times the baseline; 0: no limit

@@ -21,6 +21,8 @@ struct TfLiteDelegate;
 constexpr int kOk = 0;
 constexpr int kFloat32 = 1;
 
+constexpr double kOwnStepNs = 1;  // of now_ns(), which takes the times of operators outside of a delegate
+
 using ErrorReporter = void(void *user_data, const char *format, va_list arguments);
 
 // Called around every operator. The layout is that of TFLite's telemetry/c/profiler.h, 2.11 and newer.
@@ -182,7 +184,8 @@ public:
         for (const auto &[key, time] : times_) {
             // A delegate is listed with its own operators, whose names say no more than their kind.
             const std::string place = (time.in_delegate ? "delegate:" : "") + std::to_string(key.index);
-            found.push_back({place, key.name, time.ns / runs});
+            const double step_ns = time.in_delegate ? kProfilerStepNs : kOwnStepNs;
+            found.push_back({place, key.name, time.ns / runs, step_ns * time.events / runs});
         }
         return found;
     }
@@ -197,6 +200,7 @@ private:
     };
     struct Time {
         double ns = 0;
+        int events = 0;
         bool in_delegate = false;
     };
 
@@ -217,6 +221,7 @@ private:
     void add(const Key &key, double ns, bool in_delegate) {
         Time &time = times_[key];
         time.ns += ns;
+        ++time.events;
         time.in_delegate = in_delegate;
     }
 
@@ -241,15 +246,17 @@ public:
 
     std::unique_ptr<Session> open(const Model &model) override { return std::make_unique<TfliteSession>(api_, model); }
 
-    std::vector<OperatorTime> profile(const Model &model, const std::string &) override {
+    Profile profile(const Model &model, const std::string &) override {
         if (api_.OptionsSetTelemetryProfiler == nullptr)
             throw Refused("this TFLite library has no hook for a profiler");
         OperatorProfile profile;
         TfliteSession session(api_, model, profile.hook());
         for (int i = 0; i < kProfileWarmupRuns; ++i) session.invoke();
         profile.forget();
+        const std::int64_t start = now_ns();
         for (int i = 0; i < kProfileRuns; ++i) session.invoke();
-        return profile.operators(kProfileRuns);
+        const double inference_ns = static_cast<double>(now_ns() - start) / kProfileRuns;
+        return {profile.operators(kProfileRuns), inference_ns};
     }
 
 private:

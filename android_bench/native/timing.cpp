@@ -41,7 +41,13 @@ Timing time_session(Session &session, const TimingSettings &settings) {
     while ((timing.samples_ns.size() < runs || now_ns() < end) && timing.samples_ns.size() < kMostSamples) {
         const std::int64_t before = now_ns();
         for (std::int64_t i = 0; i < timing.repeats; ++i) session.invoke();
-        timing.samples_ns.push_back(now_ns() - before);
+        const std::int64_t sample_ns = now_ns() - before;
+        if (sample_ns > 0) {
+            timing.samples_ns.push_back(sample_ns);
+        } else {  // shorter than the clock can tell: all of them again, with more inferences each
+            timing.repeats *= 2;
+            timing.samples_ns.clear();
+        }
     }
     return timing;
 }

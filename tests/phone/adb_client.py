@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.patience import PATIENCE
 from tests.phone.processes import VARIABLE, end_marked, new_mark
 
 
@@ -46,7 +47,7 @@ class AdbServer:
             capture_output=True,
             text=True,
             check=check,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     def connect(self, serial: str) -> None:

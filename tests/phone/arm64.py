@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.patience import PATIENCE
 from tests.phone.daemon import PRIVATE_MOUNTS, SHELL_UID, Adbd
 from tests.phone.identity import Identity
 from tests.phone.parts import copy_daemon, loader
@@ -72,7 +73,7 @@ def build_root(parts: Path, root: Path, cores: Sequence[int] | None = None) -> I
     shutil.copy(parts / "arm64/usr/bin/busybox", root / "system/bin/busybox")
     # It installs itself, and so shows that ARM64 programs run in there.
     install = ["chroot", root, "/system/bin/busybox", "--install", "-s", "/system/bin"]
-    subprocess.run(install, check=True, env={"PATH": HOST_PATH}, timeout=60)
+    subprocess.run(install, check=True, env={"PATH": HOST_PATH}, timeout=PATIENCE)
     copy_daemon(parts, "arm64", root / DAEMON_HOME)
     identity = Identity(root, "arm64-v8a", cores)
     paragraphs = [

@@ -22,6 +22,7 @@ from typing import IO
 from bpnas.android_bench.runner import RunRequest
 from bpnas.profiler import Backbone
 from bpnas.profiler.paths import enumerate_parts, select_paths
+from tests.patience import PATIENCE
 from tests.phone.daemon import Adbd, wait_until
 from tests.records_factory import read_everything
 
@@ -149,7 +150,7 @@ def count_measured(file: Path) -> int:
     return 0
 
 
-def check_clean(daemon: Adbd, seconds: float = 20.0) -> None:
+def check_clean(daemon: Adbd, seconds: float = PATIENCE) -> None:
     """Nothing is left on the device but the program, whole, and no process.
 
     Raises:

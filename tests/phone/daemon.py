@@ -16,6 +16,7 @@ from typing import Self
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.phone.identity import Identity
 from tests.phone.parts import cannot_mount, loader
 from tests.phone.processes import VARIABLE, end_marked, marked, new_mark
@@ -43,7 +44,7 @@ class Adbd:
         environment: dict[str, str],
         *,
         host_directory: Path,
-        patience_seconds: float = 10.0,
+        patience_seconds: float = 60.0,
     ) -> None:
         """Start `command`, which must become adbd in the same process. `environment` is all that it gets.
         `host_directory` is what this machine calls `directory`.
@@ -150,7 +151,7 @@ class Adbd:
                 lambda: _listens(self.pid, self.port) or self._process.poll() is not None,
                 self._patience_seconds,
             )
-        except TimeoutError:
+        except BaseException:
             self.close()
             raise
         if self._process.returncode is not None:
@@ -195,13 +196,21 @@ def start_native(
     return Adbd(command, str(directory), identity, folder / "adbd.log", environment, host_directory=directory)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Raises TimeoutError if it does not hold in that time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"no end of waiting within {seconds} s")
         time.sleep(0.005)
+
+
+def connections(port: int) -> set[str]:
+    """The other ends of what is connected to that port of this machine. They change when a client gives up waiting for
+    a daemon that is stopped.
+    """
+    rows = (line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines())
+    return {fields[2] for fields in rows if fields[1].endswith(f":{port:04X}") and fields[3] == "01"}
 
 
 def free_port() -> int:
@@ -215,11 +224,11 @@ def free_port() -> int:
 def _listens(pid: int, port: int) -> bool:
     """Whether that process, and not another one, listens on that port."""
     inodes = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
-                inodes.add(f"socket:[{fields[9]}]")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # it has ended
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
+                    inodes.add(f"socket:[{fields[9]}]")
         return any(str(file.readlink()) in inodes for file in Path(f"/proc/{pid}/fd").iterdir())
     return False

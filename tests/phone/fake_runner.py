@@ -19,6 +19,8 @@
     flood         prints for ever, without a line end
     lines         prints lines for ever
     begins        begins for ever
+    write:PATH:TEXT  writes TEXT to that file while it is timed
+    profile:JSON  answers, and with --profile adds a line of these members
 
 It is copied to a device, so it imports nothing of bpnas.
 """
@@ -30,16 +32,19 @@ import signal
 import sys
 import time
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--list")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--probe", action="store_true")
     parser.add_argument("--affinity", default="3")
     parser.add_argument("--sentinel-limit", type=float, default=0.0)
+    parser.add_argument("--watch-text", action="append", default=[])
+    parser.add_argument("--profile", action="store_true")
     return parser.parse_known_args()[0]
 
 
@@ -54,7 +59,13 @@ def say(text: str) -> None:
         data = data[os.write(1, data) :]
 
 
-def answer(index: int, name: str, size: int, **after: float) -> str:
+def words() -> dict[str, str]:
+    """What the watched files of words say; one file for each name is enough here."""
+    files = {name: Path(path) for name, _, path in (text.partition("=") for text in arguments().watch_text)}
+    return {name: path.read_text().strip() for name, path in files.items() if path.exists()}
+
+
+def answer(index: int, name: str, size: int, before: Mapping[str, str] = {}, **after: float) -> str:
     return line(
         model=index,
         id=name,
@@ -63,8 +74,8 @@ def answer(index: int, name: str, size: int, **after: float) -> str:
         warmup_runs=1,
         warmup_ns=10,
         load_ns=5,
-        before={"sentinel_ns": 100.0, "sentinel_limit": arguments().sentinel_limit},
-        after={"sentinel_ns": 101.0, **after},
+        before={"sentinel_ns": 100.0, "sentinel_limit": arguments().sentinel_limit, **(before or words())},
+        after={"sentinel_ns": 101.0, **words(), **after},
     )
 
 
@@ -86,6 +97,14 @@ def do(index: int, name: str, path: Path, following: str) -> None:
         time.sleep(3600)
     if verb == "refuse":
         say(line(model=index, id=name, refused="no such operator"))
+    elif verb == "write":
+        before, (target, _, text) = words(), rest.partition(":")
+        Path(target).write_text(text)
+        say(answer(index, name, len(content), before))
+    elif verb == "profile":
+        say(answer(index, name, len(content)))
+        if arguments().profile:
+            say(line(profile=index, id=name, **json.loads(rest)))
     elif verb == "throttled":
         say(answer(index, name, len(content), throttled=1))
     elif verb == "timeout":
@@ -141,6 +160,7 @@ def main() -> None:
             clock="none",
             pid=os.getpid(),
             affinity=given.affinity,
+            watch_text=True,
         )
     )
     if given.probe:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.patience import PATIENCE
 from tests.phone.identity import Identity
 from tests.phone.legacy_auth import TOKEN_BYTES, read_public_key, signed_by
 from tests.phone.legacy_services import Sync, print_for_ever, run_shell
@@ -83,12 +84,12 @@ class LegacyDaemon:
         """
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         for connection in self._connections:
             connection.close()
         end_marked(self._mark)
         for thread in [self._thread, *(thread for connection in self._connections for thread in connection.threads)]:
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive(), thread
 
     def next_faults(self) -> Faults:

@@ -13,6 +13,8 @@ import time
 import uuid
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 VARIABLE = "BPNAS_TEST_PHONE"
 
 
@@ -46,7 +48,7 @@ def end_marked(mark: str) -> None:
     Raises:
         AssertionError: some do not die.
     """
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while alive := marked(mark):
         assert time.monotonic() < deadline, f"processes that survive SIGKILL: {alive}"
         for pid in alive:

@@ -1,0 +1,92 @@
+"""`profile-device operators`: a time that the runtime's clock cannot tell is never shown as 0."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from bpnas.android_bench.attached import connect
+from bpnas.android_bench.device import DeviceOptions
+from bpnas.android_bench.native_device import NativeDevice
+from tests.phone.chaos import write_fake_runner
+
+Operators = Callable[..., Result]
+
+
+@pytest.fixture
+def operators(cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Operators:
+    """Call it for a model with a runner that answers with these members of the line `profile`."""
+    runner = write_fake_runner(tmp_path)
+
+    def opened(serial: str, runtime: str, options: DeviceOptions) -> NativeDevice:
+        chosen = DeviceOptions(runner=runner, directory=str(tmp_path / "device"), affinity="none", keep_governor=True)
+        return NativeDevice(connect("local", str(tmp_path)), runtime, chosen)
+
+    monkeypatch.setattr("bpnas.android_bench.native_device.open_native_device", opened)
+
+    def call(profile: dict[str, Any], *options: str) -> Result:
+        model = tmp_path / "model.tflite"
+        model.write_text(f"profile:{json.dumps(profile)}")
+        return cli("profile-device", "operators", model, "--serial", "local", *options)
+
+    return call
+
+
+def operator(name: str, ns: float, **more: float) -> dict[str, Any]:
+    return {"name": name, "type": "Conv", "ns": ns, **more}
+
+
+def test_times_that_the_clock_tells(operators: Operators) -> None:
+    profile = {"operators": [operator("a", 7000, resolution_ns=1000), operator("b", 40, resolution_ns=1)]}
+    done = operators(profile)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == [
+        "     0.0070 ms  Conv  a",
+        "   0.000040 ms  Conv  b",
+        "     0.0070 ms  together",
+    ]
+
+
+def test_times_below_the_clock_are_said_to_be(operators: Operators) -> None:
+    times = [
+        operator("a", 0, resolution_ns=1000),
+        operator("b", 7000, resolution_ns=1000),
+        operator("c", 350, resolution_ns=1000),
+        operator("d", 2000, resolution_ns=3000),
+    ]
+    profile = {"operators": times, "inference_ns": 12_345.6}
+    assert operators(profile).stdout.splitlines()[1:] == [
+        "   < 0.0010 ms  Conv  a",
+        "     0.0070 ms  Conv  b",
+        "   < 0.0014 ms  Conv  c",
+        "   < 0.0050 ms  Conv  d",
+        "  >= 0.0093 ms  together",
+        "     0.0123 ms  one inference while profiled, by the runner's own clock",
+        "3 of 4 operators are below the resolution of the runtime's clock, 1 us",
+    ]
+    result = json.loads(operators(profile, "--json").stdout)
+    assert [each["below_clock"] for each in result["operators"]] == [True, False, True, True]
+    assert [each["resolution_ns"] for each in result["operators"]] == [1000, 1000, 1000, 3000]
+    assert (result["below_clock"], result["inference_ns"]) == (3, 12_345.6)
+
+
+def test_nothing_that_an_older_runner_says_is_taken_for_0(operators: Operators) -> None:
+    profile = {"operators": [operator("a", 0)]}
+    assert operators(profile).stdout.splitlines()[1:] == [
+        "   < 0.0010 ms  Conv  a",
+        "   < 0.0010 ms  together",
+        "1 of 1 operators is below the resolution of the runtime's clock, 1 us",
+    ]
+    result = json.loads(operators(profile, "--json").stdout)
+    assert (result["below_clock"], result["inference_ns"]) == (1, None)
+
+
+def test_a_runner_without_times_says_why(operators: Operators) -> None:
+    done = operators({"unavailable": "this TFLite library has no hook for a profiler"})
+    assert done.exit_code == 1
+    assert "no times of operators from tflite (this TFLite library has no hook for a profiler)" in done.stderr
