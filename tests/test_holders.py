@@ -22,6 +22,7 @@ from bpnas.android_bench.facts import read_facts
 from bpnas.android_bench.governor import prepare
 from bpnas.android_bench.held_cores import HeldCores, holder_of_cores, sharing_a_clock
 from tests.folder_phone import FolderPhone, facts_of
+from tests.patience import PATIENCE
 from tests.phone.adb_client import AdbServer
 from tests.phone.chaos import check_clean, check_records, model_contents, part_keys, start_host, write_backbone
 from tests.phone.chaos import write_fake_runner as write_runner
@@ -53,7 +54,7 @@ def test_of_many_that_come_at_once_only_one_has_the_phone(rooted: FolderPhone) -
         try:
             facts = read_facts(rooted, f"{rooted.base}-{number}")
             start.wait()
-            folder = DeviceFolder(rooted, facts, patience_seconds=60.0)
+            folder = DeviceFolder(rooted, facts, patience_seconds=PATIENCE)
             inside.append(number)
             seen.append(tuple(inside))
             time.sleep(0.02)
@@ -144,7 +145,7 @@ def test_two_campaigns_at_once_with_folders_of_their_own_take_turns(start_adbd: 
     for folder in folders:
         options = ("--runner", write_runner(folder), "--directory", f"{adbd.directory}/bpnas-{folder.name}")
         hosts[folder] = start_host(folder, adbd, contents, *options, patience_seconds=1.0)
-    ended = {folder: (*host.communicate(timeout=240), host.returncode) for folder, host in hosts.items()}
+    ended = {folder: (*host.communicate(timeout=PATIENCE), host.returncode) for folder, host in hosts.items()}
     codes = sorted(code for _, _, code in ended.values())
     assert codes in ([0, 0], [0, 1]), ended
     for folder, (_, error, code) in ended.items():
@@ -152,7 +153,7 @@ def test_two_campaigns_at_once_with_folders_of_their_own_take_turns(start_adbd: 
             (other,) = set(folders) - {folder}
             assert f"process {hosts[other].pid}, since " in error.splitlines()[-1]
             again = start_host(folder, adbd, contents, "--runner", write_runner(folder))
-            out, error = again.communicate(timeout=240)
+            out, error = again.communicate(timeout=PATIENCE)
             assert again.returncode == 0, (out, error)
         check_records(folder / "r.sqlite", contents)
     check_clean(adbd)
@@ -226,7 +227,7 @@ def test_cores_are_held_until_what_runs_on_them_has_ended(child: subprocess.Pope
 def test_one_that_waits_gets_the_cores_when_they_are_free() -> None:
     first = HeldCores([4010])
     threading.Timer(0.3, first.close).start()
-    HeldCores([4010], patience_seconds=60.0).close()
+    HeldCores([4010], patience_seconds=PATIENCE).close()
 
 
 def test_cores_that_share_a_clock_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

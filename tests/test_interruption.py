@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bpnas.android_bench.command import Command, Group, echo
+from tests.patience import PATIENCE
 
 SENTENCE = "Error: interrupted; what was done is kept, call the same command again to go on"
 
@@ -198,7 +199,7 @@ def test_a_command_that_has_just_started_ends_by_the_signal(
     try:
         time.sleep(seconds)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), errors  # before, and once it has begun
