@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from bpnas.android_bench.files import write_atomically
+from bpnas.search.divergence import is_finite
 from bpnas.search.errors import RunError
 
 
@@ -24,7 +25,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """What `save_checkpoint` wrote; None if there is no such file.
+    """What `save_checkpoint` wrote; None if there is no such file, or one of a training that has diverged.
 
     Raises:
         RunError: the file is damaged.
@@ -35,7 +36,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive raises errors of the archive, of the unpickler or of torch
         raise RunError(f"{path}: the checkpoint is damaged; delete it to start this stage anew") from error
-    return state
+    return state if is_finite(state) else None
 
 
 def finished_epochs(path: Path) -> int:

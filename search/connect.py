@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +25,8 @@ from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.data import Dataset
 from bpnas.search.derive import log_softmax
 from bpnas.search.distributed import from_main, is_main, mean_over_ranks, rank, sync_batch_norms, world_size
-from bpnas.search.errors import DataError, RunError, SearchError
+from bpnas.search.divergence import FiniteWatch
+from bpnas.search.errors import DataError, RunError
 from bpnas.search.evaluate import seeded
 from bpnas.search.latency_loss import LatencyLoss, SupernetLatency
 from bpnas.search.latency_loss import candidate_latencies as candidate_latencies
@@ -124,7 +124,8 @@ def connect(
 
     Raises:
         DataError: there are too few images.
-        SearchError: the training diverged.
+        DivergedError: a loss, a weight or an alpha is not finite; said at the latest at the end of the phase, before
+            anything is written.
         RunError: the checkpoint is damaged, or not every process sees it.
         SpaceError: no space for the checkpoint; the previous one is kept.
     """
@@ -145,8 +146,12 @@ def connect(
 
     def after_step() -> None:
         nonlocal shown
+        saves = checkpoint is not None and monotonic() - saved >= interval
+        shows = monotonic() - shown >= PROGRESS_SECONDS
+        if not (is_main() and (saves or shows) and search.passes()):
+            return
         save()
-        if is_main() and monotonic() - shown >= PROGRESS_SECONDS:
+        if shows:
             shown = monotonic()
             on_step(*search.so_far())
 
@@ -194,6 +199,7 @@ class _Search:
         )
         self._forwards = [self._compiled(self._parallel()), self._compiled(supernet)]
         self._losses = torch.zeros(2, dtype=torch.float64, device=self._device)
+        self._watch = FiniteWatch(self._device, supernet)
         self.epoch, self.phase, self.step = 0, _WEIGHTS, 0
 
     def run_epoch(self, after_step: Callable[[], None]) -> ConnectionEpoch:
@@ -217,26 +223,39 @@ class _Search:
         text = f"step {self.step:,} of {steps[self.phase]:,} of {_PHASES[self.phase]}, loss {loss:.3f}"
         return (sum(steps[: self.phase]) + self.step) / sum(steps), text
 
+    def passes(self) -> bool:
+        """Whether the state in the middle of a phase is worth to be kept; see `FiniteWatch.passes`."""
+        return self._watch.passes(self.epoch, self.step, self._rate, _PHASES[self.phase])
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of this phase."""
+        if self.phase == _ALPHAS:
+            return self._settings.alpha_learning_rate
+        steps, settings = self._steps[_WEIGHTS], self._settings.train
+        return learning_rate(settings, (self.epoch * steps + step) / (settings.epochs * steps))
+
     def _run_phase(self, after_step: Callable[[], None]) -> int:
         """Train to the end of the phase, and say with how many images."""
         settings, split, first = self._settings.train, self._splits[self.phase], self.step
         order, share = self._generator(), (rank(), world_size())
         self._supernet.train()
+        self._watch.begin(first)
         for images, labels in batches(self._dataset, split, settings.batch, order, self._device, first, share):
             # Of the whole batch: the mean over processes of what is computed here is the mean over its images.
             count = min(settings.batch, len(split) - self.step * settings.batch)
             take = self._weight_step if self.phase == _WEIGHTS else self._alpha_step
             loss = take(images, labels, world_size() / count)
             self._losses[self.phase] += loss.detach()
+            self._watch.see(self._losses[self.phase])
             self.step += 1
             after_step()
+        self._watch.check(self.epoch, self.step, self._rate, _PHASES[self.phase])
         total = min(self._steps[self.phase] * settings.batch, len(split))
         return total - min(first * settings.batch, total)
 
     def _weight_step(self, images: Tensor, labels: Tensor, scale: float) -> Tensor:
-        steps, settings = self._steps[_WEIGHTS], self._settings.train
         for group in self._weights.param_groups:
-            group["lr"] = learning_rate(settings, (self.epoch * steps + self.step) / (settings.epochs * steps))
+            group["lr"] = self._rate(self.step)
         self._weights.zero_grad(set_to_none=True)
         with torch.no_grad():  # alphas learn nothing here
             gates, _ = self._draw()
@@ -297,8 +316,6 @@ class _Search:
         warmup = self.epoch < self._settings.warmup_epochs
         weight_loss, alpha_loss = mean_over_ranks(self._losses).tolist()
         alphas = [alpha.detach().cpu().double() for alpha in self._supernet.alphas]
-        if not all(map(math.isfinite, (weight_loss, alpha_loss, *torch.cat(alphas).tolist()))):
-            raise SearchError(f"the connection search diverged in epoch {self.epoch + 1}: lower its learning rate")
         probabilities = [alpha.softmax(dim=0) for alpha in alphas]
         assert self._latency_loss.latency is not None
         return ConnectionEpoch(

@@ -5,6 +5,7 @@ SearchError
 ├── StuckError             the paper's mutation found no feasible child in a bounded number of tries
 ├── DataError              images that are missing or cannot be read
 ├── WorkerLostError        an evaluation that lost its worker again and again
+├── DivergedError          a training whose numbers are not finite any more
 └── RunError               a run directory that belongs to another run, or is damaged
 """
 
@@ -70,6 +71,35 @@ class WorkerLostError(SearchError):
             f"the evaluation of block {block} lost its worker {attempts} times, at last {reason}; if memory is short, "
             "use fewer --workers, then call the same command again to go on"
         )
+
+
+class DivergedError(SearchError):
+    """A training came to numbers that are not finite: it was stopped, and nothing was written of it.
+
+    Attributes:
+        stage: of what.
+        seen: where that was, what, and the learning rate there, as it follows upon "diverged".
+        epoch: the epoch in which it happened, from 0.
+    """
+
+    def __init__(
+        self, seen: str, stage: str = "the training", retry: str = "use a smaller learning rate", epoch: int = 0
+    ) -> None:
+        super().__init__(seen, stage, retry, epoch)  # what a copy in another process is made of
+        self.stage, self.seen, self.epoch = stage, seen, epoch
+        self._text = f"{stage} diverged {seen}; {retry}"
+
+    def __str__(self) -> str:
+        return self._text
+
+    def of(self, stage: str, retry: str) -> DivergedError:
+        """The same error of a training that is known by name.
+
+        Args:
+            stage: its name.
+            retry: what is kept and what the user may do, as the end of the sentence.
+        """
+        return DivergedError(self.seen, stage, retry, self.epoch)
 
 
 class RunError(SearchError):

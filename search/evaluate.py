@@ -15,6 +15,7 @@ from bpnas.profiler.block import Block
 from bpnas.search.batches import AnySplit, on_device, pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.data import Dataset, check_classes
+from bpnas.search.errors import DivergedError
 from bpnas.search.halving import rung_epochs
 from bpnas.search.presets import ProposalSettings
 from bpnas.search.train import Curve, accuracy, train
@@ -27,11 +28,14 @@ class Evaluation:
     """What the training of one candidate gave.
 
     Attributes:
-        score: accuracy on held-out training images at the end, 0..1.
+        score: accuracy on held-out training images at the end, 0..1; 0 of one that diverged, which puts no image into
+            the right class.
         images: trained, over all epochs.
         seconds: that took, measuring the accuracy included; after a resumption, since then.
         epochs: trained; fewer than asked for if the training ended early.
-        rungs: (epochs, accuracy) at every rung reached, those of `stop_below` and of the setting `halving`.
+        rungs: (epochs, accuracy) at every rung reached, those of `stop_below` and of the setting `halving`; none of one
+            that diverged.
+        diverged: where and how the training came to numbers that are not finite; None if it did not.
     """
 
     score: float
@@ -39,6 +43,7 @@ class Evaluation:
     seconds: float
     epochs: int = 0
     rungs: tuple[tuple[int, float], ...] = ()
+    diverged: str | None = None
 
 
 class CandidateEvaluator:
@@ -80,6 +85,8 @@ class CandidateEvaluator:
     ) -> Evaluation:
         """Train the network that has `block` at every site, and judge it.
 
+        A training that diverges is an answer too: the block can't be trained by this recipe.
+
         Args:
             block: the candidate.
             stop_below: (epochs, accuracy): after so many epochs the accuracy is measured, and the training ends if it
@@ -101,13 +108,20 @@ class CandidateEvaluator:
         def ended(done: int, curve: Curve) -> bool:
             watched = self._settings.patience is not None or done == settings.epochs
             if watched or done in self._rungs or done in needed:
-                curve.append((done, accuracy(model, self._dataset, self._validation)))
+                curve.append((done, accuracy(model, self._dataset, self._validation, epochs=done)))
                 return curve[-1][1] < needed.get(done, 0.0) or self._stagnates(curve)
             return False
 
-        curve = train(model, self._dataset, self._train, settings, seed=seed, checkpoint=checkpoint, ended=ended)
+        diverged: DivergedError | None = None
+        try:
+            curve = train(model, self._dataset, self._train, settings, seed=seed, checkpoint=checkpoint, ended=ended)
+        except DivergedError as error:
+            diverged = error
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
+        if diverged is not None:
+            epochs = diverged.epoch + 1
+            return Evaluation(0.0, len(self._train) * epochs, perf_counter() - start, epochs, diverged=diverged.seen)
         epochs, score = curve[-1]  # where a training ends, its accuracy has been measured
         rungs = tuple(point for point in curve if point[0] in self._rungs or point[0] in needed)
         return Evaluation(score, len(self._train) * epochs, perf_counter() - start, epochs, rungs)

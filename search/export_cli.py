@@ -95,9 +95,10 @@ def measure(run: Path, runtime: str | None, as_json: bool, **parameters: Any) ->
     from bpnas.profiler.campaign_options import CampaignOptions, fail_for, failure_fields
     from bpnas.profiler.time_models import time_models
     from bpnas.search.measure import exported_parts, note_measured, table_setup, unlike
-    from bpnas.search.network_file import NetworkFile
+    from bpnas.search.network_file import NetworkFile, check_weights
 
     network = NetworkFile.load(run)
+    check_weights(network.path)
     values = json.loads(network.path.read_text(encoding="utf-8"))
     table = table_setup(values, network.path)
     if table is not None:

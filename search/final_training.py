@@ -10,6 +10,7 @@ from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import finished_epochs
 from bpnas.search.data import Dataset
 from bpnas.search.distributed import is_main
+from bpnas.search.divergence import stage_in
 from bpnas.search.evaluate import seeded
 from bpnas.search.event_files import event_files
 from bpnas.search.export import write_models
@@ -19,6 +20,10 @@ from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.supernet import Candidates
 from bpnas.search.train import EpochReport, accuracy, train
+
+_RETRY = (
+    "no network is written, what was done before is kept, call the same command again with a smaller --retrain-rate"
+)
 
 
 def train_network(
@@ -39,6 +44,9 @@ def train_network(
 
     Returns:
         The accuracy on test images, 0..1.
+
+    Raises:
+        DivergedError: a loss, a weight or an answer is not finite; no file of the network is written.
     """
     from bpnas.profiler import build_module
 
@@ -57,7 +65,8 @@ def train_network(
 
     model_seed = derived_seed(seed, "retraining")
     model = seeded(model_seed, lambda: build_module(blocks, backbone))
-    with event_files(directory, "retraining", recorded) as curves:
+    stage = stage_in(directory, "the retraining", lines="retraining.jsonl", checkpoint=checkpoint, retry=_RETRY)
+    with stage, event_files(directory, "retraining", recorded) as curves:
         train(
             model,
             dataset,
@@ -68,7 +77,8 @@ def train_network(
             on_epoch=report,
             on_step=progress.within,
         )
-        reached = accuracy(model, dataset, dataset.test.first(preset.test_images), together=True)
+        test = dataset.test.first(preset.test_images)
+        reached = accuracy(model, dataset, test, together=True, epochs=settings.epochs)
         curves({"epoch": settings.epochs - 1, "accuracy": reached})
     model.cpu().eval()
     if is_main():

@@ -18,6 +18,8 @@ def inherited_accuracy(
 ) -> float:
     """Share of the images of `split` that one candidate per site puts into the right class, 0..1.
 
+    An answer that is not finite names no class, and so is wrong.
+
     Batches are normalised by their own statistics, as in the training of the supernet: its running statistics are those
     of mixtures of candidates, which no single network has. The images come as they are, in their order.
 
@@ -37,6 +39,7 @@ def inherited_accuracy(
     correct = torch.zeros((), dtype=torch.float64, device=device)
     count = batch_count(len(split), batch, world_size())
     for images, labels in in_order(split.first(count * batch), batch, device, (rank(), world_size())):
-        correct += (supernet(dataset.normalized(images), gates).argmax(dim=1) == labels).sum()
+        answers = supernet(dataset.normalized(images), gates)
+        correct += ((answers.argmax(dim=1) == labels) & answers.isfinite().all(dim=1)).sum()
     supernet.train(before)
     return float(mean_over_ranks(correct)) * world_size() / min(count * batch, len(split))

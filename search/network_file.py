@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import filelock
 from bpnas.android_bench.files import write_atomically
 from bpnas.profiler.backbone import Backbone, BackboneError
 from bpnas.profiler.block import Block, BlockError
-from bpnas.search.errors import RunError
+from bpnas.search.errors import DivergedError, RunError
 
 if TYPE_CHECKING:
     from bpnas.profiler.modules import Network
@@ -122,10 +122,15 @@ def save_weights(path: Path, network: Network) -> None:
     """Write the weights of `network` for `NetworkFile.weights`.
 
     Raises:
+        DivergedError: a weight is not finite; nothing is written.
         SpaceError: the disk is full.
     """
     from safetensors.torch import save
 
+    from bpnas.search.divergence import first_bad
+
+    if (name := first_bad(network.state_dict().items())) is not None:
+        raise DivergedError(f"before {path}: its weight {name} is not finite")
     write_atomically(path, save({name: value.contiguous() for name, value in network.state_dict().items()}))
 
 
@@ -155,6 +160,8 @@ def _weights(file: NetworkFile, network: Network) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    from bpnas.search.divergence import first_bad
+
     try:
         found = load(file.weights.read_bytes())
     except (OSError, SafetensorError) as error:
@@ -165,7 +172,37 @@ def _weights(file: NetworkFile, network: Network) -> dict[str, Any]:
     there = {name: value.shape for name, value in found.items()}
     if there != {name: value.shape for name, value in network.state_dict().items()}:
         raise RunError(f"{file.weights}: holds the weights of another network than {file.path.name}")
+    if (name := first_bad(found.items())) is not None:
+        raise _not_finite(file.weights, name)
     return found
+
+
+def check_weights(path: Path) -> None:
+    """Refuse a network whose weights are there and not finite; other faults of their file are for `load_network`.
+
+    Args:
+        path: of the network.json.
+
+    Raises:
+        RunError: a weight is not finite.
+    """
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    file, found = path.with_suffix(".safetensors"), {}
+    with suppress(OSError, SafetensorError):
+        found = load(file.read_bytes())
+    for name, value in found.items():
+        if not np.isfinite(value).all():
+            raise _not_finite(file, name)
+
+
+def _not_finite(weights: Path, name: str) -> RunError:
+    return RunError(
+        f"{weights}: its weight {name} is not finite, for the training diverged; train the network again with a "
+        "smaller --retrain-rate and another --out"
+    )
 
 
 def latency_facts(

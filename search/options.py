@@ -24,6 +24,7 @@ PROPOSAL_OVERRIDES = {
     "strategy": "proposals.strategy",
     "proposal_epochs": "proposals.train.epochs",
     "proposal_images": "proposals.train.train_images",
+    "proposal_rate": "proposals.train.learning_rate",
     "proposal_subset": "proposals.subset",
     "halving": "proposals.halving",
     "patience": "proposals.patience",
@@ -36,6 +37,7 @@ CONNECTION_OVERRIDES = {
     "connection_epochs": "connections.train.epochs",
     "connection_images": "connections.train.train_images",
     "connection_batch": "connections.train.batch",
+    "connection_rate": "connections.train.learning_rate",
     "lambda_below": "connections.lambda_below",
     "noise_free_latency": "connections.noise_free_latency",
     "k_best": "connections.k_best",
@@ -97,6 +99,7 @@ def proposal_options(command: F) -> F:
         click.option("--cycles", type=int, help="C of LEvoNAS, trials per limit."),
         click.option("--proposal-epochs", type=int, help="Training of one candidate."),
         click.option("--proposal-images", type=int, help="Training images of stage 1, those held out included."),
+        click.option("--proposal-rate", type=float, help="First learning rate of a candidate."),
         click.option(
             "--proposal-subset", type=int, metavar="N", help="Cheaper: train on N of them; those held out stay."
         ),
@@ -121,6 +124,7 @@ def connection_options(command: F) -> F:
         click.option("--connection-epochs", type=int, help="Epochs of the supernet."),
         click.option("--connection-images", type=int, help="Training images of stage 2."),
         click.option("--connection-batch", type=int, help="Its batch, over all processes of torchrun."),
+        click.option("--connection-rate", type=float, help="First learning rate of its weights."),
         click.option("--lambda-below", type=float, help="Lambda of the latency loss below the target."),
         click.option(
             "--noise-free-latency",

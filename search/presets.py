@@ -217,6 +217,8 @@ def _check(preset: Preset) -> None:
 
 
 def _check_training(name: str, train: TrainSettings) -> None:
+    if not 0 < train.learning_rate < math.inf:
+        raise UsageError(f"the learning rate of {name} must be a number above 0, not {train.learning_rate}")
     if not 0 <= train.warmup_epochs < train.epochs:
         raise UsageError(
             f"the warm-up of {name} must be shorter than its {train.epochs} epochs, and not below 0: "

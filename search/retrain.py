@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bpnas.android_bench.errors import UsageError
 from bpnas.search.distributed import from_main, is_main, process_group
 from bpnas.search.executor import default_threads, set_threads, threads_kept
-from bpnas.search.network_file import LATENCY_FIELDS, NetworkFile, latency_facts
+from bpnas.search.network_file import LATENCY_FIELDS, NetworkFile, check_weights, latency_facts
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.run_directory import RunDirectory
@@ -70,6 +70,7 @@ def retrain(
         RunError: the network is missing or damaged; or `out` belongs to another training, is in use or is damaged.
         TableError, MissingEntryError: the table lacks something.
         DataError: images are missing or damaged.
+        DivergedError: the training came to numbers that are not finite.
     """
     from bpnas.search.data import check_classes, load_data
     from bpnas.search.final_training import train_network
@@ -94,6 +95,7 @@ def retrain(
         directory.agree(config)
         if from_main(directory.has("network.json")):
             watcher.note("the network is there already")
+            check_weights(directory.root / "network.json")
             reached = float(from_main(directory.read_json("network.json")["accuracy"] if is_main() else 0.0))
         else:
             set_threads(default_threads("local", None))

@@ -130,7 +130,8 @@ def run_search(
             as far as that can be known.
         TableError, MissingEntryError: the table is damaged or lacks something.
         DataError: images are missing or damaged.
-        SearchError: a training diverged, or another process of torchrun has ended.
+        DivergedError: a training came to numbers that are not finite. That of a single candidate of stage 1 is a trial.
+        SearchError: another process of torchrun has ended.
         WorkerLostError: an evaluation has lost its worker too often.
         RunError: `out` belongs to another search, is in use or is damaged.
     """

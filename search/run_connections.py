@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,12 @@ from bpnas.search.connect import ConnectionEpoch, candidate_latencies, connect, 
 from bpnas.search.data import Dataset, load_data
 from bpnas.search.derive import Assignment, argmax_blocks, fastest_blocks, k_most_probable_blocks
 from bpnas.search.distributed import from_main, is_main
-from bpnas.search.errors import InfeasibleLimitError, RunError
+from bpnas.search.divergence import stage_in
+from bpnas.search.errors import DivergedError, InfeasibleLimitError, RunError
 from bpnas.search.event_files import event_files
 from bpnas.search.final_training import train_network
 from bpnas.search.judge import inherited_accuracy
-from bpnas.search.network_file import block_texts, latency_facts, parse_blocks
+from bpnas.search.network_file import block_texts, check_weights, latency_facts, parse_blocks
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory, limit_name
@@ -29,6 +31,8 @@ from bpnas.search.supernet import Candidates, site_candidates
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
+
+_RETRY = "the block proposals are kept, call the same command again with a smaller --connection-rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,9 @@ def run_connections(
 
     Returns:
         The network of `target_ms` and those of `further_ms`.
+
+    Raises:
+        DivergedError: the supernet or a network came to numbers that are not finite.
     """
     for ms in (target_ms, *further_ms):
         check_target(table, backbone, proposals, ms)
@@ -110,7 +117,9 @@ def run_connections(
             results.append(_read_network(place))
         else:
             found = from_main(place.read_json("connections.json") if is_main() else {})
-            results.append(_retrain(place, table, backbone, dataset, ms, preset, seed, progress, found))
+            # Networks of one run are trained alike: once one of them is, the recipe is settled.
+            with _one_recipe(directory):
+                results.append(_retrain(place, table, backbone, dataset, ms, preset, seed, progress, found))
     return tuple(results)
 
 
@@ -156,7 +165,8 @@ def _search(
     fixed = table.fixed(backbone.input_size, backbone.classes)
     model_seed = derived_seed(seed, "supernet")
     supernet = new_supernet(backbone, proposals, settings, model_seed)
-    with event_files(directory, "connections", recorded) as curves:
+    stage = stage_in(directory, "the connection search", lines="connections.jsonl", checkpoint=checkpoint, retry=_RETRY)
+    with stage, event_files(directory, "connections", recorded) as curves:
         learned = connect(
             supernet,
             dataset,
@@ -219,8 +229,23 @@ def _retrain(
     return NetworkResult(backbone, blocks, predicted_ms, target_ms, reached, found["argmax"]["latency_ms"])
 
 
+@contextmanager
+def _one_recipe(directory: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except DivergedError as error:
+        if not from_main(directory.has_trained()):
+            raise
+        raise error.of(
+            error.stage,
+            "the networks that are finished are kept, and all of a run are trained alike: start another run with a "
+            "smaller --retrain-rate and another --out",
+        ) from None
+
+
 def _read_network(directory: RunDirectory) -> NetworkResult:
     values = directory.read_json("network.json")
+    check_weights(directory.root / "network.json")
     try:
         return NetworkResult(
             Backbone.from_dict(values["backbone"]),

@@ -10,6 +10,7 @@ tensorboard/       the same two as curves
 checkpoints/       training states
 timings.jsonl      how many images were trained in how many seconds
 losses.jsonl       one line per worker that was lost in the middle of an evaluation
+*.diverged.jsonl   the epochs of a stage before it diverged; nothing is gone on from there
 networks/LIMITms/  the same for each further limit, as far as it goes
 network.json, network.safetensors, network.onnx, network.tflite    the result, its weights, and exported
 epochs.jsonl, result.json    of a transfer task: one line per epoch, and what came out
@@ -40,14 +41,9 @@ _RESULTS = (
     "result.json",
     *_LATER_RESULTS,
 )
-_LATER_FIELDS = (
-    "target_ms",
-    "connections_data",
-    "connections_input_size",
-    "preset.connections",
-    "preset.retraining",
-    "preset.test_images",
-)
+_LAST_RESULTS = ("retraining.jsonl", "network.json")
+_LAST_FIELDS = ("preset.retraining", "preset.test_images")
+_LATER_FIELDS = ("target_ms", "connections_data", "connections_input_size", "preset.connections", *_LAST_FIELDS)
 
 
 class RunDirectory:
@@ -91,8 +87,8 @@ class RunDirectory:
     def agree(self, config: Mapping[str, Any]) -> None:
         """Store `config`, or check that it is the one stored.
 
-        What was not used yet may change: everything until a first trial or epoch is there, and what concerns the
-        second stage until that one has begun.
+        What was not used yet may change: everything until a first trial or epoch is there, what concerns the second
+        stage until that one has begun, and the recipe of the last training until that of any network has.
 
         Raises:
             RunError: the stored one differs; the message names the first field that does.
@@ -101,7 +97,7 @@ class RunDirectory:
             return
         now = json.loads(json.dumps(config))
         if self._has_begun():
-            free = () if any(map(self.has, _LATER_RESULTS)) else _LATER_FIELDS
+            free = () if self.has_trained() else _LAST_FIELDS if any(map(self.has, _LATER_RESULTS)) else _LATER_FIELDS
             for name, (before, after) in _differences(self.read_json("config.json"), now).items():
                 if name.startswith(free):
                     continue
@@ -117,6 +113,19 @@ class RunDirectory:
 
     def _has_begun(self) -> bool:
         return self.has("config.json") and any(map(self.has, _RESULTS))
+
+    def has_trained(self) -> bool:
+        """Whether the last training of a network, here or below, has an epoch behind it."""
+        return any(self.has(name) or any(self.root.glob(f"networks/*/{name}")) for name in _LAST_RESULTS)
+
+    def put_aside(self, lines: str, checkpoint: Path) -> None:
+        """Have a stage begin again: its .jsonl file becomes `NAME.diverged.jsonl`, its checkpoint is removed."""
+        if not self._writes:
+            return
+        path = self.root / lines
+        if path.exists():
+            path.replace(path.with_suffix(".diverged.jsonl"))
+        checkpoint.unlink(missing_ok=True)
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a file whole or not at all."""

@@ -21,6 +21,7 @@ from bpnas.search.presets import Preset, ProposalSettings
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.space import BlockSpace
+from bpnas.search.survivors import Survivors, check_survivor
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ def run_proposals(
     evaluated again. With the asynchronous one they make up the population, and chance depends on their number as well.
 
     With `checkpoints`, which the workers must see, a training that is cut off goes on in its middle.
+
+    A candidate whose training diverges is a trial of score 0, is marked as diverged and is never proposed.
+
+    Raises:
+        DivergedError: all candidates under a limit have diverged, or all of the first `HOPELESS`.
     """
     settings = preset.proposals
     recorded = _recorded(directory, limits_ms, asynchronous)
@@ -70,12 +76,13 @@ def run_proposals(
 
     def keep(block: Block, evaluation: Evaluation) -> None:
         # Nothing that depends on the clock stands beside what a search is made of.
-        values = {name: value for name, value in asdict(evaluation).items() if name != "seconds"}
+        left_out = {"seconds"} | ({"diverged"} if evaluation.diverged is None else set())
+        values = {name: value for name, value in asdict(evaluation).items() if name not in left_out}
         directory.append("evaluations.jsonl", {"block": str(block), **values})
         work = {"images": evaluation.images, "seconds": evaluation.seconds, "workers": executor.workers}
         directory.append("timings.jsonl", {"stage": "proposals", "block": str(block), **work})
 
-    proposals = []
+    proposals, survivors = [], Survivors()
     for number, (limit, history) in enumerate(zip(limits_ms, recorded, strict=True)):
         restored = history if asynchronous else []
         evolution = Evolution(
@@ -91,8 +98,14 @@ def run_proposals(
         terms = _Terms(settings, directory.checkpoints if checkpoints else None)
         evolution.restore(restored)
         done = list(restored)
+
+        def diverged(trial: Trial[int]) -> str | None:
+            evaluation = known.get(space.block(trial.genotype))
+            return None if evaluation is None else evaluation.diverged
+
         for trial in restored:
             terms.learn(known.get(space.block(trial.genotype)))
+            survivors.tell(diverged(trial))
         for trial in drive(
             evolution,
             executor,
@@ -108,11 +121,17 @@ def run_proposals(
                 _check_replayed(directory, history[len(done)], trial)
             else:
                 block = space.block(trial.genotype)
-                directory.append("trials.jsonl", _line(number, limit, trial, block))
-                progress.step(f"limit {limit:g} ms: {block}, {trial.latency_ms:.4g} ms, accuracy {trial.score:.3f}")
+                reason = diverged(trial)
+                mark = {} if reason is None else {"diverged": True}
+                directory.append("trials.jsonl", {**_line(number, limit, trial, block), **mark})
+                outcome = f"accuracy {trial.score:.3f}" if reason is None else f"diverged {reason}"
+                progress.step(f"limit {limit:g} ms: {block}, {trial.latency_ms:.4g} ms, {outcome}")
             done.append(trial)
+            survivors.tell(diverged(trial))
+        check_survivor(map(diverged, done), limit)
         # Few validation images make many equals: of these the faster one is worth more.
-        best = max(done, key=lambda trial: (trial.score, -trial.latency_ms))
+        trained = [trial for trial in done if diverged(trial) is None]
+        best = max(trained, key=lambda trial: (trial.score, -trial.latency_ms))
         proposals.append(Proposal(space.block(best.genotype), limit, best.latency_ms, best.score))
     meta = space.table.meta
     directory.write_json(

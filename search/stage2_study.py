@@ -105,7 +105,7 @@ def run_stage2_study(
         TableError, MissingEntryError: the table is damaged or lacks something.
         DataError: images are missing or damaged.
         RunError: `out` belongs to another study or to a search, is in use or is damaged.
-        SearchError: a supernet diverged.
+        DivergedError: a supernet or a network came to numbers that are not finite.
     """
     watcher: Progress = Silent() if progress is None else progress
     if not seeds or len(set(seeds)) < len(seeds):

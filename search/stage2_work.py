@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +17,7 @@ from bpnas.search.chance import derived_seed
 from bpnas.search.connect import candidate_latencies, connect, new_supernet
 from bpnas.search.data import Dataset
 from bpnas.search.derive import Assignment, argmax_blocks, k_most_probable_blocks
-from bpnas.search.errors import RunError
+from bpnas.search.errors import DivergedError, RunError
 from bpnas.search.evaluate import seeded
 from bpnas.search.judge import inherited_accuracy
 from bpnas.search.network_file import block_texts, parse_blocks
@@ -82,27 +83,33 @@ class Stage2Work:
         """Train a supernet and derive its network.
 
         Raises:
-            DataError, InfeasibleLimitError, SearchError: as of `connect` and `most_probable_blocks`.
+            DataError, DivergedError, InfeasibleLimitError: as of `connect` and `most_probable_blocks`.
         """
         texts = [str(block) for block in arm.proposals]
         key = (tuple(texts), arm.lambda_below, seed)
         if key not in self._searches:
             checkpoint = self._checkpoint("supernet", *key)
             line = {"proposals": texts, "lambda_below": arm.lambda_below, "seed": seed}
-            line |= self._search(arm, seed, checkpoint)
+            with _told(f"the supernet of {arm.name} with seed {seed}", "--connection-rate", checkpoint):
+                line |= self._search(arm, seed, checkpoint)
             self._directory.append(SEARCHES, line)
             checkpoint.unlink(missing_ok=True)
             self._searches[key] = self._searched(line)
         return self._searches[key]
 
     def score(self, network: Network, seed: int) -> float:
-        """The accuracy on test images, 0..1, after training from scratch by the recipe `retraining`."""
+        """The accuracy on test images, 0..1, after training from scratch by the recipe `retraining`.
+
+        Raises:
+            DivergedError: as of `train` and `accuracy`.
+        """
         backbone = None if network.backbone is None else network.backbone.to_dict()
         texts = block_texts(network.blocks)
         key = (tuple(texts), _frozen(backbone), seed)
         if key not in self._scores:
             start, checkpoint = perf_counter(), self._checkpoint("training", *key)
-            score = self._train(network, seed, checkpoint)
+            with _told(f"the training of the network {' '.join(texts)}", "--retrain-rate", checkpoint):
+                score = self._train(network, seed, checkpoint)
             line = {"blocks": texts, "backbone": backbone, "seed": seed, "score": score}
             self._directory.append(EVALUATIONS, {**line, "seconds": perf_counter() - start})
             checkpoint.unlink(missing_ok=True)
@@ -160,7 +167,7 @@ class Stage2Work:
         model = seeded(seed, lambda: build_module(network.blocks, backbone))
         split = dataset.train.first(settings.train_images)
         train(model, dataset, split, settings, seed=seed, checkpoint=checkpoint)
-        return accuracy(model, dataset, dataset.test.first(self._preset.test_images))
+        return accuracy(model, dataset, dataset.test.first(self._preset.test_images), epochs=settings.epochs)
 
     def _checkpoint(self, *key: object) -> Path:
         return self._directory.checkpoints / f"{derived_seed(0, *key):016x}.pt"
@@ -172,6 +179,20 @@ class Stage2Work:
     def _network(self, texts: Sequence[str]) -> Network:
         blocks = parse_blocks(texts)
         return Network(blocks, self._terms.latency_ms(blocks))
+
+
+@contextmanager
+def _told(stage: str, option: str, checkpoint: Path) -> Iterator[None]:
+    """Around a training: one that diverges says so by its name, and leaves no state."""
+    try:
+        yield
+    except DivergedError as error:
+        checkpoint.unlink(missing_ok=True)
+        raise error.of(
+            stage,
+            "what was trained is kept, but all trainings of a study are alike: start another study with a smaller "
+            f"{option} and another --out",
+        ) from None
 
 
 def _frozen(backbone: Any) -> Any:

@@ -107,6 +107,8 @@ def run_study(
         TableError, MissingEntryError: the table is damaged or lacks something.
         DataError: images are missing or damaged.
         RunError: `out` belongs to another study or to a search, is in use or is damaged.
+        DivergedError: the training of a winner diverged, or that of all candidates of a search; else a candidate that
+            diverges is a trial of score 0.
         StuckError: the paper's strategy found no feasible block at all; one that finds no child ends early instead.
     """
     watcher: Progress = Silent() if progress is None else progress

@@ -42,12 +42,14 @@ class TrainingMemory:
     def __init__(self, directory: RunDirectory, executor: Executor) -> None:
         self._directory, self._executor = directory, executor
         self._scores: dict[Training, float] = {}
+        self._diverged: dict[Training, str | None] = {}
         self._under_way: dict[int, Training] = {}
         self._submitted = 0
         for row, line in enumerate(directory.lines(EVALUATIONS), start=1):
             try:
                 training = Training(Block.parse(line["block"]), int(line["seed"]), bool(line["on_test"]))
                 self._scores[training] = float(line["score"])
+                self._diverged[training] = line.get("diverged")
             except (KeyError, TypeError, ValueError, BlockError) as error:
                 raise RunError(f"{directory.root / EVALUATIONS}: line {row} is no evaluation ({error})") from error
 
@@ -60,6 +62,10 @@ class TrainingMemory:
     def score(self, training: Training) -> float:
         """Its score. Raises KeyError if it was not done."""
         return self._scores[training]
+
+    def diverged(self, training: Training) -> str | None:
+        """How it diverged, which has a score of 0; None if it did not. Raises KeyError if it was not done."""
+        return self._diverged[training]
 
     def fetch(self, wanted: Iterable[Training]) -> None:
         """Have the first of `wanted` trained, as many as there are workers, and wait until one more is done."""
@@ -80,5 +86,7 @@ class TrainingMemory:
             "images": evaluation.images,
             "seconds": evaluation.seconds,
         }
+        if evaluation.diverged is not None:
+            line["diverged"] = evaluation.diverged
         self._directory.append(EVALUATIONS, line)
-        self._scores[training] = evaluation.score
+        self._scores[training], self._diverged[training] = evaluation.score, evaluation.diverged

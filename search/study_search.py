@@ -12,6 +12,7 @@ from bpnas.search.progress import Progress
 from bpnas.search.space import BlockSpace
 from bpnas.search.study_arms import Arm, Proposer
 from bpnas.search.study_memory import Training, TrainingMemory
+from bpnas.search.survivors import Survivors, check_survivor
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class StudyTrial:
         block: that the genotype stands for.
         best_so_far: the best score up to here.
         repeat: the search has had the block before; it was not trained again.
+        diverged: how its training diverged, which has a score of 0; None if it did not.
     """
 
     index: int
@@ -33,6 +35,7 @@ class StudyTrial:
     parent: int | None
     best_so_far: float
     repeat: bool
+    diverged: str | None = None
 
 
 class StudySearch:
@@ -58,6 +61,7 @@ class StudySearch:
         self._space, self._proposer = space, proposer
         self._seen: set[Block] = set()
         self._waiting: Candidate[int] | None = None
+        self._survivors = Survivors()
 
     @property
     def wanted(self) -> Training | None:
@@ -69,31 +73,52 @@ class StudySearch:
                 self.stuck = True
         return None if self._waiting is None else Training(self._space.block(self._waiting.genotype), self.seed)
 
-    def tell(self, score: float) -> StudyTrial:
-        """What is wanted has this score."""
+    def tell(self, score: float, diverged: str | None = None) -> StudyTrial:
+        """What is wanted has this score.
+
+        Raises:
+            DivergedError: all candidates so far have diverged, and they are enough to say so.
+        """
         assert self._waiting is not None
         trial = self._proposer.tell(self._waiting.index, score)
         self._waiting = None
         block = self._space.block(trial.genotype)
         best = max(score, self.trials[-1].best_so_far) if self.trials else score
         done = StudyTrial(
-            trial.index, trial.genotype, block, trial.latency_ms, score, trial.parent, best, block in self._seen
+            trial.index,
+            trial.genotype,
+            block,
+            trial.latency_ms,
+            score,
+            trial.parent,
+            best,
+            block in self._seen,
+            diverged,
         )
         self._seen.add(block)
         self.trials.append(done)
+        self._survivors.tell(diverged)
         return done
 
     def advance(self, memory: TrainingMemory) -> list[StudyTrial]:
         """Go on as far as scores are known, and return the new trials."""
         trials = []
         while (training := self.wanted) is not None and training in memory:
-            trials.append(self.tell(memory.score(training)))
+            trials.append(self.tell(memory.score(training), memory.diverged(training)))
         return trials
 
     @property
     def winner(self) -> StudyTrial:
-        """The trial of the highest score; few validation images make many equals, and of these it is the fastest."""
-        return max(self.trials, key=lambda trial: (trial.score, -trial.latency_ms))
+        """The trial of the highest score; few validation images make many equals, and of these it is the fastest.
+
+        Raises:
+            DivergedError: each trial has diverged.
+        """
+        check_survivor((trial.diverged for trial in self.trials), self.limit_ms)
+        return max(
+            (trial for trial in self.trials if trial.diverged is None),
+            key=lambda trial: (trial.score, -trial.latency_ms),
+        )
 
     @property
     def curve(self) -> list[float]:
@@ -127,5 +152,6 @@ def run_searches(searches: Sequence[StudySearch], memory: TrainingMemory, progre
             for trial in search.advance(memory):
                 progress.step(
                     f"seed {search.seed}, limit {search.limit_ms:g} ms, {search.arm.name}: {trial.block}, "
-                    f"{trial.latency_ms:.4g} ms, accuracy {trial.score:.3f}"
+                    f"{trial.latency_ms:.4g} ms, "
+                    + (f"accuracy {trial.score:.3f}" if trial.diverged is None else f"diverged {trial.diverged}")
                 )

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
-from bpnas.search.errors import DataError
+from bpnas.search.errors import DataError, DivergedError
 from bpnas.search.executor import set_threads
 from bpnas.search.presets import Preset, ProposalSettings
 
 if TYPE_CHECKING:
     from bpnas.search.data import Dataset
     from bpnas.search.evaluate import Evaluation
+
+_RETRY = (
+    "what was trained is kept, but all trainings of a study are alike: start another study with a smaller "
+    "--proposal-rate and another --out"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +66,19 @@ class StudyTrainer:
         self._terms = {False: (dataset, settings), True: _with_test_images(dataset, settings, test_images)}
 
     def __call__(self, block: Block, *, seed: int, on_test: bool = False) -> Evaluation:
-        """Train the network that has `block` at every site, and judge it."""
+        """Train the network that has `block` at every site, and judge it.
+
+        Raises:
+            DivergedError: the training of a winner came to numbers that are not finite; for a candidate that is an
+                answer, as it is in a search.
+        """
         from bpnas.search.evaluate import CandidateEvaluator
 
         dataset, settings = self._terms[on_test]
-        return CandidateEvaluator(self._backbone, dataset, settings, seed)(block)
+        evaluation = CandidateEvaluator(self._backbone, dataset, settings, seed)(block)
+        if on_test and evaluation.diverged is not None:
+            raise DivergedError(evaluation.diverged, f"the training of the winner {block} on test images", _RETRY)
+        return evaluation
 
 
 def _with_test_images(

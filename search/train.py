@@ -21,8 +21,9 @@ from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.data import Dataset
 from bpnas.search.distributed import from_main, is_main, mean_over_ranks, rank, sync_batch_norms, world_size
+from bpnas.search.divergence import FiniteWatch
 from bpnas.search.ema import averaged_copy, exchange
-from bpnas.search.errors import DataError, RunError
+from bpnas.search.errors import DataError, DivergedError, RunError
 from bpnas.search.presets import TrainSettings
 
 EVALUATION_BATCH = 256
@@ -125,6 +126,8 @@ def train(
 
     Raises:
         DataError: there are fewer than two images, or images in a batch than processes.
+        DivergedError: a loss or a weight is not finite; said at the latest at the end of the epoch, before `on_epoch`
+            and `ended` are called and before anything is written.
         RunError: the checkpoint is damaged, or not every process sees it.
         SpaceError: no space for the checkpoint; the previous one is kept.
     """
@@ -151,8 +154,12 @@ def train(
 
     def after_step() -> None:
         nonlocal shown
+        saves = checkpoint is not None and monotonic() - saved >= interval
+        shows = monotonic() - shown >= PROGRESS_SECONDS
+        if not (is_main() and (saves or shows) and training.passes()):
+            return
         save()
-        if is_main() and monotonic() - shown >= PROGRESS_SECONDS:
+        if shows:
             shown = monotonic()
             on_step(*training.so_far())
 
@@ -193,13 +200,15 @@ class _Training:
         )
         self._optimizer = make_sgd(list(model.parameters()), settings)
         self._loss = torch.zeros((), device=self._device)
+        self._watch = FiniteWatch(self._device, model, *([] if self._average is None else [self._average]))
+        self._steps = batch_count(len(split), settings.batch, world_size())
         self.epoch, self.step = 0, 0
         self.curve: Curve = []
 
     def run_epoch(self, after_step: Callable[[], None]) -> EpochReport:
         """Train to the end of the epoch."""
-        start, first, settings = perf_counter(), self.step, self._settings
-        steps = batch_count(len(self._split), settings.batch, world_size())
+        start, first, settings, steps = perf_counter(), self.step, self._settings, self._steps
+        self._watch.begin(first)
         generator = torch.Generator().manual_seed(derived_seed(self._seed, "epoch", self.epoch))
         share = (rank(), world_size())
         self._model.train()
@@ -207,18 +216,29 @@ class _Training:
             self._dataset, self._split, settings.batch, generator, self._device, first, share
         ):
             for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate(settings, (self.epoch * steps + self.step) / (settings.epochs * steps))
+                group["lr"] = self._rate(self.step)
             # A sum on the device: reading it here would wait for the step.
             self._loss += self._take_step(images, labels)
+            self._watch.see(self._loss)
             self.step += 1
             if self.step < steps:
                 after_step()
+        self._watch.check(self.epoch, self.step, self._rate)
         count = self._images(steps)
         mean = float(self._loss) / max(count, 1)
         done = count - self._images(first)
         self._loss.zero_()
         self.epoch, self.step = self.epoch + 1, 0
         return EpochReport(self.epoch - 1, mean, done, perf_counter() - start)
+
+    def passes(self) -> bool:
+        """Whether the state in the middle of an epoch is worth to be kept; see `FiniteWatch.passes`."""
+        return self._watch.passes(self.epoch, self.step, self._rate)
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of this epoch."""
+        done, epochs = self.epoch * self._steps + step, self._settings.epochs
+        return learning_rate(self._settings, done / (epochs * self._steps))
 
     def so_far(self) -> tuple[float, str]:
         """Which share of the epoch is done, and how it goes."""
@@ -299,18 +319,26 @@ def _precision(settings: TrainSettings, device: torch.device) -> torch.autocast:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, dataset: Dataset, split: AnySplit, *, together: bool = False) -> float:
+def accuracy(model: nn.Module, dataset: Dataset, split: AnySplit, *, together: bool = False, epochs: int = 1) -> float:
     """Share of the images of `split` that `model` puts into the right class, 0..1, in float32.
 
     Args:
         together: all processes of torchrun call this, and share the work.
+        epochs: that the model was trained for; an error names the last of them.
+
+    Raises:
+        DivergedError: an answer of the model is not finite, and so names no class.
     """
     model.eval()
     device = next(model.parameters()).device
     share = (rank(), world_size()) if together else (0, 1)
     correct = torch.zeros((), dtype=torch.float64, device=device)
     for images, labels in in_order(split, EVALUATION_BATCH * share[1], device, share):
-        correct += (model(dataset.normalized(images)).argmax(dim=1) == labels).sum()
+        answers = model(dataset.normalized(images))
+        # One answer that is not finite makes the whole sum so, of all processes.
+        correct += torch.where(answers.isfinite().all(), (answers.argmax(dim=1) == labels).sum(), math.nan)
     if together:
         correct = mean_over_ranks(correct) * world_size()
+    if not math.isfinite(float(correct)):
+        raise DivergedError(f"in epoch {epochs}: the network's answers are not finite", epoch=epochs - 1)
     return round(float(correct)) / len(split)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.search.divergence import first_bad
 from bpnas.search.errors import RunError, SearchError
 from bpnas.search.features import FeatureMaps
 from bpnas.search.network_file import NetworkFile, load_network
@@ -157,3 +158,5 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _check(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> None:
     if {key: value.shape for key, value in found.items()} != {key: value.shape for key, value in wanted.items()}:
         raise RunError(f"{path}: holds the weights of another network than {name}")
+    if (bad := first_bad(found.items())) is not None:
+        raise RunError(f"{path}: its weight {bad} is not finite; take other weights, or start --from-scratch")

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 Files = tuple[Path, Path]
 
+_RETRY = "nothing is written, call the same command again with a smaller --learning-rate"
+
 
 def run_detection(
     train: Files,
@@ -69,7 +71,8 @@ def run_detection(
         UsageError: the arguments do not fit together.
         DataError: annotations or images are missing or damaged.
         RunError: the network, its weights or the run directory are damaged, or of another run.
-        SearchError: torchvision or pycocotools is missing, or the training diverged.
+        SearchError: torchvision or pycocotools is missing.
+        DivergedError: the training came to numbers that are not finite.
         SpaceError: no space on the disk.
     """
     check_libraries()
@@ -150,6 +153,7 @@ def _train(
     progress: Progress,
 ) -> None:
     from bpnas.search.checkpoint import finished_epochs
+    from bpnas.search.divergence import stage_in
     from bpnas.search.transfer.detection_train import train_detector
 
     checkpoint = directory.checkpoints / "detection.pt"
@@ -161,14 +165,15 @@ def _train(
             directory.append("epochs.jsonl", {"epoch": epoch.epoch, "loss": epoch.loss, **epoch.losses})
         progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}")
 
-    train_detector(
-        detector,
-        images,
-        settings,
-        seed=derived_seed(seed, "training"),
-        checkpoint=checkpoint,
-        on_epoch=report,
-    )
+    with stage_in(directory, "the training of the detector", lines="epochs.jsonl", checkpoint=checkpoint, retry=_RETRY):
+        train_detector(
+            detector,
+            images,
+            settings,
+            seed=derived_seed(seed, "training"),
+            checkpoint=checkpoint,
+            on_epoch=report,
+        )
 
 
 def _judge(directory: RunDirectory, detector: nn.Module, found: CocoSet, batch: int) -> dict[str, float | None]:

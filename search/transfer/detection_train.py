@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bpnas.search.batches import pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
-from bpnas.search.errors import SearchError
+from bpnas.search.divergence import FiniteWatch, diverged_at
 from bpnas.search.evaluate import seeded
 from bpnas.search.transfer.coco import CocoImage
 from bpnas.search.transfer.detection_images import epoch_order, example, read_image
@@ -64,7 +64,7 @@ def train_detector(
 
     Raises:
         DataError: an image is damaged.
-        SearchError: the training diverged.
+        DivergedError: a loss is not finite, said before the step is taken, or a weight, said before anything is kept.
         RunError: the checkpoint is damaged.
         SpaceError: no space for the checkpoint; the previous one is kept.
     """
@@ -85,7 +85,7 @@ def train_detector(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         done, first, sums = state["epoch"] + 1, state["step"], state["sums"]
-    saved = monotonic()
+    saved, watch = monotonic(), FiniteWatch(device, model)
 
     def save(epoch: int, step: int) -> None:
         nonlocal saved
@@ -98,6 +98,14 @@ def train_detector(
         generator = torch.Generator().manual_seed(derived_seed(seed, "epoch", epoch))
         order = epoch_order(images, settings.batch, generator)
         mirrored = (torch.rand(len(images), generator=generator) < 0.5).tolist()
+
+        def rate(step: int, before: int = epoch * len(order), steps: int = len(order)) -> float:
+            return settings.rate(before + step, steps)
+
+        def check(steps: int, epoch: int = epoch) -> None:
+            watch.begin(steps)  # each loss is looked at by itself, for it is read anyway
+            watch.check(epoch, steps, rate)
+
         batches = [[images[number] for number in numbers] for numbers in order[first:]]
         for step, pixels in enumerate(loaded_batches(batches, read_image), start=first):
             examples = [
@@ -110,21 +118,20 @@ def train_detector(
                 return losses
 
             for group in optimizer.param_groups:
-                group["lr"] = settings.rate(epoch * len(order) + step, len(order))
+                group["lr"] = rate(step)
             optimizer.zero_grad(set_to_none=True)
             losses = seeded(derived_seed(seed, "step", epoch, step), forward)
             total = torch.stack(list(losses.values())).sum()
             values = {name: float(loss.detach()) for name, loss in losses.items()}
-            if not all(map(math.isfinite, values.values())):
-                raise SearchError(
-                    f"the training diverged in step {step + 1} of epoch {epoch + 1}: start anew with a lower "
-                    "--learning-rate and another --out"
-                )
+            if (bad := next((name for name, value in values.items() if not math.isfinite(value)), None)) is not None:
+                raise diverged_at(epoch, f"step {step + 1}", f"the loss {bad} is not finite", rate(step))
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
             if step + 1 < len(order) and monotonic() - saved >= CHECKPOINT_SECONDS:
+                check(step + 1)
                 save(epoch, step + 1)
+        check(len(order))
         on_epoch(DetectionEpoch(epoch, {name: value / len(order) for name, value in sums.items()}))
         first, sums = 0, {}
         # After the report: a kill in between repeats the epoch, and with it the report, to the same end.

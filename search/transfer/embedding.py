@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bpnas.search.errors import DivergedError
 from bpnas.search.transfer.backbones import Features
 from bpnas.search.transfer.images import decoded_batches
 
@@ -53,6 +54,7 @@ def embed(model: Embedder, paths: Sequence[Path], height: int, width: int) -> Te
 
     Raises:
         DataError: an image cannot be read.
+        DivergedError: an embedding is not finite.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -62,4 +64,6 @@ def embed(model: Embedder, paths: Sequence[Path], height: int, width: int) -> Te
     found = torch.empty(len(paths), model.size)
     for batch, images in zip(batches, decoded_batches(paths, batches, height, width), strict=True):
         found[batch.start : batch.stop] = F.normalize(model(model.normalized(images.to(device)))[1]).cpu()
+    if not found.isfinite().all():
+        raise DivergedError("by its end: the embedding of an image is not finite")
     return found

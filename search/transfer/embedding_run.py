@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bpnas.search.train import EpochReport
     from bpnas.search.transfer.embedding import Embedder
 
+_RETRY = "nothing is written, call the same command again with a smaller --learning-rate"
+
 
 @dataclass(frozen=True, slots=True)
 class BackboneChoice:
@@ -105,6 +107,7 @@ def _run(
     from bpnas.search.batches import pick_device
     from bpnas.search.chance import derived_seed
     from bpnas.search.checkpoint import finished_epochs
+    from bpnas.search.divergence import stage_in
     from bpnas.search.evaluate import seeded
     from bpnas.search.transfer.backbones import load_features
     from bpnas.search.transfer.embedding import Embedder
@@ -130,16 +133,17 @@ def _run(
             directory.append("epochs.jsonl", line)
         progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}")
 
-    train_embedder(
-        *(model, objective, task.paths, task.labels, settings),
-        seed=seed,
-        of=config,
-        checkpoint=checkpoint,
-        on_epoch=report,
-        on_step=progress.within,
-    )
-    progress.note(f"{task.name}: embedding the test images")
-    judged = task.judge(model.to(pick_device()))
+    with stage_in(directory, f"the training of {task.name}", lines="epochs.jsonl", checkpoint=checkpoint, retry=_RETRY):
+        train_embedder(
+            *(model, objective, task.paths, task.labels, settings),
+            seed=seed,
+            of=config,
+            checkpoint=checkpoint,
+            on_epoch=report,
+            on_step=progress.within,
+        )
+        progress.note(f"{task.name}: embedding the test images")
+        judged = task.judge(model.to(pick_device()))
     weights = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
     write_atomically(directory.root / "embedder.safetensors", save(weights))
     result = {

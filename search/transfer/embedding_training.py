@@ -6,7 +6,6 @@ have millions of images; and embeddings want losses with weights of their own, P
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -19,7 +18,7 @@ from bpnas.search.allocator import keep_freed_memory
 from bpnas.search.batches import pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
-from bpnas.search.errors import SearchError
+from bpnas.search.divergence import FiniteWatch
 from bpnas.search.train import CHECKPOINT_SECONDS, PROGRESS_SECONDS, EpochReport
 from bpnas.search.transfer.augment import augmented
 from bpnas.search.transfer.embedding import Embedder
@@ -60,7 +59,8 @@ def train_embedder(
     Raises:
         DataError: an image cannot be read.
         RunError: the checkpoint is damaged.
-        SearchError: the loss is no number any more.
+        DivergedError: a loss or a weight is not finite; said at the latest at the end of the epoch, before anything is
+            written.
         SpaceError: no space for the checkpoint; the previous one is kept.
     """
     training = _Training(model, objective, paths, labels, settings, seed)
@@ -71,20 +71,18 @@ def train_embedder(
 
     def after_step() -> None:
         nonlocal saved, shown
-        if monotonic() - saved >= checkpoint_seconds:
+        saves, shows = monotonic() - saved >= checkpoint_seconds, monotonic() - shown >= PROGRESS_SECONDS
+        if saves or shows:
+            training.check()
+        if saves:
             save_checkpoint(checkpoint, {"of": dict(of), **training.state()})
             saved = monotonic()
-        if monotonic() - shown >= PROGRESS_SECONDS:
+        if shows:
             shown = monotonic()
             on_step(*training.so_far())
 
     while training.epoch < settings.epochs:
         report = training.run_epoch(after_step)
-        if not math.isfinite(report.loss):
-            raise SearchError(
-                f"the loss is {report.loss} in epoch {report.epoch + 1}: the training fails; start another with a "
-                "lower --learning-rate and another --out"
-            )
         on_epoch(report)
         save_checkpoint(checkpoint, {"of": dict(of), **training.state()})
         saved = monotonic()
@@ -110,6 +108,7 @@ class _Training:
         self._optimizer = _optimizer([p for p in self._trained.parameters() if p.requires_grad], settings)
         self._paths, self._labels, self._settings, self._seed = paths, labels, settings, seed
         self._loss = torch.zeros((), device=self._device)
+        self._watch, self._steps = FiniteWatch(self._device, self._trained), 0
         self._images = self._of = 0
         self.epoch = self.step = 0
 
@@ -117,16 +116,15 @@ class _Training:
         """Train to the end of the epoch."""
         start, before, settings = perf_counter(), self._images, self._settings
         batches = self._batches()
-        self._of = sum(map(len, batches))
+        self._of, self._steps = sum(map(len, batches)), len(batches)
+        self._watch.begin(self.step)
         self._model.train()
         left = batches[self.step :]
         for batch, raw in zip(left, decoded_batches(self._paths, left, settings.height, settings.width), strict=True):
             generator = torch.Generator().manual_seed(derived_seed(self._seed, "step", self.epoch, self.step))
-            self.step += 1
-            # Of the step's end: a warm-up would else begin with a step of rate 0.
-            share = (self.epoch + self.step / len(batches)) / settings.epochs
             for group in self._optimizer.param_groups:
-                group["lr"] = settings.rate(share)
+                group["lr"] = self._rate(self.step)
+            self.step += 1
             images = augmented(self._model.normalized(raw.to(self._device)), settings, generator)
             wanted = torch.tensor([self._labels[index] for index in batch], device=self._device)
             self._optimizer.zero_grad(set_to_none=True)
@@ -135,14 +133,24 @@ class _Training:
             self._optimizer.step()
             # A sum on the device: reading it here would wait for the step.
             self._loss += loss.detach() * len(batch)
+            self._watch.see(self._loss)
             self._images += len(batch)
             if self.step < len(batches):
                 after_step()
+        self.check()
         report = EpochReport(self.epoch, float(self._loss) / self._of, self._images - before, perf_counter() - start)
         self._loss.zero_()
         self._images = self.step = 0
         self.epoch += 1
         return report
+
+    def check(self) -> None:
+        """See `FiniteWatch.check`."""
+        self._watch.check(self.epoch, self.step, self._rate)
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of this epoch: that of its end, or a warm-up would begin with a rate of 0."""
+        return self._settings.rate((self.epoch + (step + 1) / self._steps) / self._settings.epochs)
 
     def so_far(self) -> tuple[float, str]:
         """Which share of the epoch is done, and how it goes."""
