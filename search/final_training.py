@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from bpnas.profiler.backbone import Backbone
@@ -13,12 +14,26 @@ from bpnas.search.distributed import is_main
 from bpnas.search.evaluate import seeded
 from bpnas.search.event_files import event_files
 from bpnas.search.export import write_models
-from bpnas.search.network_file import block_texts, save_weights
+from bpnas.search.judged_images import JudgedImages
+from bpnas.search.network_file import block_texts, file_digests, limit_facts, save_weights
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.supernet import Candidates
 from bpnas.search.train import EpochReport, accuracy, train
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What the training of a network gave.
+
+    Attributes:
+        accuracy: 0..1.
+        accuracy_on: the images that it is of; None where an earlier bpnas did not note them.
+    """
+
+    accuracy: float
+    accuracy_on: JudgedImages | None
 
 
 def train_network(
@@ -30,15 +45,12 @@ def train_network(
     seed: int,
     progress: Progress,
     facts: Mapping[str, Any],
-) -> float:
+) -> Trained:
     """Train by `preset.retraining`, or go on with it, and write network.json, .safetensors, .onnx and .tflite.
 
     Args:
         blocks: one per site, None for Skip.
-        facts: further fields of network.json.
-
-    Returns:
-        The accuracy on test images, 0..1.
+        facts: further fields of network.json, `LATENCY_FIELDS` among them.
     """
     from bpnas.profiler import build_module
 
@@ -70,18 +82,23 @@ def train_network(
         )
         reached = accuracy(model, dataset, dataset.test.first(preset.test_images), together=True)
         curves({"epoch": settings.epochs - 1, "accuracy": reached})
+    judged = JudgedImages.test(dataset, preset.test_images)
     model.cpu().eval()
+    contents = {}
     if is_main():
-        save_weights(directory.root / "network.safetensors", model)
-        write_models(directory.root / "network.json", model, backbone.input_size)
+        contents["network.safetensors"] = save_weights(directory.root / "network.safetensors", model)
+        models = write_models(directory.root / "network.json", model, backbone.input_size)
+        contents |= {f"network{suffix}": content for suffix, content in models.items()}
     # Last, since this file says that all is done.
     directory.write_json(
         "network.json",
         {
             **facts,
+            **limit_facts(facts.get("predicted_latency_ms"), facts.get("target_ms")),
             "backbone": backbone.to_dict(),
             "blocks": block_texts(blocks),
             "accuracy": reached,
+            "accuracy_on": asdict(judged),
             "data": dataset.source,
             "classes": list(dataset.class_names),
             "input": {
@@ -91,6 +108,7 @@ def train_network(
                 "std": dataset.std,
             },
             "seed": seed,
+            "files": file_digests(contents),
         },
     )
-    return reached
+    return Trained(reached, judged)

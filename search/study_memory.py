@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bpnas.profiler.block import Block, BlockError
-from bpnas.search.errors import RunError
+from bpnas.profiler.block import Block
 from bpnas.search.executor import Executor
+from bpnas.search.fields import SEEDS, Fields, fields_of
 from bpnas.search.run_directory import RunDirectory
 
 EVALUATIONS = "evaluations.jsonl"
@@ -42,14 +42,16 @@ class TrainingMemory:
     def __init__(self, directory: RunDirectory, executor: Executor) -> None:
         self._directory, self._executor = directory, executor
         self._scores: dict[Training, float] = {}
+        self._images: dict[bool, int] = {}
         self._under_way: dict[int, Training] = {}
         self._submitted = 0
         for row, line in enumerate(directory.lines(EVALUATIONS), start=1):
-            try:
-                training = Training(Block.parse(line["block"]), int(line["seed"]), bool(line["on_test"]))
-                self._scores[training] = float(line["score"])
-            except (KeyError, TypeError, ValueError, BlockError) as error:
-                raise RunError(f"{directory.root / EVALUATIONS}: line {row} is no evaluation ({error})") from error
+            with fields_of(f"{directory.root / EVALUATIONS}: line {row} is no evaluation"):
+                fields = Fields(line)
+                training = Training(fields.block("block"), fields.whole("seed", -SEEDS, SEEDS), fields.flag("on_test"))
+                self._scores[training] = fields.share("score")
+                if fields.has("judged_on"):
+                    self._images[training.on_test] = fields.whole("judged_on")
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -60,6 +62,10 @@ class TrainingMemory:
     def score(self, training: Training) -> float:
         """Its score. Raises KeyError if it was not done."""
         return self._scores[training]
+
+    def judged_on(self, on_test: bool) -> int:
+        """How many images judge such trainings; 0 where that is not known."""
+        return self._images.get(on_test, 0)
 
     def fetch(self, wanted: Iterable[Training]) -> None:
         """Have the first of `wanted` trained, as many as there are workers, and wait until one more is done."""
@@ -79,6 +85,8 @@ class TrainingMemory:
             "score": evaluation.score,
             "images": evaluation.images,
             "seconds": evaluation.seconds,
+            "judged_on": evaluation.judged_on,
         }
         self._directory.append(EVALUATIONS, line)
         self._scores[training] = evaluation.score
+        self._images[training.on_test] = evaluation.judged_on

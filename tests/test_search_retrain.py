@@ -104,8 +104,9 @@ def test_the_network_itself_is_not_overwritten(found):
 
 def test_command(found, cli, tmp_path):
     options = (
-        "--retrain-epochs 1 --retrain-images 40 --retrain-label-smoothing 0.1 --no-retrain-norm-decay --json".split()
-    )
+        "--data digits --retrain-epochs 1 --retrain-images 40 --retrain-label-smoothing 0.1 --no-retrain-norm-decay "
+        "--json"
+    ).split()
     done = cli("run-search", "retrain", found, *options)
     assert done.exit_code == 0, done.stderr
     facts = json.loads(done.stdout)
