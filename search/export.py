@@ -25,6 +25,7 @@ from bpnas.search.measure import drop_outdated
 from bpnas.search.network_file import NetworkFile, load_network, network_values, note_files
 from bpnas.search.own_images import own_images
 from bpnas.search.progress import Progress, Silent
+from bpnas.search.sealed import shortened
 from bpnas.search.train import EVALUATION_BATCH
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _dataset(network: NetworkFile, data: str | None, train_images: int) -> Datas
 
 
 def _short(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (f" ... ({len(names)})" if len(names) > 3 else "")
+    return shortened(", ".join(names[:3])) + (f" ... ({len(names)})" if len(names) > 3 else "")
 
 
 def _int8_onnx(content: bytes, images: npt.NDArray[np.float32]) -> bytes:

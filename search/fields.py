@@ -15,7 +15,7 @@ from typing import Any
 from bpnas.profiler.backbone import BackboneError
 from bpnas.profiler.block import Block, BlockError
 from bpnas.search.errors import RunError
-from bpnas.search.sealed import kind_of, shortened
+from bpnas.search.sealed import RESTORE, kind_of, shortened
 
 MOST_MS = 1e9
 """No latency is longer than days."""
@@ -31,11 +31,12 @@ class FieldError(ValueError):
 
 
 @contextmanager
-def fields_of(what: str) -> Iterator[None]:
+def fields_of(what: str, remedy: str = RESTORE) -> Iterator[None]:
     """Turn what is wrong with fields into one sentence.
 
     Args:
         what: the beginning of the sentence, as `FILE: is no network of run-search`.
+        remedy: its end.
 
     Raises:
         RunError: of everything that reading fields raises.
@@ -43,7 +44,7 @@ def fields_of(what: str) -> Iterator[None]:
     try:
         yield
     except (FieldError, BackboneError, BlockError) as error:
-        raise RunError(f"{what} ({shortened(str(error), 240)})") from error
+        raise RunError(f"{what} ({shortened(str(error), 240)}); {remedy}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ class Fields:
             FieldError: it is no object.
         """
         if not isinstance(values, dict):
-            raise FieldError(f"{name or 'it'} must be an object, not {kind_of(values)}")
+            what = f"'{name}'" if name else "it"
+            raise FieldError(f"{what} must be an object, not {kind_of(values)}")
         return cls(values, f"{name}." if name else "")
 
     def has(self, name: str) -> bool:
@@ -75,7 +77,7 @@ class Fields:
 
     def only(self, *names: str) -> None:
         """Refuse other fields than these. Raises FieldError."""
-        for name in self.values.keys() - set(names):
+        for name in sorted(self.values.keys() - set(names)):
             raise FieldError(f"{self._name(name)} is unknown")
 
     def text(self, name: str) -> str:
@@ -170,7 +172,7 @@ class Fields:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number; None for anything else, and for whole numbers that no float can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+    """A finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value)

@@ -56,7 +56,7 @@ def train_network(
 
     settings, checkpoint = preset.retraining, directory.checkpoints / "retraining.pt"
     progress.stage("retraining", settings.epochs, finished_epochs(checkpoint))
-    recorded = directory.lines("retraining.jsonl")
+    recorded = directory.epochs("retraining.jsonl")
 
     def report(epoch: EpochReport) -> None:
         if epoch.epoch >= len(recorded):

@@ -95,12 +95,11 @@ class NetworkFile:
         if path.is_dir():
             path /= "network.json"
         try:
-            stored = read_json(path)
+            stored = read_json(path, _REMEDY)
         except RunError as error:
-            reason = str(error).removeprefix(f"{path}: ")
-            raise RunError(f"{path}: is no network of run-search ({reason})") from error
+            raise RunError(f"{path}: is no network of run-search: {str(error).removeprefix(f'{path}: ')}") from error
         values = unsealed(stored, path, _REMEDY)
-        with fields_of(f"{path}: is no network of run-search"):
+        with fields_of(f"{path}: is no network of run-search", _REMEDY):
             return cls._read(path, Fields(values), is_sealed(stored))
 
     @classmethod
@@ -172,7 +171,7 @@ def network_values(path: Path) -> Iterator[dict[str, Any]]:
         RunError: it was changed since it was written.
     """
     with filelock.FileLock(f"{path}.lock"):
-        stored = read_json(path)
+        stored = read_json(path, _REMEDY)
         values = unsealed(stored, path, _REMEDY)
         yield values
         plain = (json.dumps(values, indent=2) + "\n").encode()

@@ -135,7 +135,7 @@ def _search(
     settings = preset.connections
     checkpoint = directory.checkpoints / "connections.pt"
     progress.stage("block connections", settings.train.epochs, finished_epochs(checkpoint))
-    recorded = directory.lines("connections.jsonl")
+    recorded = directory.epochs("connections.jsonl")
 
     def report(epoch: ConnectionEpoch) -> None:
         if epoch.epoch >= len(recorded):

@@ -31,7 +31,7 @@ import filelock
 from bpnas.android_bench.files import write_atomically
 from bpnas.search.errors import RunError
 from bpnas.search.fields import Fields, fields_of
-from bpnas.search.sealed import RESTORE, read_lines, read_sealed, sealed_json, sealed_line
+from bpnas.search.sealed import LINE_REMEDY, RESTORE, read_json, read_lines, sealed_json, sealed_line, unsealed
 
 _RESTORE_CONFIG = "restore a copy, or choose another directory with --out"
 _LATER_RESULTS = ("connections.jsonl", "connections.json", "retraining.jsonl", "network.json")
@@ -124,7 +124,7 @@ class RunDirectory:
         """
         if not self._has_begun():
             return None
-        with fields_of(f"{self.root / 'config.json'}: is damaged"):
+        with fields_of(f"{self.root / 'config.json'}: is damaged", _RESTORE_CONFIG):
             config = Fields(self.read_json("config.json"))
             return config.whole(name, 1) if config.has(name) else None
 
@@ -136,13 +136,16 @@ class RunDirectory:
         if self._writes:
             write_atomically(self.root / name, sealed_json(values))
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """What `write_json` wrote.
+    def read_json(self, name: str, *, whole: bool = False) -> dict[str, Any]:
+        """What `write_json` was given, or with `whole` all that the file says, its hash too.
 
         Raises:
             RunError: the file is missing, damaged or was changed since it was written.
         """
-        return read_sealed(self.root / name, _RESTORE_CONFIG if name == "config.json" else RESTORE)
+        path, remedy = self.root / name, _RESTORE_CONFIG if name == "config.json" else RESTORE
+        found = read_json(path, remedy)
+        values = unsealed(found, path, remedy)
+        return found if whole else values
 
     def has(self, name: str) -> bool:
         """Whether the file is there."""
@@ -163,6 +166,18 @@ class RunDirectory:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + len(end))
         return list(read_lines(whole.split(b"\n") if whole else [], path))
+
+    def epochs(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a .jsonl file of epochs.
+
+        Raises:
+            RunError: a line is damaged.
+        """
+        found = self.lines(name)
+        for row, line in enumerate(found, start=1):
+            with fields_of(f"{self.root / name}: line {row} is no epoch", LINE_REMEDY):
+                Fields(line).whole("epoch")
+        return found
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
         """Append one line and see it to the disk."""

@@ -22,6 +22,7 @@ from bpnas.search.levonas import replayed
 from bpnas.search.presets import Preset, ProposalSettings
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.sealed import LINE_REMEDY
 from bpnas.search.space import BlockSpace
 
 
@@ -187,7 +188,7 @@ def parse_proposals(values: Any, name: str) -> tuple[Proposal, ...]:
     Raises:
         RunError: it is damaged.
     """
-    with fields_of(f"{name}: holds no block proposals"):
+    with fields_of(f"{name}: holds no block proposals", "give blocks, or a file that run-search wrote"):
         found = tuple(_proposal(entry) for entry in Fields.of(values).parts("proposals"))
     if not found:
         raise RunError(f"{name}: holds no block proposals")
@@ -232,7 +233,7 @@ def _recorded(
     path = directory.root / "trials.jsonl"
     recorded: list[list[Trial[int]]] = [[] for _ in limits_ms]
     for row, line in enumerate(directory.lines("trials.jsonl"), start=1):
-        with fields_of(f"{path}: line {row} is no trial of this run"):
+        with fields_of(f"{path}: line {row} is no trial of this run", LINE_REMEDY):
             number, trial = _trial(Fields(line), limits_ms, space)
         trials = recorded[number]
         if trial.index != len(trials) and not asynchronous:
@@ -261,7 +262,7 @@ def _evaluations(directory: RunDirectory) -> dict[Block, Evaluation]:
     path = directory.root / "evaluations.jsonl"
     known = {}
     for row, line in enumerate(directory.lines("evaluations.jsonl"), start=1):
-        with fields_of(f"{path}: line {row} is no evaluation of this run"):
+        with fields_of(f"{path}: line {row} is no evaluation of this run", LINE_REMEDY):
             found = Fields(line)
             found.only(*_EVALUATION)
             known[found.block("block")] = Evaluation(

@@ -29,8 +29,14 @@ SEAL = ("format", "sha256")
 RESTORE = "restore a copy, or move it away and call the command that wrote it again"
 """The remedy for most files: what is lost with it is made again, and nothing else is."""
 
+LINE_REMEDY = (
+    "restore a copy of the file, or take this line out and call the same command again, which does its part again"
+)
+"""The same for a line of several."""
+
 _MOST_BYTES = 64 * 2**20
 _MOST_LEVELS = 64
+_MOST_DIGITS = 25
 _CHECK = re.compile(rb', "check": "([0-9a-f]{16})"\}')
 _MARK = b"bpnas-2\n"
 _ZIP_END = b"PK\x05\x06"
@@ -51,12 +57,12 @@ def read_sealed(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
         remedy: the end of the message about a file that was changed.
 
     Returns:
-        All fields, without those of `SEAL`.
+        All fields but those of `SEAL`.
 
     Raises:
         RunError: the file is missing, is not JSON or was changed since it was written.
     """
-    return unsealed(read_json(path), path, remedy)
+    return unsealed(read_json(path, remedy), path, remedy)
 
 
 def is_sealed(values: Mapping[str, Any]) -> bool:
@@ -69,41 +75,49 @@ def unsealed(values: dict[str, Any], path: Path, remedy: str = RESTORE) -> dict[
     if not is_sealed(values):
         return values
     rest = {name: value for name, value in values.items() if name != "sha256"}
-    number = values.get("format")
-    if isinstance(number, int) and number > FORMAT:
-        raise RunError(f"{path}: is of format {number}, and this bpnas reads up to {FORMAT}; use a newer bpnas")
     if values.get("sha256") != _digest(rest):
         raise RunError(f"{path}: was changed since it was written (its sha256 does not fit); {remedy}")
-    del rest["format"]
+    if (number := rest.pop("format", None)) != FORMAT:
+        raise RunError(f"{path}: is of format {number}, which this bpnas does not know; use the one that wrote it")
     return rest
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object, of whichever origin.
+def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
+    """A JSON file that holds one object, wherever it comes from.
+
+    Args:
+        remedy: the end of the message about a file that is there and holds anything else.
 
     Raises:
         RunError: it is missing, too large, or anything but that.
     """
     try:
-        size = path.stat().st_size
-        if size > _MOST_BYTES:
-            raise RunError(f"{path}: cannot be read (it has {size:,} bytes, and at most {_MOST_BYTES:,} are expected)")
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise ValueError(f"it has {size:,} bytes, and at most {_MOST_BYTES:,} are expected")
         values = parsed(path.read_bytes())
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds no object of JSON, but {kind_of(values)}")
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: there is no such file") from error
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(values, dict):
-        raise RunError(f"{path}: cannot be read (it holds no object of JSON, but {kind_of(values)})")
+        raise RunError(f"{path}: cannot be read ({shortened(str(error))}); {remedy}") from error
     return values
 
 
-def parsed(content: bytes) -> Any:
-    """JSON as bpnas writes it: finite numbers, every key once, no deep nesting.
+def parsed(content: bytes, *, finite: bool = True) -> Any:
+    """JSON as bpnas writes it: numbers of a sensible size, every key once, no deep nesting.
+
+    Args:
+        finite: without it, NaN and Infinity are allowed, which are no JSON.
 
     Raises:
         ValueError: it is anything else.
     """
+    constant = _no_number if finite else float
     try:
-        values = json.loads(content, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)
+        values = json.loads(
+            content, object_pairs_hook=_once, parse_constant=constant, parse_float=_finite, parse_int=_whole
+        )
         deep = _deeper_than(values, _MOST_LEVELS)
     except RecursionError:
         deep = True
@@ -139,7 +153,6 @@ def read_lines(lines: list[bytes], path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         RunError: a line is not JSON, is no object or was changed since it was written.
     """
-    remedy = "restore a copy of the file, or take this line out and call the same command again, which does its part"
     sealed = False
     for number, line in enumerate(lines, start=1):
         match = _CHECK.search(line, max(0, len(line) - 32))
@@ -147,16 +160,17 @@ def read_lines(lines: list[bytes], path: Path) -> Iterator[dict[str, Any]]:
         if match is not None and whole:
             line = line[: match.start()] + b"}"
             if _short_digest(line) != match[1]:
-                raise RunError(f"{path}: line {number} was changed since it was written; {remedy}")
+                raise RunError(f"{path}: line {number} was changed since it was written; {LINE_REMEDY}")
         elif sealed:
-            raise RunError(f"{path}: line {number} is damaged (it has no check at its end); {remedy}")
+            raise RunError(f"{path}: line {number} is damaged (it has no check at its end); {LINE_REMEDY}")
         sealed = whole
         try:
-            values = parsed(line)
+            # A log of an earlier bpnas may tell of a training that diverged.
+            values = parsed(line, finite=sealed)
         except ValueError as error:
-            raise RunError(f"{path}: line {number} is damaged ({shortened(str(error))}); {remedy}") from error
+            raise RunError(f"{path}: line {number} is damaged ({shortened(str(error))}); {LINE_REMEDY}") from error
         if not isinstance(values, dict):
-            raise RunError(f"{path}: line {number} is not an object; {remedy}")
+            raise RunError(f"{path}: line {number} is not an object; {LINE_REMEDY}")
         yield values
 
 
@@ -202,6 +216,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the number {shortened(text, 40)} is too large")
     return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"the number {shortened(text, 40)} is too large")
+    return int(text)
 
 
 def _no_number(text: str) -> float:

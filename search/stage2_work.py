@@ -24,6 +24,7 @@ from bpnas.search.judged_images import JudgedImages
 from bpnas.search.network_file import block_texts, check_sites, parse_blocks
 from bpnas.search.presets import Preset
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.sealed import LINE_REMEDY
 from bpnas.search.stage2_arms import Network, SearchedArm, Terms
 from bpnas.search.supernet import Supernet
 from bpnas.search.train import accuracy, train
@@ -66,7 +67,7 @@ class Stage2Work:
         self._searches: dict[tuple[Any, ...], Searched] = {}
         self._scores: dict[tuple[Any, ...], float] = {}
         for row, line in enumerate(directory.lines(SEARCHES), start=1):
-            with fields_of(f"{directory.root / SEARCHES}: line {row} is no search"):
+            with fields_of(f"{directory.root / SEARCHES}: line {row} is no search", LINE_REMEDY):
                 fields = Fields(line)
                 key = (
                     tuple(fields.texts("proposals")),
@@ -75,7 +76,7 @@ class Stage2Work:
                 )
                 self._searches[key] = self._searched(fields)
         for row, line in enumerate(directory.lines(EVALUATIONS), start=1):
-            with fields_of(f"{directory.root / EVALUATIONS}: line {row} is no evaluation"):
+            with fields_of(f"{directory.root / EVALUATIONS}: line {row} is no evaluation", LINE_REMEDY):
                 fields = Fields(line)
                 backbone = _frozen(fields.values.get("backbone"))
                 blocks = fields.texts("blocks")

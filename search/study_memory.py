@@ -9,6 +9,7 @@ from bpnas.profiler.block import Block
 from bpnas.search.executor import Executor
 from bpnas.search.fields import SEEDS, Fields, fields_of
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.sealed import LINE_REMEDY
 
 EVALUATIONS = "evaluations.jsonl"
 
@@ -46,7 +47,7 @@ class TrainingMemory:
         self._under_way: dict[int, Training] = {}
         self._submitted = 0
         for row, line in enumerate(directory.lines(EVALUATIONS), start=1):
-            with fields_of(f"{directory.root / EVALUATIONS}: line {row} is no evaluation"):
+            with fields_of(f"{directory.root / EVALUATIONS}: line {row} is no evaluation", LINE_REMEDY):
                 fields = Fields(line)
                 training = Training(fields.block("block"), fields.whole("seed", -SEEDS, SEEDS), fields.flag("on_test"))
                 self._scores[training] = fields.share("score")

@@ -129,7 +129,7 @@ def run_detection(
             }
             # Last, since this file says that all is done.
             directory.write_json("result.json", result)
-        found: dict[str, Any] = directory.read_json("result.json")
+        found: dict[str, Any] = directory.read_json("result.json", whole=True)
     return found
 
 
