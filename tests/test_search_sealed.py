@@ -308,7 +308,7 @@ def test_fields_of_a_network_are_checked_without_a_hash(case: str, cli: Any, tmp
 
 
 def test_weights_that_are_not_finite_are_refused(cli: Any, tmp_path: Path) -> None:
-    path, network = stored_network(tmp_path, backbone=tiny_backbone())
+    path, _ = stored_network(tmp_path, backbone=tiny_backbone())
     content = bytearray(path.with_suffix(".safetensors").read_bytes())
     content[-4:] = b"\x00\x00\xc0\x7f"
     path.with_suffix(".safetensors").write_bytes(content)
