@@ -1,4 +1,4 @@
-"""Training states on disk: whole or not there, and free of pickled code."""
+"""Training states on disk: whole or not there, as they were written, and free of pickled code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from bpnas.android_bench.files import write_atomically
 from bpnas.search.divergence import is_finite
 from bpnas.search.errors import RunError
+from bpnas.search.sealed import opened_archive, sealed_archive
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -21,7 +22,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, sealed_archive(buffer.getvalue()))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -33,7 +34,9 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(opened_archive(path.read_bytes())), map_location="cpu", weights_only=True
+        )
     except Exception as error:  # a damaged archive raises errors of the archive, of the unpickler or of torch
         raise RunError(f"{path}: the checkpoint is damaged; delete it to start this stage anew") from error
     return state if is_finite(state) else None

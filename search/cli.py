@@ -11,6 +11,7 @@ import click
 from bpnas.android_bench.command import Command, DefaultGroup, print_result
 from bpnas.search.display import display
 from bpnas.search.export_cli import export, int8_text, measure
+from bpnas.search.judged_images import on_images
 from bpnas.search.options import (
     CONNECTION_OVERRIDES,
     PROPOSAL_OVERRIDES,
@@ -233,7 +234,13 @@ def _as_dict(result: SearchResult, cost: CostEstimate | None) -> dict[str, Any]:
         "runtime": result.runtime,
         "additivity": result.additivity,
         "proposals": [
-            {"block": str(p.block), "limit_ms": p.limit_ms, "latency_ms": p.latency_ms, "score": p.score}
+            {
+                "block": str(p.block),
+                "limit_ms": p.limit_ms,
+                "latency_ms": p.latency_ms,
+                "score": p.score,
+                "score_on": None if p.score_on is None else asdict(p.score_on),
+            }
             for p in result.proposals
         ],
         "network": None if network is None else _network_as_dict(network),
@@ -245,11 +252,15 @@ def _as_dict(result: SearchResult, cost: CostEstimate | None) -> dict[str, Any]:
 
 
 def _network_as_dict(network: NetworkResult) -> dict[str, Any]:
+    from bpnas.search.network_file import limit_facts
+
     return {
         "blocks": ["skip" if block is None else str(block) for block in network.blocks],
         "predicted_latency_ms": network.predicted_latency_ms,
         "target_ms": network.target_ms,
         "accuracy": network.accuracy,
+        "accuracy_on": None if network.accuracy_on is None else asdict(network.accuracy_on),
+        **limit_facts(network.predicted_latency_ms, network.target_ms),
         "argmax_latency_ms": network.argmax_latency_ms,
     }
 
@@ -261,7 +272,9 @@ def _summary(table: str, result: SearchResult, cost: CostEstimate | None, import
         "Block proposals:",
     ]
     for p in result.proposals:
-        found = f"limit {p.limit_ms:g} ms, {p.latency_ms:.4g} ms, accuracy {p.score:.3f}" if p.limit_ms else "given"
+        found = "given"
+        if p.limit_ms:
+            found = f"limit {p.limit_ms:g} ms, {p.latency_ms:.4g} ms, accuracy {p.score:.3f} {on_images(p.score_on)}"
         lines.append(f"  {p.block}  {found}")
     network = result.network
     if network is None:
@@ -269,13 +282,13 @@ def _summary(table: str, result: SearchResult, cost: CostEstimate | None, import
     else:
         lines.append(
             f"Network: {network.predicted_latency_ms:.4g} ms by table{mock}, target {network.target_ms:g} ms, "
-            f"accuracy {network.accuracy * 100:.1f}% on test images"
+            f"accuracy {network.accuracy * 100:.1f}% {on_images(network.accuracy_on)}"
         )
         lines += [f"  site {n:2d}  {'skip' if block is None else block}" for n, block in enumerate(network.blocks)]
         lines.append(f"Files: {result.directory}/network.json, network.onnx, network.tflite")
         lines += [
             f"Further network: {each.predicted_latency_ms:.4g} ms by table{mock}, target {each.target_ms:g} ms, "
-            f"accuracy {each.accuracy * 100:.1f}%; files: {_place(result, each)}"
+            f"accuracy {each.accuracy * 100:.1f}% {on_images(each.accuracy_on)}; files: {_place(result, each)}"
             for each in result.networks
             if each != network
         ]

@@ -6,9 +6,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.presets import Preset, TrainSettings
 from bpnas.search.run import SearchResult, default_limits
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.sealed import LINE_REMEDY
 from bpnas.search.space import BlockSpace
 
 CIFAR_IMAGES = 50_000
@@ -61,14 +63,20 @@ def estimate_paper_cost(result: SearchResult, space: BlockSpace) -> CostEstimate
     """
     paper = Preset.load("paper")
     seen: dict[str, list[float]] = {}
-    for line in RunDirectory(result.directory).lines("timings.jsonl"):
-        totals = seen.setdefault(line["stage"], [0.0, 0.0])
-        totals[0] += line["images"]
-        totals[1] += line["seconds"] / line.get("workers", 1)  # so many trained at the same time
-    rates = {stage: images / seconds for stage, (images, seconds) in seen.items() if seconds > 0}
     paper_limits = default_limits(space, paper.proposals.limit_quantiles)
     slower = statistics.mean(paper_limits) / statistics.mean(result.limits_ms) if result.limits_ms else 1.0
     images = stage_images(paper, len(paper_limits))
+    directory = RunDirectory(result.directory)
+    for row, line in enumerate(directory.lines("timings.jsonl"), start=1):
+        with fields_of(f"{directory.root / 'timings.jsonl'}: line {row} is no timing", LINE_REMEDY):
+            fields = Fields(line)
+            if (stage := fields.text("stage")) not in images:
+                raise FieldError(f"'stage' must be one of {', '.join(images)}")
+            totals = seen.setdefault(stage, [0.0, 0.0])
+            totals[0] += fields.whole("images")
+            # So many trained at the same time.
+            totals[1] += fields.number("seconds", 0) / (fields.whole("workers", 1) if fields.has("workers") else 1)
+    rates = {stage: count / seconds for stage, (count, seconds) in seen.items() if seconds > 0}
     return CostEstimate({stage: images[stage] / rate * slower for stage, rate in rates.items()}, rates)
 
 

@@ -90,6 +90,7 @@ class Dataset:
         class_names: one per label.
         mean, std: of the training images per channel, on the scale 0..1; models get (x / 255 - mean) / std.
         flip: whether a mirrored image is still of its class.
+        test_name: what the source calls its images for testing: `test` or `validation`.
     """
 
     source: str
@@ -99,6 +100,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
+    test_name: str = "test"
 
     @property
     def input_size(self) -> int:
@@ -139,7 +141,7 @@ def load_data(source: str, input_size: int | None = None, train_images: int | No
     """
     parsed = Source.parse(source)
     size = parsed.native_size if input_size is None else input_size
-    train, test, names = _load(parsed, size, train_images)
+    train, test, names, test_name = _load(parsed, size, train_images)
     train = train.first(train_images)
     for name, split in (("training", train), ("test", test)):
         if not len(split):
@@ -148,7 +150,7 @@ def load_data(source: str, input_size: int | None = None, train_images: int | No
             raise DataError(f"{source}: a {name} label lies outside 0..{len(names) - 1}")
     mean, std = _IMAGENET_STATISTICS if parsed.is_imagenet else _statistics(train)
     # A mirrored digit is none.
-    return Dataset(source, train, test, names, mean, std, parsed.kind != "digits")
+    return Dataset(source, train, test, names, mean, std, parsed.kind != "digits", test_name)
 
 
 def _statistics(train: Split | DiskSplit) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -163,7 +165,7 @@ def _statistics(train: Split | DiskSplit) -> tuple[tuple[float, ...], tuple[floa
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-Loaded = tuple[Split, Split, tuple[str, ...]] | tuple[DiskSplit, DiskSplit, tuple[str, ...]]
+Loaded = tuple[Split, Split, tuple[str, ...], str] | tuple[DiskSplit, DiskSplit, tuple[str, ...], str]
 
 
 def _load(source: Source, size: int, train_images: int | None) -> Loaded:
@@ -189,7 +191,7 @@ def _digits(size: int) -> Loaded:
     images, labels = _grey_to_rgb(grey, size), torch.from_numpy(digits.target).long()
     order = _order(len(labels))
     train, test = Split(images[order], labels[order]).parted(1 - _DIGITS_TEST_SHARE)
-    return train, test, tuple(map(str, range(10)))
+    return train, test, tuple(map(str, range(10))), "test"
 
 
 def _cifar10(directory: Path, size: int, train_images: int | None) -> Loaded:
@@ -213,7 +215,7 @@ def _cifar10(directory: Path, size: int, train_images: int | None) -> Loaded:
             rows = rows.cast_column("img", Image(decode=False))
         return _decoded(files[0], rows, "img", size, count)
 
-    return split("train", train_images), split("test", None), CIFAR10_CLASSES
+    return split("train", train_images), split("test", None), CIFAR10_CLASSES, "test"
 
 
 def _folder(directory: Path, size: int, train_images: int | None) -> Loaded:
@@ -233,17 +235,17 @@ def _folder(directory: Path, size: int, train_images: int | None) -> Loaded:
         return Split(images, torch.from_numpy(found.labels[order]))
 
     cut = found.train_count
-    return split(0, cut, train_images), split(cut, len(found.labels), None), found.class_names
+    return split(0, cut, train_images), split(cut, len(found.labels), None), found.class_names, found.test_name
 
 
-def _on_disk(found: Listing, size: int) -> tuple[DiskSplit, DiskSplit, tuple[str, ...]]:
+def _on_disk(found: Listing, size: int) -> tuple[DiskSplit, DiskSplit, tuple[str, ...], str]:
     labels = torch.from_numpy(found.labels)
 
     def split(start: int, end: int) -> DiskSplit:
         rows = start + _order(end - start)
         return DiskSplit(found.store, rows, labels[rows], size)
 
-    return split(0, found.train_count), split(found.train_count, len(labels)), found.class_names
+    return split(0, found.train_count), split(found.train_count, len(labels)), found.class_names, found.test_name
 
 
 def _fashion_mnist(directory: Path, size: int) -> Loaded:
@@ -257,7 +259,7 @@ def _fashion_mnist(directory: Path, size: int) -> Loaded:
         order = _order(len(labels))
         return Split(_grey_to_rgb(grey[order], size), labels[order].long())
 
-    return split("train"), split("t10k"), FASHION_CLASSES
+    return split("train"), split("t10k"), FASHION_CLASSES, "test"
 
 
 def _idx(directory: Path, name: str, dimensions: int) -> Tensor:

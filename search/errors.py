@@ -2,6 +2,7 @@
 
 SearchError
 ├── InfeasibleLimitError   no block, or no network, meets a latency limit (exit code 2)
+├── AboveLimitError        a network with the head that is asked for is above its latency limit (exit code 2)
 ├── StuckError             the paper's mutation found no feasible child in a bounded number of tries
 ├── DataError              images that are missing or cannot be read
 ├── WorkerLostError        an evaluation that lost its worker again and again
@@ -53,6 +54,12 @@ class InfeasibleLimitError(SearchError, UsageError):
         super().__init__(message)
         self.limit_ms, self.at_least_ms = limit_ms, at_least_ms
         self.smallest_ms, self.nearest_ms = smallest_ms, nearest_ms
+
+
+class AboveLimitError(SearchError, UsageError):
+    """A network with the head that is asked for would be above its latency limit, or nobody knows whether it would."""
+
+    exit_code = 2
 
 
 class StuckError(SearchError):

@@ -35,6 +35,7 @@ class Evaluation:
         epochs: trained; fewer than asked for if the training ended early.
         rungs: (epochs, accuracy) at every rung reached, those of `stop_below` and of the setting `halving`; none of one
             that diverged.
+        judged_on: how many held-out images the accuracies are of; 0 where an earlier bpnas did not note it.
         diverged: where and how the training came to numbers that are not finite; None if it did not.
     """
 
@@ -43,6 +44,7 @@ class Evaluation:
     seconds: float
     epochs: int = 0
     rungs: tuple[tuple[int, float], ...] = ()
+    judged_on: int = 0
     diverged: str | None = None
 
 
@@ -124,7 +126,8 @@ class CandidateEvaluator:
             return Evaluation(0.0, len(self._train) * epochs, perf_counter() - start, epochs, diverged=diverged.seen)
         epochs, score = curve[-1]  # where a training ends, its accuracy has been measured
         rungs = tuple(point for point in curve if point[0] in self._rungs or point[0] in needed)
-        return Evaluation(score, len(self._train) * epochs, perf_counter() - start, epochs, rungs)
+        seconds = perf_counter() - start
+        return Evaluation(score, len(self._train) * epochs, seconds, epochs, rungs, len(self._validation))
 
     def _stagnates(self, curve: Curve) -> bool:
         patience = self._settings.patience

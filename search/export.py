@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +17,15 @@ from bpnas.android_bench.files import write_atomically
 from bpnas.profiler.backbone import IMAGE_CHANNELS
 from bpnas.search.batches import AnySplit, in_order
 from bpnas.search.data import Dataset, load_data
+from bpnas.search.errors import RunError
 from bpnas.search.exported import open_model
+from bpnas.search.fields import Fields, fields_of
+from bpnas.search.judged_images import JudgedImages, on_images
 from bpnas.search.measure import drop_outdated
-from bpnas.search.network_file import NetworkFile, load_network, network_values
+from bpnas.search.network_file import NetworkFile, load_network, network_values, note_files
+from bpnas.search.own_images import own_images
 from bpnas.search.progress import Progress, Silent
+from bpnas.search.sealed import shortened
 from bpnas.search.train import EVALUATION_BATCH
 
 if TYPE_CHECKING:
@@ -58,12 +62,14 @@ class Int8Result:
         test_images: that the accuracies are of.
         files: by name.
         left_out: a sentence about a file that could not be made.
+        accuracy_on: the images that the accuracies are of; None where an earlier bpnas noted none.
     """
 
     calibration_images: int
     test_images: int
     files: dict[str, Int8Loss]
     left_out: str | None = None
+    accuracy_on: JudgedImages | None = None
 
 
 def write_models(path: Path, module: Network, input_size: int) -> dict[str, bytes]:
@@ -122,28 +128,56 @@ def export_int8(
         del makers[".tflite"]
         left_out = _TFLITE_MISSING
     watcher.stage("int8", 2 * len(makers))
-    losses = {}
+    judged = JudgedImages.test(dataset, test_images)
+    losses, contents = {}, {f"{network.path.stem}{suffix}": content for suffix, content in floats.items()}
     for suffix, quantize in makers.items():
         content = quantize(floats[suffix], normal_images(dataset, calibration))
         path = network.path.with_suffix(f".int8{suffix}")
         watcher.step(f"{path.name} is calibrated with {len(calibration)} images")
         before, after = (accuracy_of(each, dataset, test) for each in (floats[suffix], content))
         losses[path.name] = Int8Loss(before, after, (before - after) * 100)
-        watcher.step(f"{path.name}: accuracy {after * 100:.2f}%, in float32 {before * 100:.2f}%")
+        watcher.step(f"{path.name}: accuracy {after * 100:.2f}%, in float32 {before * 100:.2f}%, {on_images(judged)}")
         write_atomically(path, content)
-    result = Int8Result(len(calibration), len(test), losses, left_out)
+        contents[path.name] = content
+    result = Int8Result(len(calibration), len(test), losses, left_out, judged)
     with network_values(network.path) as values:
         values["int8"] = asdict(result)
+        note_files(values, contents)
         drop_outdated(network, values)
     return result
 
 
 def int8_of(network: NetworkFile) -> Int8Result | None:
-    """What `export_int8` noted in a network.json, if it did and its files are there."""
-    values = json.loads(network.path.read_text(encoding="utf-8")).get("int8")
-    if values is None or not all(network.path.with_name(name).exists() for name in values["files"]):
+    """What `export_int8` noted in a network.json, if it did and its files are there as they were written.
+
+    Raises:
+        RunError: what it noted is damaged.
+    """
+    values = network.values.get("int8")
+    if values is None:
         return None
-    return Int8Result(**{**values, "files": {name: Int8Loss(**loss) for name, loss in values["files"].items()}})
+    with fields_of(f"{network.path}: is damaged"):
+        fields = Fields.of(values, "int8")
+        files = fields.part("files")
+        losses = {name: _int8_loss(files.part(name)) for name in files.values}
+        result = Int8Result(
+            fields.whole("calibration_images", 1),
+            fields.whole("test_images", 1),
+            losses,
+            fields.text("left_out") if fields.has("left_out") else None,
+            JudgedImages.read(fields, "accuracy_on"),
+        )
+    try:
+        for name in result.files:
+            network.read_file(network.path.parent / Path(name).name, "")
+    except (OSError, RunError):
+        return None
+    return result
+
+
+def _int8_loss(fields: Fields) -> Int8Loss:
+    found = fields.share("float32_accuracy"), fields.share("int8_accuracy"), fields.number("loss_points", -100, 100)
+    return Int8Loss(*found)
 
 
 def accuracy_of(content: bytes, dataset: Dataset, split: AnySplit) -> float:
@@ -170,9 +204,7 @@ def _normal(dataset: Dataset, images: Tensor) -> npt.NDArray[np.float32]:
 def _dataset(network: NetworkFile, data: str | None, train_images: int) -> Dataset:
     """The images of the search, normalised as its network wants them."""
     if data is None:
-        data = json.loads(network.path.read_text(encoding="utf-8")).get("data")
-    if data is None:
-        raise UsageError(f"{network.path}: does not say which images it was trained on; name them with --data")
+        data = own_images(network)
     dataset = load_data(data, network.backbone.input_size, train_images)
     if dataset.class_names != network.class_names:
         raise UsageError(
@@ -182,7 +214,7 @@ def _dataset(network: NetworkFile, data: str | None, train_images: int) -> Datas
 
 
 def _short(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (f" ... ({len(names)})" if len(names) > 3 else "")
+    return shortened(", ".join(names[:3])) + (f" ... ({len(names)})" if len(names) > 3 else "")
 
 
 def _int8_onnx(content: bytes, images: npt.NDArray[np.float32]) -> bytes:

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bpnas.android_bench.command import Command, print_result
+from bpnas.android_bench.command import Command, echo, print_result
 from bpnas.android_bench.device import RUNTIMES
 from bpnas.profiler.cli import main as profile_device
 from bpnas.profiler.models_cli import ABOUT_BACKBONES
 from bpnas.search.display import display
-from bpnas.search.options import json_option, wait_passively
+from bpnas.search.judged_images import on_images
+from bpnas.search.options import json_option, own_data_option, wait_passively
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bpnas.search.export import Int8Result
     from bpnas.search.measure import Measured
+    from bpnas.search.network_file import NetworkFile
 
 _run_argument = click.argument("run", type=click.Path(path_type=Path))
 
@@ -35,7 +37,7 @@ _run_argument = click.argument("run", type=click.Path(path_type=Path))
     help="Training images that the ranges of the feature maps come from.",
 )
 @click.option("--test-images", type=click.IntRange(1), help="That the loss of accuracy is measured on.  [default: all]")
-@click.option("--data", help="The images.  [default: those of the search]")
+@own_data_option
 @json_option
 def export(
     run: Path, int8: bool, calibration_images: int, test_images: int | None, data: str | None, as_json: bool
@@ -48,7 +50,7 @@ def export(
     wait_passively()
     from bpnas.search.export import export_int8, write_models
     from bpnas.search.measure import drop_outdated
-    from bpnas.search.network_file import NetworkFile, load_network, network_values
+    from bpnas.search.network_file import NetworkFile, load_network, network_values, note_files
 
     network = NetworkFile.load(run)
     result = None
@@ -58,9 +60,12 @@ def export(
                 network, data=data, calibration_images=calibration_images, test_images=test_images, progress=progress
             )
     else:
-        write_models(network.path, load_network(network.path), network.backbone.input_size)
+        models = write_models(network.path, load_network(network.path), network.backbone.input_size)
         with network_values(network.path) as values:
+            note_files(values, {f"{network.path.stem}{suffix}": content for suffix, content in models.items()})
             drop_outdated(network, values)
+    if network.above_limit is not None:
+        echo(network.above_limit, err=True)
     lines = [f"Files: {network.path.with_suffix('.onnx')} and {network.path.with_suffix('.tflite').name}"]
     if result is not None:
         lines.append(int8_text(result))
@@ -71,9 +76,11 @@ def export(
 
 def int8_text(result: Int8Result) -> str:
     """What int8 cost, for people."""
+    images = result.accuracy_on
+    where = f"on {result.test_images} test images" if images is None else on_images(images)
     lines = [
         f"{name}: accuracy {loss.int8_accuracy * 100:.2f}%, in float32 {loss.float32_accuracy * 100:.2f}%, a loss of "
-        f"{loss.loss_points:.2f} points on {result.test_images} test images"
+        f"{loss.loss_points:.2f} points {where}"
         for name, loss in result.files.items()
     ]
     return "\n".join([*lines, f"Warning: {result.left_out}"] if result.left_out else lines)
@@ -90,17 +97,14 @@ def measure(run: Path, runtime: str | None, as_json: bool, **parameters: Any) ->
     It is done as the table's paths were timed, unless options say otherwise. Of a computed table, the default device
     is that computed one, for which files in int8 are left out. A call goes on where the last one ended.
     """
-    import json
-
     from bpnas.profiler.campaign_options import CampaignOptions, fail_for, failure_fields
     from bpnas.profiler.time_models import time_models
     from bpnas.search.measure import exported_parts, note_measured, table_setup, unlike
-    from bpnas.search.network_file import NetworkFile, check_weights
+    from bpnas.search.network_file import NetworkFile, check_weights, limit_facts
 
     network = NetworkFile.load(run)
     check_weights(network.path)
-    values = json.loads(network.path.read_text(encoding="utf-8"))
-    table = table_setup(values, network.path)
+    table = table_setup(network.values, network.path)
     if table is not None:
         for name, value in asdict(table.settings).items():
             if parameters[name] is None:
@@ -114,21 +118,24 @@ def measure(run: Path, runtime: str | None, as_json: bool, **parameters: Any) ->
     parts = exported_parts(network, runtime, int8=not computed)
     timed = time_models(parts, CampaignOptions.of(parameters))
     found, warnings = note_measured(network, timed), unlike(table, timed)
-    predicted = values.get("predicted_latency_ms")
+    predicted, limit = network.predicted_latency_ms, network.target_ms
     summary = {
         "network": str(network.path),
         "predicted_latency_ms": predicted,
+        **limit_facts(predicted, limit),
         "measured": [asdict(each) for each in found],
         "warnings": warnings,
         "records": str(timed.records),
         "failures": failure_fields(timed.failures),
     }
-    print_result(summary, as_json, _measured_text(network.path, predicted, found, warnings))
+    if network.above_limit is not None:
+        echo(network.above_limit, err=True)
+    print_result(summary, as_json, _measured_text(network, found, warnings))
     fail_for(timed.failures)
 
 
-def _measured_text(path: Path, predicted: float | None, found: Sequence[Measured], warnings: Sequence[str]) -> str:
-    lines = []
+def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Sequence[str]) -> str:
+    lines, predicted, limit = [], network.predicted_latency_ms, network.target_ms
     floats = {each.runtime: each.latency_ms for each in found if ".int8." not in each.file}
     for each in found:
         line = f"{each.file}: {each.latency_ms:.4g} ms on {each.model}"
@@ -141,9 +148,11 @@ def _measured_text(path: Path, predicted: float | None, found: Sequence[Measured
         elif predicted is not None:
             ratio = predicted / each.latency_ms
             line += f"; the table predicts {predicted:.4g} ms, {ratio:.3f} times that ({(ratio - 1) * 100:+.1f}%)"
+        if limit is not None and each.latency_ms > limit:
+            line += f"; above the limit of {limit:.4g} ms"
         lines.append(line)
     lines += [f"Warning: {sentence}" for sentence in warnings]
-    return "\n".join([*lines, f"All of it: {path}"])
+    return "\n".join([*lines, f"All of it: {network.path}"])
 
 
 # A device is reached, and a model timed on it, as by profile-device.

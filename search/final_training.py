@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from bpnas.profiler.backbone import Backbone
@@ -14,7 +15,8 @@ from bpnas.search.divergence import stage_in
 from bpnas.search.evaluate import seeded
 from bpnas.search.event_files import event_files
 from bpnas.search.export import write_models
-from bpnas.search.network_file import block_texts, save_weights
+from bpnas.search.judged_images import JudgedImages
+from bpnas.search.network_file import block_texts, file_digests, limit_facts, save_weights
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
@@ -26,6 +28,19 @@ _RETRY = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What the training of a network gave.
+
+    Attributes:
+        accuracy: 0..1.
+        accuracy_on: the images that it is of; None where an earlier bpnas did not note them.
+    """
+
+    accuracy: float
+    accuracy_on: JudgedImages | None
+
+
 def train_network(
     directory: RunDirectory,
     blocks: Candidates,
@@ -35,15 +50,12 @@ def train_network(
     seed: int,
     progress: Progress,
     facts: Mapping[str, Any],
-) -> float:
+) -> Trained:
     """Train by `preset.retraining`, or go on with it, and write network.json, .safetensors, .onnx and .tflite.
 
     Args:
         blocks: one per site, None for Skip.
-        facts: further fields of network.json.
-
-    Returns:
-        The accuracy on test images, 0..1.
+        facts: further fields of network.json, `LATENCY_FIELDS` among them.
 
     Raises:
         DivergedError: a loss, a weight or an answer is not finite; no file of the network is written.
@@ -52,7 +64,7 @@ def train_network(
 
     settings, checkpoint = preset.retraining, directory.checkpoints / "retraining.pt"
     progress.stage("retraining", settings.epochs, finished_epochs(checkpoint))
-    recorded = directory.lines("retraining.jsonl")
+    recorded = directory.epochs("retraining.jsonl")
 
     def report(epoch: EpochReport) -> None:
         if epoch.epoch >= len(recorded):
@@ -80,18 +92,23 @@ def train_network(
         test = dataset.test.first(preset.test_images)
         reached = accuracy(model, dataset, test, together=True, epochs=settings.epochs)
         curves({"epoch": settings.epochs - 1, "accuracy": reached})
+    judged = JudgedImages.test(dataset, preset.test_images)
     model.cpu().eval()
+    contents = {}
     if is_main():
-        save_weights(directory.root / "network.safetensors", model)
-        write_models(directory.root / "network.json", model, backbone.input_size)
+        contents["network.safetensors"] = save_weights(directory.root / "network.safetensors", model)
+        models = write_models(directory.root / "network.json", model, backbone.input_size)
+        contents |= {f"network{suffix}": content for suffix, content in models.items()}
     # Last, since this file says that all is done.
     directory.write_json(
         "network.json",
         {
             **facts,
+            **limit_facts(facts.get("predicted_latency_ms"), facts.get("target_ms")),
             "backbone": backbone.to_dict(),
             "blocks": block_texts(blocks),
             "accuracy": reached,
+            "accuracy_on": asdict(judged),
             "data": dataset.source,
             "classes": list(dataset.class_names),
             "input": {
@@ -101,6 +118,7 @@ def train_network(
                 "std": dataset.std,
             },
             "seed": seed,
+            "files": file_digests(contents),
         },
     )
-    return reached
+    return Trained(reached, judged)

@@ -47,12 +47,14 @@ class Listing:
         labels: (rows of the store,), from 0.
         train_count: how many are for training.
         class_names: one per label.
+        test_name: what the images behind those for training are: `validation` or `test`.
     """
 
     store: ImageStore
     labels: Rows
     train_count: int
     class_names: tuple[str, ...]
+    test_name: str
 
 
 class _Files:
@@ -148,20 +150,18 @@ def _class_folders(part: Path) -> list[str]:
 
 
 def _list_folders(directory: Path, class_seed: int | None) -> Listing:
-    test_name = next((name for name in ("val", "test") if (directory / name).is_dir()), None)
-    if not (directory / "train").is_dir() or test_name is None:
-        raise DataError(f"{directory}: needs the folders train and val (or test), with one folder per class in each")
+    test_folder = _test_folder(directory)
     names = _class_folders(directory / "train")
     if not names:
         raise DataError(f"{directory / 'train'}: holds no folder; there must be one per class")
-    unknown = sorted(set(_class_folders(directory / test_name)) - set(names))
+    unknown = sorted(set(_class_folders(directory / test_folder)) - set(names))
     if unknown:
-        raise DataError(f"{directory / test_name / unknown[0]}: is the folder of a class that train does not have")
+        raise DataError(f"{directory / test_folder / unknown[0]}: is the folder of a class that train does not have")
     chosen = [names[number] for number in _chosen(directory, names, class_seed)]
     found: list[str] = []
     labels: list[int] = []
     counts = []
-    for part in ("train", test_name):
+    for part in ("train", test_folder):
         for label, name in enumerate(chosen):
             files = _image_files(directory, f"{part}/{name}")
             if not files:
@@ -169,7 +169,7 @@ def _list_folders(directory: Path, class_seed: int | None) -> Listing:
             found += files
             labels += [label] * len(files)
         counts.append(len(found))
-    return Listing(_Files(directory, found), np.array(labels, np.int64), counts[0], tuple(chosen))
+    return Listing(_Files(directory, found), np.array(labels, np.int64), counts[0], tuple(chosen), test_name(directory))
 
 
 def _image_files(root: Path, folder: str) -> list[str]:
@@ -241,4 +241,23 @@ def _list_parquet(directory: Path, train: list[Path], test: list[Path], class_se
         np.searchsorted(chosen, labels).astype(np.int64),
         len(parts[0]),
         tuple(names[number] for number in chosen),
+        test_name(directory),
     )
+
+
+def test_name(directory: Path) -> str:
+    """What the images of `directory` that are not for training are: `validation` or `test`.
+
+    Raises:
+        DataError: it has none.
+    """
+    files = _parquet_files(directory)
+    name = _test_folder(directory) if files is None else files[1][0].name.partition("-")[0]
+    return "test" if name == "test" else "validation"
+
+
+def _test_folder(directory: Path) -> str:
+    name = next((name for name in ("val", "test") if (directory / name).is_dir()), None)
+    if not (directory / "train").is_dir() or name is None:
+        raise DataError(f"{directory}: needs the folders train and val (or test), with one folder per class in each")
+    return name

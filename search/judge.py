@@ -37,9 +37,14 @@ def inherited_accuracy(
     before = supernet.training
     supernet.train()
     correct = torch.zeros((), dtype=torch.float64, device=device)
-    count = batch_count(len(split), batch, world_size())
-    for images, labels in in_order(split.first(count * batch), batch, device, (rank(), world_size())):
+    count = judged_count(len(split), batch)
+    for images, labels in in_order(split.first(count), batch, device, (rank(), world_size())):
         answers = supernet(dataset.normalized(images), gates)
         correct += ((answers.argmax(dim=1) == labels) & answers.isfinite().all(dim=1)).sum()
     supernet.train(before)
-    return float(mean_over_ranks(correct)) * world_size() / min(count * batch, len(split))
+    return float(mean_over_ranks(correct)) * world_size() / count
+
+
+def judged_count(images: int, batch: int) -> int:
+    """How many of so many images `inherited_accuracy` looks at."""
+    return min(batch_count(images, batch, world_size()) * batch, images)

@@ -14,7 +14,9 @@ from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler.other_models import FilePart, file_parts
 from bpnas.profiler.records import Setup, differences
 from bpnas.search.errors import RunError
+from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.network_file import NetworkFile, network_values
+from bpnas.search.sealed import shortened
 
 if TYPE_CHECKING:
     from bpnas.profiler.time_models import TimedModels
@@ -62,15 +64,22 @@ def exported_parts(network: NetworkFile, runtime: str | None = None, *, int8: bo
 
     Raises:
         UsageError: there is none, or one is no model file.
+        RunError: one was changed since network.json was written.
     """
-    suffixes = (*FLOAT_SUFFIXES, *INT8_SUFFIXES) if int8 else FLOAT_SUFFIXES
-    files = [network.path.with_suffix(suffix) for suffix in suffixes]
-    groups = file_parts(file for file in files if file.exists())
+    files = _model_files(network, int8)
+    for file in files:
+        network.read_file(file, "write it again with run-search export" + " --int8" * (".int8." in file.name))
+    groups = file_parts(files)
     wanted = {name: parts for name, parts in groups.items() if runtime in (None, name)}
     if not wanted:
         what = "network.onnx or network.tflite" if runtime is None else f"model file for {runtime}"
         raise UsageError(f"{network.path.parent}: holds no {what}; write them with run-search export")
     return wanted
+
+
+def _model_files(network: NetworkFile, int8: bool = True) -> list[Path]:
+    suffixes = (*FLOAT_SUFFIXES, *INT8_SUFFIXES) if int8 else FLOAT_SUFFIXES
+    return [file for suffix in suffixes if (file := network.path.with_suffix(suffix)).exists()]
 
 
 def table_setup(values: Mapping[str, Any], path: Path) -> Setup | None:
@@ -87,9 +96,11 @@ def table_setup(values: Mapping[str, Any], path: Path) -> Setup | None:
     if stored is None:
         return None
     try:
-        return Setup(DeviceInfo(**stored["device"]), RunSettings(**stored["settings"]), stored["export_version"])
-    except (KeyError, TypeError, UsageError) as error:
-        raise RunError(f"{path}: its table_setup is damaged ({error})") from error
+        fields = Fields.of(stored, "table_setup")
+        device, settings = fields.part("device").values, fields.part("settings").values
+        return Setup(DeviceInfo(**device), RunSettings(**settings), fields.whole("export_version"))
+    except (FieldError, TypeError, UsageError) as error:
+        raise RunError(f"{path}: its table_setup is damaged ({shortened(str(error))})") from error
 
 
 def note_measured(network: NetworkFile, timed: TimedModels) -> list[Measured]:
@@ -118,15 +129,24 @@ def note_measured(network: NetworkFile, timed: TimedModels) -> list[Measured]:
         )
     new = {(each.device, each.runtime, each.file): asdict(each) for each in found}
     with network_values(network.path) as values:
-        kept = [old for old in values.get("measured", []) if _key(old) not in new]
+        kept = [old.values for old in _entries(network, values) if _key(old.values) not in new]
         values["measured"] = [*kept, *new.values()]
+    return found
+
+
+def _entries(network: NetworkFile, values: dict[str, Any]) -> list[Fields]:
+    """What was measured before. Raises RunError."""
+    with fields_of(f"{network.path}: is damaged"):
+        found = Fields(values).parts("measured") if values.get("measured") is not None else []
+        for entry in found:
+            entry.latency("latency_ms")
     return found
 
 
 def drop_outdated(network: NetworkFile, values: dict[str, Any]) -> None:
     """Take out of the values of a network.json what was measured of files that have changed since."""
-    now = {part.key for parts in exported_parts(network).values() for part in parts}
-    values["measured"] = [each for each in values.get("measured", []) if each.get("key") in now]
+    now = {part.key for parts in file_parts(_model_files(network)).values() for part in parts}
+    values["measured"] = [each.values for each in _entries(network, values) if each.values.get("key") in now]
 
 
 def _key(entry: Mapping[str, Any]) -> tuple[Any, Any, Any]:

@@ -81,6 +81,9 @@ data_option = click.option(
     show_default=True,
     help="digits, cifar10:DIR, fashion-mnist:DIR, folder:DIR, imagenet:DIR or imagenet100:DIR.",
 )
+own_data_option = click.option(
+    "--data", help="The images, named as for a search.  [default: those that the network was trained on]"
+)
 input_size_option = click.option(
     "--input-size", type=click.IntRange(8), help="Image size, which the table must hold.  [default: the images' own]"
 )
@@ -267,15 +270,12 @@ def given_proposals(text: str | None) -> tuple[Block, ...]:
     file = Path(text) / "proposals.json" if Path(text).is_dir() else Path(text)
     if file.suffix != ".json":
         return tuple(Block.parse(part) for part in text.split(","))
-    import json
-
     from bpnas.search.run_proposals import parse_proposals
+    from bpnas.search.sealed import read_sealed
 
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--proposals {text}: cannot be read ({error})") from error
-    return tuple(proposal.block for proposal in parse_proposals(values, str(file)))
+    if not file.is_file():
+        raise UsageError(f"--proposals {text}: cannot be read (there is no such file)")
+    return tuple(proposal.block for proposal in parse_proposals(read_sealed(file), str(file)))
 
 
 def wait_passively() -> None:

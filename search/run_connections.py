@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,22 @@ from bpnas.search.distributed import from_main, is_main
 from bpnas.search.divergence import stage_in
 from bpnas.search.errors import DivergedError, InfeasibleLimitError, RunError
 from bpnas.search.event_files import event_files
+from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.final_training import train_network
-from bpnas.search.judge import inherited_accuracy
-from bpnas.search.network_file import block_texts, check_weights, latency_facts, parse_blocks
+from bpnas.search.judge import inherited_accuracy, judged_count
+from bpnas.search.judged_images import JudgedImages
+from bpnas.search.network_file import (
+    NetworkFile,
+    block_texts,
+    check_sites,
+    check_weights,
+    latency_facts,
+    parse_blocks,
+)
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory, limit_name
+from bpnas.search.sealed import RESTORE, shortened
 from bpnas.search.supernet import Candidates, site_candidates
 
 if TYPE_CHECKING:
@@ -44,8 +55,9 @@ class NetworkResult:
         blocks: one per site, None for Skip.
         predicted_latency_ms: by the table's model; at most `target_ms`.
         target_ms: its limit.
-        accuracy: on test images, 0..1, after retraining.
+        accuracy: 0..1, after retraining, on `accuracy_on`.
         argmax_latency_ms: of the paper's argmax per site, which may miss the target.
+        accuracy_on: the images; None where an earlier bpnas trained it and did not note them.
     """
 
     backbone: Backbone
@@ -54,6 +66,7 @@ class NetworkResult:
     target_ms: float
     accuracy: float
     argmax_latency_ms: float
+    accuracy_on: JudgedImages | None = None
 
 
 def check_target(table: LatencyTable, backbone: Backbone, proposals: Sequence[Block], target_ms: float) -> None:
@@ -101,7 +114,7 @@ def run_connections(
     places = {target_ms: directory, **{ms: directory.below(Path("networks", limit_name(ms))) for ms in further_ms}}
     if from_main(all(place.has("network.json") for place in places.values())):
         progress.note("the network is there already")
-        return tuple(map(_read_network, places.values()))
+        return tuple(_read_network(place, table, backbone, ms) for ms, place in places.items())
     wanted = [preset.connections.train.train_images, preset.retraining.train_images]
     dataset = load_data(data, backbone.input_size, None if None in wanted else max(n for n in wanted if n is not None))
     derivation: Callable[[float], dict[str, Any]] | None = None
@@ -114,7 +127,7 @@ def run_connections(
     results = []
     for ms, place in places.items():
         if from_main(place.has("network.json")):
-            results.append(_read_network(place))
+            results.append(_read_network(place, table, backbone, ms))
         else:
             found = from_main(place.read_json("connections.json") if is_main() else {})
             # Networks of one run are trained alike: once one of them is, the recipe is settled.
@@ -138,7 +151,7 @@ def _search(
     settings = preset.connections
     checkpoint = directory.checkpoints / "connections.pt"
     progress.stage("block connections", settings.train.epochs, finished_epochs(checkpoint))
-    recorded = directory.lines("connections.jsonl")
+    recorded = directory.epochs("connections.jsonl")
 
     def report(epoch: ConnectionEpoch) -> None:
         if epoch.epoch >= len(recorded):
@@ -204,6 +217,10 @@ def _search(
             for assignment in found:
                 score = inherited_accuracy(supernet, assignment.choices, dataset, held_out, settings.train.batch)
                 judged.append({**as_dict(assignment), "inherited_accuracy": score})
+            images = JudgedImages.held_out(
+                dataset.source, judged_count(len(held_out), settings.train.batch), dataset.input_size
+            )
+            result["inherited_accuracy_on"] = None if images is None else asdict(images)
             # The most probable one of equally good ones.
             result |= {"chosen": max(judged, key=lambda one: one["inherited_accuracy"]), "judged": judged}
         return result
@@ -222,11 +239,21 @@ def _retrain(
     progress: Progress,
     found: dict[str, Any],
 ) -> NetworkResult:
-    blocks = parse_blocks(found["chosen"]["blocks"])
-    facts = {**latency_facts(table, blocks, backbone, target_ms), "argmax": found["argmax"]}
+    path = directory.root / "connections.json"
+    with fields_of(f"{path}: is damaged"):
+        fields = Fields(found)
+        blocks = parse_blocks(fields.part("chosen").texts("blocks"))
+        check_sites(blocks, backbone)
+        argmax = fields.part("argmax")
+        check_sites(parse_blocks(argmax.texts("blocks")), backbone)
+        argmax_ms = argmax.latency("latency_ms")
+        if fields.latency("target_ms") != target_ms:
+            raise FieldError(f"'target_ms' is not the {target_ms:g} ms of this network")
+    facts = {**latency_facts(table, blocks, backbone, target_ms), "argmax": argmax.values}
+    _check_latency(path, facts["predicted_latency_ms"], target_ms, fields.part("chosen").values.get("latency_ms"))
     reached = train_network(directory, blocks, backbone, dataset, preset, seed, progress, facts)
     predicted_ms = facts["predicted_latency_ms"]
-    return NetworkResult(backbone, blocks, predicted_ms, target_ms, reached, found["argmax"]["latency_ms"])
+    return NetworkResult(backbone, blocks, predicted_ms, target_ms, reached.accuracy, argmax_ms, reached.accuracy_on)
 
 
 @contextmanager
@@ -243,20 +270,32 @@ def _one_recipe(directory: RunDirectory) -> Iterator[None]:
         ) from None
 
 
-def _read_network(directory: RunDirectory) -> NetworkResult:
-    values = directory.read_json("network.json")
-    check_weights(directory.root / "network.json")
-    try:
-        return NetworkResult(
-            Backbone.from_dict(values["backbone"]),
-            parse_blocks(values["blocks"]),
-            values["predicted_latency_ms"],
-            values["target_ms"],
-            values["accuracy"],
-            values["argmax"]["latency_ms"],
-        )
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{directory.root / 'network.json'}: is damaged ({error}); delete it to make it anew") from error
+def _read_network(directory: RunDirectory, table: LatencyTable, backbone: Backbone, target_ms: float) -> NetworkResult:
+    """The network that an earlier call has left."""
+    file = NetworkFile.load(directory.root / "network.json")
+    check_weights(file.path)
+    with fields_of(f"{file.path}: is damaged"):
+        fields = Fields(file.values)
+        accuracy, argmax_ms = fields.share("accuracy"), fields.part("argmax").latency("latency_ms")
+        if (file.backbone, file.target_ms) != (backbone, target_ms):
+            raise FieldError("its backbone or its target_ms is not that of this search")
+    _check_latency(
+        file.path,
+        table.network(file.blocks, backbone.input_size, backbone.classes),
+        target_ms,
+        file.predicted_latency_ms,
+    )
+    predicted_ms = fields.latency("predicted_latency_ms")
+    return NetworkResult(backbone, file.blocks, predicted_ms, target_ms, accuracy, argmax_ms, file.accuracy_on)
+
+
+def _check_latency(path: Path, latency_ms: float, target_ms: float, stored_ms: Any) -> None:
+    """Refuse a file whose network is not what a search under this limit, by this table, has left there."""
+    if not isinstance(stored_ms, int | float) or not math.isclose(stored_ms, latency_ms, rel_tol=1e-6):
+        said = shortened(str(stored_ms))
+        raise RunError(f"{path}: says {said} ms of blocks that take {latency_ms:.6g} ms by table; {RESTORE}")
+    if latency_ms > target_ms:
+        raise RunError(f"{path}: its blocks take {latency_ms:.6g} ms, above the limit of {target_ms:.6g} ms; {RESTORE}")
 
 
 def _blocks(candidates: Sequence[Candidates], choices: Sequence[int]) -> Candidates:

@@ -14,6 +14,8 @@ losses.jsonl       one line per worker that was lost in the middle of an evaluat
 networks/LIMITms/  the same for each further limit, as far as it goes
 network.json, network.safetensors, network.onnx, network.tflite    the result, its weights, and exported
 epochs.jsonl, result.json    of a transfer task: one line per epoch, and what came out
+
+Objects and lines carry a hash, which is checked when they are read (see `bpnas.search.sealed`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ import filelock
 
 from bpnas.android_bench.files import write_atomically
 from bpnas.search.errors import RunError
+from bpnas.search.fields import Fields, fields_of
+from bpnas.search.sealed import LINE_REMEDY, RESTORE, read_json, read_lines, sealed_json, sealed_line, unsealed
 
+_RESTORE_CONFIG = "restore a copy, or choose another directory with --out"
 _LATER_RESULTS = ("connections.jsonl", "connections.json", "retraining.jsonl", "network.json")
 _RESULTS = (
     "evaluations.jsonl",
@@ -107,9 +112,17 @@ class RunDirectory:
                 )
         self.write_json("config.json", now)
 
-    def settled(self, name: str) -> Any:
-        """A field of the stored configuration, if this run is bound to it; else None."""
-        return self.read_json("config.json").get(name) if self._has_begun() else None
+    def settled(self, name: str) -> int | None:
+        """A count in the stored configuration, if this run is bound to it; else None.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        if not self._has_begun():
+            return None
+        with fields_of(f"{self.root / 'config.json'}: is damaged", _RESTORE_CONFIG):
+            config = Fields(self.read_json("config.json"))
+            return config.whole(name, 1) if config.has(name) else None
 
     def _has_begun(self) -> bool:
         return self.has("config.json") and any(map(self.has, _RESULTS))
@@ -127,22 +140,21 @@ class RunDirectory:
             path.replace(path.with_suffix(".diverged.jsonl"))
         checkpoint.unlink(missing_ok=True)
 
-    def write_json(self, name: str, values: Any) -> None:
-        """Write a file whole or not at all."""
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write an object with its hash, whole or not at all."""
         if self._writes:
-            write_atomically(self.root / name, (json.dumps(values, indent=2) + "\n").encode())
+            write_atomically(self.root / name, sealed_json(values))
 
-    def read_json(self, name: str) -> Any:
-        """What `write_json` wrote.
+    def read_json(self, name: str, *, whole: bool = False) -> dict[str, Any]:
+        """What `write_json` was given, or with `whole` all that the file says, its hash too.
 
         Raises:
-            RunError: the file is missing or damaged.
+            RunError: the file is missing, damaged or was changed since it was written.
         """
-        path = self.root / name
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read ({error})") from error
+        path, remedy = self.root / name, _RESTORE_CONFIG if name == "config.json" else RESTORE
+        found = read_json(path, remedy)
+        values = unsealed(found, path, remedy)
+        return found if whole else values
 
     def has(self, name: str) -> bool:
         """Whether the file is there."""
@@ -152,7 +164,7 @@ class RunDirectory:
         """The lines of a .jsonl file; a last one that was cut off by a kill is removed from the file.
 
         Raises:
-            RunError: another line is damaged.
+            RunError: another line is damaged or was changed since it was written.
         """
         path = self.root / name
         if not path.exists():
@@ -162,15 +174,18 @@ class RunDirectory:
         if rest and self._writes:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + len(end))
-        found = []
-        for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise RunError(f"{path}: line {number} is damaged; delete it and what follows to go on") from error
-            if not isinstance(value, dict):
-                raise RunError(f"{path}: line {number} is not an object; delete it and what follows to go on")
-            found.append(value)
+        return list(read_lines(whole.split(b"\n") if whole else [], path))
+
+    def epochs(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a .jsonl file of epochs.
+
+        Raises:
+            RunError: a line is damaged.
+        """
+        found = self.lines(name)
+        for row, line in enumerate(found, start=1):
+            with fields_of(f"{self.root / name}: line {row} is no epoch", LINE_REMEDY):
+                Fields(line).whole("epoch")
         return found
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
@@ -178,7 +193,7 @@ class RunDirectory:
         if not self._writes:
             return
         with (self.root / name).open("ab") as file:
-            file.write(json.dumps(values).encode() + b"\n")
+            file.write(sealed_line(values))
             file.flush()
             os.fsync(file.fileno())
 

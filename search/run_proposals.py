@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bpnas.profiler.block import Block, BlockError
+from bpnas.profiler.block import CODE_BITS, Block
 from bpnas.search.chance import derived_seed
 from bpnas.search.drive import drive
 from bpnas.search.errors import RunError
 from bpnas.search.evaluate import Evaluation
 from bpnas.search.evolution import Evolution, Trial
 from bpnas.search.executor import Executor
+from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.halving import SuccessiveHalving
+from bpnas.search.judged_images import JudgedImages, on_images
 from bpnas.search.levonas import replayed
 from bpnas.search.presets import Preset, ProposalSettings
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.sealed import LINE_REMEDY
 from bpnas.search.space import BlockSpace
 from bpnas.search.survivors import Survivors, check_survivor
 
@@ -32,13 +35,15 @@ class Proposal:
         block: the block.
         limit_ms: the limit it was searched under; None if the user gave it.
         latency_ms: of the network that has it at every site.
-        score: its accuracy in stage 1.
+        score: its accuracy in stage 1, 0..1, on `score_on`.
+        score_on: the held-out images; None where they are not known.
     """
 
     block: Block
     limit_ms: float | None = None
     latency_ms: float | None = None
     score: float | None = None
+    score_on: JudgedImages | None = None
 
 
 def run_proposals(
@@ -70,7 +75,7 @@ def run_proposals(
         DivergedError: all candidates under a limit have diverged, or all of the first `HOPELESS`.
     """
     settings = preset.proposals
-    recorded = _recorded(directory, limits_ms, asynchronous)
+    recorded = _recorded(directory, limits_ms, space, asynchronous)
     progress.stage("block proposals", settings.cycles * len(limits_ms), sum(map(len, recorded)))
     known = _evaluations(directory)
 
@@ -124,7 +129,8 @@ def run_proposals(
                 reason = diverged(trial)
                 mark = {} if reason is None else {"diverged": True}
                 directory.append("trials.jsonl", {**_line(number, limit, trial, block), **mark})
-                outcome = f"accuracy {trial.score:.3f}" if reason is None else f"diverged {reason}"
+                judged = on_images(_held_out(known[block], data, space))
+                outcome = f"accuracy {trial.score:.3f} {judged}" if reason is None else f"diverged {reason}"
                 progress.step(f"limit {limit:g} ms: {block}, {trial.latency_ms:.4g} ms, {outcome}")
             done.append(trial)
             survivors.tell(diverged(trial))
@@ -132,7 +138,9 @@ def run_proposals(
         # Few validation images make many equals: of these the faster one is worth more.
         trained = [trial for trial in done if diverged(trial) is None]
         best = max(trained, key=lambda trial: (trial.score, -trial.latency_ms))
-        proposals.append(Proposal(space.block(best.genotype), limit, best.latency_ms, best.score))
+        block = space.block(best.genotype)
+        images = _held_out(known[block], data, space) if block in known else None
+        proposals.append(Proposal(block, limit, best.latency_ms, best.score, images))
     meta = space.table.meta
     directory.write_json(
         "proposals.json",
@@ -146,7 +154,13 @@ def run_proposals(
             "data": data,
             "seed": seed,
             "proposals": [
-                {"block": str(p.block), "limit_ms": p.limit_ms, "latency_ms": p.latency_ms, "score": p.score}
+                {
+                    "block": str(p.block),
+                    "limit_ms": p.limit_ms,
+                    "latency_ms": p.latency_ms,
+                    "score": p.score,
+                    "score_on": None if p.score_on is None else asdict(p.score_on),
+                }
                 for p in proposals
             ],
         },
@@ -191,16 +205,24 @@ def parse_proposals(values: Any, name: str) -> tuple[Proposal, ...]:
     Raises:
         RunError: it is damaged.
     """
-    try:
-        found = tuple(
-            Proposal(Block.parse(entry["block"]), entry["limit_ms"], entry["latency_ms"], entry["score"])
-            for entry in values["proposals"]
-        )
-    except (AttributeError, KeyError, TypeError, BlockError) as error:
-        raise RunError(f"{name}: holds no block proposals ({error})") from error
+    with fields_of(f"{name}: holds no block proposals", "give blocks, or a file that run-search wrote"):
+        found = tuple(_proposal(entry) for entry in Fields.of(values).parts("proposals"))
     if not found:
         raise RunError(f"{name}: holds no block proposals")
     return found
+
+
+def _proposal(entry: Fields) -> Proposal:
+    limit_ms = entry.latency("limit_ms") if entry.has("limit_ms") else None
+    latency_ms = entry.latency("latency_ms") if entry.has("latency_ms") else None
+    if limit_ms is not None and latency_ms is not None and latency_ms > limit_ms:
+        raise FieldError(f"'{entry.place}latency_ms' of {latency_ms:g} is above its limit of {limit_ms:g}")
+    score = entry.share("score") if entry.has("score") else None
+    return Proposal(entry.block("block"), limit_ms, latency_ms, score, JudgedImages.read(entry, "score_on"))
+
+
+def _held_out(evaluation: Evaluation, data: str, space: BlockSpace) -> JudgedImages | None:
+    return JudgedImages.held_out(data, evaluation.judged_on, space.backbone.input_size)
 
 
 def _line(number: int, limit_ms: float, trial: Trial[int], block: Block) -> dict[str, Any]:
@@ -217,44 +239,72 @@ def _line(number: int, limit_ms: float, trial: Trial[int], block: Block) -> dict
     }
 
 
-def _recorded(directory: RunDirectory, limits_ms: Sequence[float], asynchronous: bool) -> list[list[Trial[int]]]:
+_TRIAL = ("limit", "limit_ms", "index", "genotype", "block", "latency_ms", "score", "parent", "diverged")
+_EVALUATION = ("block", *(field.name for field in fields(Evaluation)))
+
+
+def _recorded(
+    directory: RunDirectory, limits_ms: Sequence[float], space: BlockSpace, asynchronous: bool
+) -> list[list[Trial[int]]]:
     """The trials on the disk, one list per limit, in the order in which they were told."""
     path = directory.root / "trials.jsonl"
     recorded: list[list[Trial[int]]] = [[] for _ in limits_ms]
     for row, line in enumerate(directory.lines("trials.jsonl"), start=1):
-        try:
-            latency_ms, score = float(line["latency_ms"]), float(line["score"])
-            trial = Trial(int(line["index"]), int(line["genotype"]), latency_ms, score, line["parent"])
-            trials = recorded[line["limit"]]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise RunError(f"{path}: line {row} is no trial of this run ({error})") from error
+        with fields_of(f"{path}: line {row} is no trial of this run", LINE_REMEDY):
+            number, trial = _trial(Fields(line), limits_ms, space)
+        trials = recorded[number]
         if trial.index != len(trials) and not asynchronous:
-            raise RunError(f"{path}: line {row} is trial {trial.index}, but {len(trials)} should follow")
+            raise RunError(
+                f"{path}: line {row} is trial {trial.index}, but {len(trials)} should follow; restore a copy, or move "
+                "the file away and call the same command again, which writes it from evaluations.jsonl"
+            )
         trials.append(trial)
     return recorded
 
 
+def _trial(line: Fields, limits_ms: Sequence[float], space: BlockSpace) -> tuple[int, Trial[int]]:
+    line.only(*_TRIAL)
+    number, genotype = line.whole("limit", 0, len(limits_ms) - 1), line.whole("genotype", 0, 2**CODE_BITS - 1)
+    latency_ms, block = line.latency("latency_ms"), line.block("block")
+    if line.latency("limit_ms") != limits_ms[number] or latency_ms > limits_ms[number]:
+        raise FieldError(f"'latency_ms' or 'limit_ms' is not within the limit of {limits_ms[number]:g} ms")
+    if space.block(genotype) != block:
+        raise FieldError(f"'genotype' is not that of {block}")
+    parent = line.whole("parent") if line.has("parent") else None
+    return number, Trial(line.whole("index"), genotype, latency_ms, line.share("score"), parent)
+
+
 def _evaluations(directory: RunDirectory) -> dict[Block, Evaluation]:
-    """The evaluations on the disk; how long they took stands elsewhere."""
+    """The evaluations on the disk; how long they took is kept elsewhere."""
     path = directory.root / "evaluations.jsonl"
     known = {}
     for row, line in enumerate(directory.lines("evaluations.jsonl"), start=1):
-        try:
-            block = Block.parse(line.pop("block"))
-            known[block] = Evaluation(**{name: _frozen(value) for name, value in line.items()}, seconds=0.0)
-        except (AttributeError, KeyError, TypeError, BlockError) as error:
-            raise RunError(f"{path}: line {row} is no evaluation of this run ({error})") from error
+        with fields_of(f"{path}: line {row} is no evaluation of this run", LINE_REMEDY):
+            found = Fields(line)
+            found.only(*_EVALUATION)
+            known[found.block("block")] = Evaluation(
+                found.share("score"),
+                found.whole("images"),
+                0.0,
+                found.whole("epochs"),
+                tuple(_rung(number, point) for number, point in enumerate(found.items("rungs"))),
+                found.whole("judged_on") if found.has("judged_on") else 0,
+                found.text("diverged") if found.has("diverged") else None,
+            )
     return known
 
 
-def _frozen(value: Any) -> Any:
-    """JSON's lists as the tuples that they were written from."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+def _rung(number: int, point: Any) -> tuple[int, float]:
+    name = f"rungs[{number}]"
+    epochs, score = Fields({name: point}).items(name, 2)
+    rung = Fields({"epochs": epochs, "accuracy": score}, f"{name}.")
+    return rung.whole("epochs", 1), rung.share("accuracy")
 
 
 def _check_replayed(directory: RunDirectory, earlier: Trial[int], trial: Trial[int]) -> None:
     if replayed(earlier, trial.index, trial.genotype) != trial.score:
         raise RunError(
             f"{directory.root}: trial {trial.index} scored {earlier.score} in trials.jsonl, but {trial.score} in "
-            "evaluations.jsonl; delete both to start anew"
+            "evaluations.jsonl; restore a copy of both, or move trials.jsonl away and call the same command again, "
+            "which writes it from evaluations.jsonl"
         )

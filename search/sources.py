@@ -74,6 +74,13 @@ class Source:
         seed = f"@{self.class_seed}" if self.kind == "imagenet100" else ""
         return f"{self.kind}{seed}:{Path(self.directory).expanduser().resolve()}"
 
+    @property
+    def title(self) -> str:
+        """Its name for people: of a folder the whole one, since only its path says what it holds."""
+        if self.kind == "folder":
+            return self.absolute
+        return f"{self.kind}@{self.class_seed}" if self.class_seed else self.kind
+
     def existing_directory(self) -> Path:
         """Its directory.
 
@@ -84,6 +91,18 @@ class Source:
         if not path.is_dir():
             raise DataError(f"{path}: there is no such directory of images")
         return path
+
+    def test_name(self) -> str:
+        """What its images are that are not for training: `test` or `validation`.
+
+        Raises:
+            DataError: the directory is missing, or has none.
+        """
+        if self.kind not in ("folder", "imagenet", "imagenet100"):
+            return "test"
+        from bpnas.search.image_files import test_name
+
+        return test_name(self.existing_directory())
 
     def class_count(self) -> int:
         """How many classes its images have.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from bpnas.profiler.block import Block
 from bpnas.search.chance import derived_seed
 from bpnas.search.data import Dataset, load_data
 from bpnas.search.executor import set_threads, threads_kept
+from bpnas.search.judged_images import on_images
 from bpnas.search.latency_loss import LatencyLoss
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
@@ -167,7 +168,7 @@ def run_stage2_study(
                 for seed in seeds
                 for row in _rows_of(study, seed, seeds.index(seed), len(seeds), given, work, terms, retrain, watcher)
             ]
-        summary = summarise_stage2(rows, study.pairs)
+        summary = replace(summarise_stage2(rows, study.pairs), accuracy_on=work.images if retrain else None)
         where = f"{meta.device_name}, {meta.runtime}" + (" (mock: computed, not measured)" if meta.mock else "")
         title = f"{study.name}: {source.kind}, {len(seeds)} seeds, target {target_ms:.4g} ms by the table of {where}"
         _write(directory, study, summary, facts, title)
@@ -208,7 +209,9 @@ def _rows_of(
             if retrain:
                 starts = [derived_seed(seed, "study", "retraining", again) for again in range(retrain)]
                 accuracy = sum(work.score(network, start) for start in starts) / retrain
-                progress.step(f"{arm.name}: {network.latency_ms:.4g} ms, accuracy {accuracy:.3f} on test images")
+                progress.step(
+                    f"{arm.name}: {network.latency_ms:.4g} ms, accuracy {accuracy:.3f} {on_images(work.images)}"
+                )
             rows.append(_row(arm, seed, place, network, found.get(arm.name), terms, accuracy, retrain))
     return rows
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bpnas.search.judged_images import JudgedImages
 from bpnas.search.statistics import Interval, PairedComparison, compare_pairs, mean_interval
 
 Stage2Measure = Literal["accuracy", "best", "latency", "argmax", "expected", "skips", "entropy"]
@@ -80,12 +81,13 @@ class Stage2Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Stage2Summary:
-    """All of it; `seeds` says how many."""
+    """All of it; `seeds` says how many, and `accuracy_on` which images the accuracies are of, None without any."""
 
     arms: tuple[Stage2ArmSummary, ...]
     comparisons: tuple[Stage2Comparison, ...]
     rows: tuple[NetworkRow, ...]
     seeds: int
+    accuracy_on: JudgedImages | None = None
 
 
 def summarise_stage2(rows: Sequence[NetworkRow], pairs: Sequence[tuple[str, str]]) -> Stage2Summary:

@@ -21,6 +21,8 @@ def stage2_lines(summary: Stage2Summary) -> list[str]:
     """The text, line by line."""
     seeds = f"{summary.seeds} seed{'s' * (summary.seeds != 1)}"
     lines = ["Mean over " + seeds + (" (95 % t interval):" if summary.seeds > 1 else ":")]
+    if summary.accuracy_on is not None:
+        lines.insert(0, f"Accuracies are on {summary.accuracy_on}.")
     columns = [name for name in _COLUMNS if any(getattr(arm, name) is not None for arm in summary.arms)]
     rows = [["arm", *(_COLUMNS[name] for name in columns)]]
     rows += [[arm.arm, *(_cell(getattr(arm, name), name) for name in columns)] for arm in summary.arms]
@@ -29,7 +31,10 @@ def stage2_lines(summary: Stage2Summary) -> list[str]:
     of_accuracy = [comparison for comparison in summary.comparisons if comparison.measure == "accuracy"]
     of_argmax = [comparison for comparison in summary.comparisons if comparison.measure == "argmax"]
     if of_accuracy:
-        lines += ["By accuracy on test images:", *(f"  {_sentence(each, seeds)}" for each in of_accuracy)]
+        lines += [
+            f"By accuracy on {summary.accuracy_on or 'test images'}:",
+            *(f"  {_sentence(each, seeds)}" for each in of_accuracy),
+        ]
         lines += _best_other(summary)
     if of_argmax:
         lines += ["By the argmax network's latency / T:", *(f"  {_sentence(each, seeds)}" for each in of_argmax)]

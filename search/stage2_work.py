@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +18,15 @@ from bpnas.search.chance import derived_seed
 from bpnas.search.connect import candidate_latencies, connect, new_supernet
 from bpnas.search.data import Dataset
 from bpnas.search.derive import Assignment, argmax_blocks, k_most_probable_blocks
-from bpnas.search.errors import DivergedError, RunError
+from bpnas.search.errors import DivergedError
 from bpnas.search.evaluate import seeded
+from bpnas.search.fields import SEEDS, FieldError, Fields, fields_of
 from bpnas.search.judge import inherited_accuracy
-from bpnas.search.network_file import block_texts, parse_blocks
+from bpnas.search.judged_images import JudgedImages
+from bpnas.search.network_file import block_texts, check_sites, parse_blocks
 from bpnas.search.presets import Preset
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.sealed import LINE_REMEDY
 from bpnas.search.stage2_arms import Network, SearchedArm, Terms
 from bpnas.search.supernet import Supernet
 from bpnas.search.train import accuracy, train
@@ -65,15 +69,21 @@ class Stage2Work:
         self._searches: dict[tuple[Any, ...], Searched] = {}
         self._scores: dict[tuple[Any, ...], float] = {}
         for row, line in enumerate(directory.lines(SEARCHES), start=1):
-            try:
-                self._searches[tuple(line["proposals"]), line["lambda_below"], line["seed"]] = self._searched(line)
-            except (KeyError, TypeError, ValueError) as error:
-                raise RunError(f"{directory.root / SEARCHES}: line {row} is no search ({error})") from error
+            with fields_of(f"{directory.root / SEARCHES}: line {row} is no search", LINE_REMEDY):
+                fields = Fields(line)
+                key = (
+                    tuple(fields.texts("proposals")),
+                    fields.share("lambda_below"),
+                    fields.whole("seed", -SEEDS, SEEDS),
+                )
+                self._searches[key] = self._searched(fields)
         for row, line in enumerate(directory.lines(EVALUATIONS), start=1):
-            try:
-                self._scores[tuple(line["blocks"]), _frozen(line["backbone"]), line["seed"]] = float(line["score"])
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
-                raise RunError(f"{directory.root / EVALUATIONS}: line {row} is no evaluation ({error})") from error
+            with fields_of(f"{directory.root / EVALUATIONS}: line {row} is no evaluation", LINE_REMEDY):
+                fields = Fields(line)
+                backbone = _frozen(fields.values.get("backbone"))
+                blocks = fields.texts("blocks")
+                check_sites(parse_blocks(blocks), backbone or terms.backbone)
+                self._scores[tuple(blocks), backbone, fields.whole("seed", -SEEDS, SEEDS)] = fields.share("score")
 
     def __len__(self) -> int:
         """How many trainings the directory holds, supernets included."""
@@ -94,7 +104,7 @@ class Stage2Work:
                 line |= self._search(arm, seed, checkpoint)
             self._directory.append(SEARCHES, line)
             checkpoint.unlink(missing_ok=True)
-            self._searches[key] = self._searched(line)
+            self._searches[key] = self._searched(Fields(json.loads(json.dumps(line))))
         return self._searches[key]
 
     def score(self, network: Network, seed: int) -> float:
@@ -172,13 +182,24 @@ class Stage2Work:
     def _checkpoint(self, *key: object) -> Path:
         return self._directory.checkpoints / f"{derived_seed(0, *key):016x}.pt"
 
-    def _searched(self, line: Mapping[str, Any]) -> Searched:
-        expected, entropy = float(line["expected_latency_ms"]), float(line["entropy"])
-        return Searched(self._network(line["chosen"]), self._network(line["argmax"]), expected, entropy)
+    def _searched(self, line: Fields) -> Searched:
+        expected, entropy = line.latency("expected_latency_ms"), line.number("entropy", -1e-6, 1e6)
+        chosen, argmax = self._network(line.texts("chosen")), self._network(line.texts("argmax"))
+        if chosen.latency_ms > self._terms.target_ms:
+            raise FieldError(
+                f"'chosen' takes {chosen.latency_ms:.6g} ms, above the limit of {self._terms.target_ms:.6g} ms"
+            )
+        return Searched(chosen, argmax, expected, entropy)
 
     def _network(self, texts: Sequence[str]) -> Network:
         blocks = parse_blocks(texts)
+        check_sites(blocks, self._terms.backbone)
         return Network(blocks, self._terms.latency_ms(blocks))
+
+    @property
+    def images(self) -> JudgedImages:
+        """What `score` is of."""
+        return JudgedImages.test(self._dataset, self._preset.test_images)
 
 
 @contextmanager
@@ -197,4 +218,4 @@ def _told(stage: str, option: str, checkpoint: Path) -> Iterator[None]:
 
 def _frozen(backbone: Any) -> Any:
     """A backbone's plain values as a part of a key."""
-    return None if backbone is None else Backbone.from_dict(backbone)
+    return None if backbone is None else Backbone.from_dict(Fields.of(backbone, "backbone").values)

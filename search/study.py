@@ -16,7 +16,7 @@ import csv
 import io
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from bpnas.android_bench.files import write_atomically
 from bpnas.search.chance import derived_seed
 from bpnas.search.errors import InfeasibleLimitError
 from bpnas.search.executor import Executor, LocalExecutor, threads_kept
+from bpnas.search.judged_images import JudgedImages, on_images
 from bpnas.search.losses import keep_losses
 from bpnas.search.presets import Preset, ProposalSettings
 from bpnas.search.progress import Progress, Silent
@@ -159,11 +160,30 @@ def run_study(
                 for number, limit in enumerate(limits)
                 for arm in study.arms
             ]
-            run_searches(searches, memory, watcher)
-            tests = _retrain(searches, memory, retrain, watcher)
+            images = _Images(memory, source, backbone.input_size)
+            run_searches(searches, memory, watcher, images.found)
+            tests = _retrain(searches, memory, retrain, watcher, images)
         where = f"{meta.device_name}, {meta.runtime}" + (" (mock: computed, not measured)" if meta.mock else "")
         title = f"{study.name}: {source.kind}, {len(seeds)} seeds, limits by the table of {where}"
-        return _conclude(directory, study, searches, facts, tests, title, len(memory))
+        return _conclude(directory, study, searches, facts, tests, title, len(memory), images)
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """Which images the trainings in `memory` are judged on."""
+
+    memory: TrainingMemory
+    source: Source
+    input_size: int
+
+    def found(self) -> JudgedImages | None:
+        """Those of candidates."""
+        return JudgedImages.held_out(self.source.absolute, self.memory.judged_on(on_test=False), self.input_size)
+
+    def test(self) -> JudgedImages | None:
+        """Those of winners."""
+        count = self.memory.judged_on(on_test=True)
+        return JudgedImages(self.source.absolute, self.source.test_name(), count, self.input_size) if count else None
 
 
 def _search(
@@ -201,7 +221,7 @@ def _limits(space: BlockSpace, constraints: Sequence[float], settings: ProposalS
 
 
 def _retrain(
-    searches: Sequence[StudySearch], memory: TrainingMemory, times: int, progress: Progress
+    searches: Sequence[StudySearch], memory: TrainingMemory, times: int, progress: Progress, images: _Images
 ) -> list[float | None]:
     """The mean test score of every search's winner; None if they are not trained again."""
     if not times:
@@ -220,7 +240,7 @@ def _retrain(
         memory.fetch(missing)
         for training in missing:
             if training in memory:
-                progress.step(f"{training.block}: accuracy {memory.score(training):.3f} on test images")
+                progress.step(f"{training.block}: accuracy {memory.score(training):.3f} {on_images(images.test())}")
         missing = [training for training in missing if training not in memory]
     return [sum(map(memory.score, several)) / times for several in trainings]
 
@@ -233,6 +253,7 @@ def _conclude(
     tests: Sequence[float | None],
     title: str,
     trainings: int,
+    images: _Images,
 ) -> StudyResult:
     """Write the table, the summary and the plot."""
     from bpnas.search.study_plot import png, study_figure
@@ -252,7 +273,10 @@ def _conclude(
         )
         for search, test in zip(searches, tests, strict=True)
     ]
-    summary = summarise(outcomes, study.pairs)
+    tested = any(test is not None for test in tests)
+    summary = replace(
+        summarise(outcomes, study.pairs), found_on=images.found(), test_on=images.test() if tested else None
+    )
     write_atomically(directory.root / "study.csv", _rows(study, searches, facts).encode())
     directory.write_json("summary.json", {"study": study.name, **facts, **asdict(summary)})
     write_atomically(directory.root / "study.png", png(study_figure(searches, title)))

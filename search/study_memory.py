@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bpnas.profiler.block import Block, BlockError
-from bpnas.search.errors import RunError
+from bpnas.profiler.block import Block
 from bpnas.search.executor import Executor
+from bpnas.search.fields import SEEDS, Fields, fields_of
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.sealed import LINE_REMEDY
 
 EVALUATIONS = "evaluations.jsonl"
 
@@ -43,15 +44,17 @@ class TrainingMemory:
         self._directory, self._executor = directory, executor
         self._scores: dict[Training, float] = {}
         self._diverged: dict[Training, str | None] = {}
+        self._images: dict[bool, int] = {}
         self._under_way: dict[int, Training] = {}
         self._submitted = 0
         for row, line in enumerate(directory.lines(EVALUATIONS), start=1):
-            try:
-                training = Training(Block.parse(line["block"]), int(line["seed"]), bool(line["on_test"]))
-                self._scores[training] = float(line["score"])
-                self._diverged[training] = line.get("diverged")
-            except (KeyError, TypeError, ValueError, BlockError) as error:
-                raise RunError(f"{directory.root / EVALUATIONS}: line {row} is no evaluation ({error})") from error
+            with fields_of(f"{directory.root / EVALUATIONS}: line {row} is no evaluation", LINE_REMEDY):
+                fields = Fields(line)
+                training = Training(fields.block("block"), fields.whole("seed", -SEEDS, SEEDS), fields.flag("on_test"))
+                self._scores[training] = fields.share("score")
+                self._diverged[training] = fields.text("diverged") if fields.has("diverged") else None
+                if fields.has("judged_on"):
+                    self._images[training.on_test] = fields.whole("judged_on")
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -66,6 +69,10 @@ class TrainingMemory:
     def diverged(self, training: Training) -> str | None:
         """How it diverged, which has a score of 0; None if it did not. Raises KeyError if it was not done."""
         return self._diverged[training]
+
+    def judged_on(self, on_test: bool) -> int:
+        """How many images judge such trainings; 0 where that is not known."""
+        return self._images.get(on_test, 0)
 
     def fetch(self, wanted: Iterable[Training]) -> None:
         """Have the first of `wanted` trained, as many as there are workers, and wait until one more is done."""
@@ -85,8 +92,10 @@ class TrainingMemory:
             "score": evaluation.score,
             "images": evaluation.images,
             "seconds": evaluation.seconds,
+            "judged_on": evaluation.judged_on,
         }
         if evaluation.diverged is not None:
             line["diverged"] = evaluation.diverged
         self._directory.append(EVALUATIONS, line)
         self._scores[training], self._diverged[training] = evaluation.score, evaluation.diverged
+        self._images[training.on_test] = evaluation.judged_on

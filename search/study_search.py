@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bpnas.profiler.block import Block
 from bpnas.search.errors import StuckError
 from bpnas.search.evolution import Candidate
+from bpnas.search.judged_images import JudgedImages, on_images
 from bpnas.search.progress import Progress
 from bpnas.search.space import BlockSpace
 from bpnas.search.study_arms import Arm, Proposer
@@ -137,10 +138,16 @@ class StudySearch:
         return len(self._seen)
 
 
-def run_searches(searches: Sequence[StudySearch], memory: TrainingMemory, progress: Progress) -> None:
+def run_searches(
+    searches: Sequence[StudySearch],
+    memory: TrainingMemory,
+    progress: Progress,
+    images: Callable[[], JudgedImages | None] = lambda: None,
+) -> None:
     """Run all to their ends. What was trained by an earlier call is gone through at once.
 
-    A search depends on its own scores alone: in what order trainings end changes nothing.
+    Which images the scores are of, `images` says once there is one. A search depends on its own scores alone: in what
+    order trainings end changes nothing.
     """
     for search in searches:
         search.advance(memory)
@@ -153,5 +160,9 @@ def run_searches(searches: Sequence[StudySearch], memory: TrainingMemory, progre
                 progress.step(
                     f"seed {search.seed}, limit {search.limit_ms:g} ms, {search.arm.name}: {trial.block}, "
                     f"{trial.latency_ms:.4g} ms, "
-                    + (f"accuracy {trial.score:.3f}" if trial.diverged is None else f"diverged {trial.diverged}")
+                    + (
+                        f"accuracy {trial.score:.3f} {on_images(images())}"
+                        if trial.diverged is None
+                        else f"diverged {trial.diverged}"
+                    )
                 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bpnas.search.judged_images import JudgedImages
 from bpnas.search.statistics import Interval, PairedComparison, compare_pairs, mean_interval, rank_correlation
 
 Measure = Literal["found", "anytime", "test"]
@@ -78,6 +79,7 @@ class Summary:
         arms, comparisons, outcomes: in order of limits.
         seeds, limits: how many.
         correlation: Spearman's, between `found` and `test` of all winners; None where there is none.
+        found_on, test_on: the images that `found` and `anytime`, and that `test` are of; None where they are not known.
     """
 
     arms: tuple[ArmSummary, ...]
@@ -86,6 +88,8 @@ class Summary:
     seeds: int
     limits: int
     correlation: float | None
+    found_on: JudgedImages | None = None
+    test_on: JudgedImages | None = None
 
 
 def summarise(outcomes: Sequence[Outcome], pairs: Sequence[tuple[str, str]]) -> Summary:

@@ -146,12 +146,37 @@ def test_a_run_in_json_resumed_and_marked_mock(small_table, tmp_path):
     assert changed.exit_code == 1 and "seed = 0, now it is 5" in changed.output
 
 
+def test_every_accuracy_names_its_images(small_table, tmp_path):
+    options = ["--table", small_table, "--out", tmp_path / "out", *MICRO, "--k-best", 2]
+    done = call(*options)
+    assert done.exit_code == 0, done.output
+    test, held_out = "359 test images of digits at 32 px", "10 held-out training images of digits at 32 px"
+    network = next(line for line in done.stdout.splitlines() if line.startswith("Network: "))
+    assert network.endswith(f"% on {test}")
+    of_blocks = [line for line in done.output.splitlines() if "limit " in line and "accuracy " in line]
+    assert of_blocks and all(line.endswith(f" on {held_out}") for line in of_blocks)
+    judged = {"data": "digits", "split": "test", "images": 359, "input_size": 32}
+    answer = json.loads(call(*options, "--json").stdout)
+    assert answer["network"]["accuracy_on"] == judged
+    assert answer["network"]["within_limit"] is True and answer["network"]["limit_ms"] == answer["network"]["target_ms"]
+    values = json.loads((tmp_path / "out/network.json").read_text())
+    assert values["accuracy_on"] == judged and values["limit_ms"] == values["target_ms"] and values["within_limit"]
+    for proposal in json.loads((tmp_path / "out/proposals.json").read_text())["proposals"]:
+        assert proposal["score_on"] == judged | {"split": "held-out training", "images": 10}
+    found = json.loads((tmp_path / "out/connections.json").read_text())
+    assert found["inherited_accuracy_on"] == judged | {"split": "held-out training", "images": 8}
+    assert call("export", tmp_path / "out").exit_code == 0
+    proposals = call("--table", small_table, "--proposals", tmp_path / "out", "--stage", "proposals")
+    assert proposals.exit_code == 2 and "nothing to do" in proposals.output
+
+
 def test_int8_comes_last_and_once(small_table, tmp_path):
     pytest.importorskip("onnxruntime")
     options = ["--table", small_table, "--out", tmp_path / "run", *MICRO, "--int8"]
     first = call(*options)
     assert first.exit_code == 0, first.output
     assert f"Int8 in {tmp_path / 'run'}:\nnetwork.int8.onnx: accuracy " in first.stdout
+    assert "points on 359 test images of digits at 32 px\n" in first.stdout
     before = (tmp_path / "run/network.int8.onnx").stat()
     again = json.loads(call(*options, "--json").stdout)
     (found,) = again["int8"].values()

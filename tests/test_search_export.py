@@ -154,7 +154,7 @@ def test_what_was_measured_of_a_file_that_is_no_more_is_forgotten(network: Netwo
 @pytest.mark.parametrize(
     ("change", "options", "code", "message"),
     [
-        ({"classes": ["a", "b", "c", "d"]}, [], 2, "has the classes 0, 1, 2 ... (10)"),
+        ({"classes": list("abcdefghij")}, [], 2, "has the classes 0, 1, 2 ... (10)"),
         ({"data": None}, [], 2, "name them with --data"),
         ({"data": "cifar10:none"}, [], 1, "no such directory"),
         ({}, ["--data", "huge"], 2, "no data source is called 'huge'"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from bpnas.search.sealed import sealed_json
 from tests.network_factory import stored_network
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +43,24 @@ features = torch.hub.load(ROOT, "bpnas_features", source="local", network=PATH)
 assert [1, 2, 4, 8, 16] == [32 // found.shape[-1] for found in features(images)] == list(features.strides)
 """
     run(code, path)
+
+
+def test_hub_loads_nothing_that_was_changed(tmp_path: Path) -> None:
+    path, _ = stored_network(tmp_path)
+    weights = path.with_suffix(".safetensors").read_bytes()
+    values = json.loads(path.read_text()) | {"files": {"network.safetensors": sha256(weights).hexdigest()}}
+    path.write_bytes(sealed_json(values))
+    code = """
+try:
+    torch.hub.load(ROOT, "bpnas", source="local", network=PATH)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    assert run(code, path) == ""
+    path.with_suffix(".safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert "RunError" in (said := run(code, path)) and "network.safetensors: is not the file" in said
+    path.write_text(path.read_text().replace("K3E1G1", "K3E1G2"))
+    assert "RunError" in (said := run(code, path)) and "network.json: was changed since it was written" in said
 
 
 @pytest.mark.parametrize("installed", [True, False])

@@ -59,6 +59,22 @@ def test_it_is_noted_beside_the_prediction(network: Path, measure: Any) -> None:
     assert entry["low_ms"] <= entry["latency_ms"] <= entry["high_ms"]
 
 
+def test_a_limit_is_held_against_both(network: Path, cli: Any) -> None:
+    write(network, predicted_latency_ms=0.5, target_ms=0.001)
+    done = cli("run-search", "measure", network, "--runtime", "tflite")
+    assert done.exit_code == 0 and "; above the limit of 0.001 ms" in done.stdout
+    assert f"{network}: the network takes 0.5 ms by table, above its limit of 0.001 ms" in done.stderr
+    answer = json.loads(cli("run-search", "measure", network, "--runtime", "tflite", "--json").stdout)
+    assert answer["limit_ms"] == 0.001 and answer["within_limit"] is False
+
+
+def test_a_damaged_measurement_is_named(network: Path, cli: Any) -> None:
+    write(network, measured=[{"latency_ms": -1}])
+    for command in ("measure", "export"):
+        done = cli("run-search", command, network)
+        assert done.exit_code == 1 and "'measured[0].latency_ms' must be a latency" in done.stderr
+
+
 def test_the_settings_are_the_tables_unless_said_otherwise(network: Path, measure: Any) -> None:
     measure(network, "--runtime", "tflite")
     assert samples(network, SETTINGS) == 3 * 12

@@ -11,7 +11,7 @@ from bpnas.profiler import Block
 from bpnas.search import DataError, InfeasibleLimitError, Preset, RunError, run_search
 from bpnas.search.space import BlockSpace
 from bpnas.search.worker_pool import usable_cores
-from tests.search_helpers import FormulaTable, Steps
+from tests.search_helpers import FormulaTable, Steps, as_of_an_earlier_bpnas
 
 PATHS = "K1G1,K3G1,K3G4,K3E1G1,K3E3G2,K5E2G1"
 MICRO = Preset.load("tiny").override(
@@ -232,8 +232,9 @@ def test_evaluations_and_trials_that_do_not_agree(windowed, table, tmp_path):
         if file.suffix == ".jsonl" or file.name == "config.json":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     kept = tmp_path / "evaluations.jsonl"
+    as_of_an_earlier_bpnas(kept)
     lines = [json.loads(line) for line in kept.read_text().splitlines()]
-    for first, message in (({**lines[0], "score": 2.0}, r"scored .* but 2\.0"), ({}, "line 1 is no evaluation")):
+    for first, message in (({**lines[0], "score": 0.75}, r"scored .* but 0\.75"), ({}, "line 1 is no evaluation")):
         kept.write_text("".join(json.dumps(line) + "\n" for line in (first, *lines[1:])))
         with pytest.raises(RunError, match=message):
             run_search(table, out=tmp_path, **EXECUTION)
@@ -384,6 +385,7 @@ def test_damaged_run_directories_are_named(finished, table, tmp_path):
     run_search(table, **arguments)
     (tmp_path / "b/proposals.json").unlink()
     trials = tmp_path / "b/trials.jsonl"
+    as_of_an_earlier_bpnas(trials)
     lines = trials.read_bytes().splitlines(keepends=True)
     for damage, message in (
         (b"".join([lines[0], b"{no json}\n", *lines[2:]]), "line 2 is damaged"),

@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 
 from tests.patience import PATIENCE
 from tests.records_factory import backbone, make_plan
+from tests.search_helpers import as_of_an_earlier_bpnas
 from tests.table_factory import damage, write
 
 STUDIES = ("lambda", "random-stage2", "fbnet-candidates", "connections")
@@ -94,6 +95,34 @@ def test_bad_input_is_one_sentence_and_the_right_exit_code(case, cli, table, tmp
     assert result.stdout == ""
 
 
+def test_changed_lines_of_a_study_are_seen(cli, table, target, tmp_path):
+    out = tmp_path / "out"
+    options = ["study", "random-stage2", "--table", table, "--proposals", BLOCKS, "--target", target, *MICRO.split()]
+    assert cli("run-search", *options, "--out", out).exit_code == 0
+    slow = ["K5E6G1+K5E6G1"] * 3
+    for name, change, message in (
+        ("searches.jsonl", {"chosen": slow}, "'chosen' takes"),
+        ("searches.jsonl", {"chosen": ["K1G1"]}, "'blocks' must have 3 entries"),
+        ("searches.jsonl", {"expected_latency_ms": 0}, "'expected_latency_ms' must be a latency"),
+        ("searches.jsonl", {"lambda_below": None}, "'lambda_below' must be a number from 0 to 1"),
+        ("evaluations.jsonl", {"score": 1.5}, "'score' must be a number from 0 to 1"),
+        ("evaluations.jsonl", {"blocks": None}, "'blocks' must be a list"),
+        ("evaluations.jsonl", {"backbone": []}, "'backbone' must be an object"),
+    ):
+        whole = (out / name).read_text()
+        first, *others = whole.splitlines()
+        line = json.dumps(json.loads(first) | change)
+        (out / name).write_text("\n".join([line, *others]) + "\n")
+        done = cli("run-search", *options, "--out", out)
+        assert done.exit_code == 1 and f"{name}: line 1 was changed since it was written" in done.stderr
+        as_of_an_earlier_bpnas(out / name)
+        done = cli("run-search", *options, "--out", out)
+        assert done.exit_code == 1 and message in done.stderr and "Traceback" not in done.stderr
+        (out / name).write_text(whole)
+    as_of_an_earlier_bpnas(out / "searches.jsonl", out / "evaluations.jsonl", out / "config.json")
+    assert cli("run-search", *options, "--out", out).exit_code == 0
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_in_json_and_text_resumed_and_marked_mock(name, cli, table, target, tmp_path):
     options = ["study", name, "--table", table, "--proposals", BLOCKS, "--target", target, *MICRO.split()]
@@ -106,6 +135,11 @@ def test_a_study_in_json_and_text_resumed_and_marked_mock(name, cli, table, targ
         rows = list(csv.DictReader(file))
     assert {row["mock"] for row in rows} == {"True"} and {row["seed"] for row in rows} == {"0", "1"}
     assert all(float(row["latency_ms"]) <= float(target) for row in rows)
+    assert answer["accuracy_on"] == {"data": "digits", "split": "test", "images": 359, "input_size": 8}
+    assert "Accuracies are on 359 test images of digits at 8 px." in answer["text"]
+    assert all(
+        " on 359 test images of digits at 8 px" in line for line in done.stderr.splitlines() if "accuracy" in line
+    )
     assert (tmp_path / "out/study.png").read_bytes().startswith(b"\x89PNG")
     before = (tmp_path / "out/study.csv").read_bytes()
     again = cli("run-search", *options)

@@ -16,7 +16,7 @@ from bpnas.search.executor import LocalExecutor
 from bpnas.search.space import BlockSpace
 from bpnas.search.study import run_study
 from bpnas.search.study_arms import STUDIES, Study
-from tests.search_helpers import FormulaTable
+from tests.search_helpers import FormulaTable, as_of_an_earlier_bpnas
 
 SMALL = Preset.load("tiny").override({"proposals.population": 3, "proposals.sample": 2, "proposals.cycles": 8})
 LIMITS = (0.1, 0.3)
@@ -36,7 +36,7 @@ class Lottery:
         self.done += 1
         luck = derived_seed(seed, block, on_test) / 2**63
         width = sum(getattr(path, "expansion", 1) for path in block.paths)
-        return SimpleNamespace(score=0.3 + 0.01 * width + 0.2 * luck, images=10, seconds=0.5)
+        return SimpleNamespace(score=0.3 + 0.01 * width + 0.2 * luck, images=10, seconds=0.5, judged_on=30)
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +193,7 @@ def test_a_changed_setting_is_named(change, field, table, tmp_path):
 def test_a_damaged_line_is_named(table, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(table, tmp_path, evaluate=Lottery(2))
+    as_of_an_earlier_bpnas(tmp_path / "evaluations.jsonl")
     with (tmp_path / "evaluations.jsonl").open("ab") as file:
         file.write(b'{"block": "K9", "seed": 0, "on_test": false, "score": 0.5}\n')
     with pytest.raises(RunError, match="line 3 is no evaluation"):

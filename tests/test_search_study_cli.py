@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 from bpnas.search.executor import threads_kept
 from tests.patience import PATIENCE
 from tests.records_factory import backbone, make_plan
+from tests.search_helpers import as_of_an_earlier_bpnas
 from tests.table_factory import damage, write
 
 MICRO = "--population 2 --sample 1 --cycles 4 --proposal-epochs 1 --proposal-images 40 --input-size 8".split()
@@ -89,6 +90,11 @@ def test_a_study_in_json_and_text_resumed_and_marked_mock(cli, table, limits, tm
     assert all(0 <= outcome["test"] <= 1 for outcome in answer["outcomes"])
     assert json.loads((tmp_path / "out/summary.json").read_text())["arms"] == answer["arms"]
     assert any("can be told with 2 seeds" in line for line in answer["text"])
+    held_out, test = "10 held-out training images of digits at 8 px", "359 test images of digits at 8 px"
+    assert f"Searches are judged on {held_out}, winners trained anew on {test}." in answer["text"]
+    assert answer["test_on"] == {"data": "digits", "split": "test", "images": 359, "input_size": 8}
+    accuracies = [line for line in done.stderr.splitlines() if "accuracy" in line]
+    assert accuracies and all(line.endswith((f" on {held_out}", f" on {test}")) for line in accuracies)
     files = {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
     again = cli("run-search", *options)
     assert again.exit_code == 0 and "mock: computed, not measured" in again.stdout
@@ -96,6 +102,30 @@ def test_a_study_in_json_and_text_resumed_and_marked_mock(cli, table, limits, tm
     assert files == {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
     changed = cli("run-search", *options, "--proposal-epochs", "2")
     assert changed.exit_code == 1 and "proposals.train.epochs = 1, now it is 2" in changed.stderr
+
+
+def test_changed_lines_of_a_study_are_seen(cli, table, limits, tmp_path):
+    out = tmp_path / "out"
+    options = ["study", "strategies", "--table", table, "--constraints", limits, "--out", out, "--seeds", "1", *MICRO]
+    assert cli("run-search", *options).exit_code == 0
+    whole = (out / "evaluations.jsonl").read_text()
+    first, *others = whole.splitlines()
+    for change, message in (
+        ({"score": -0.5}, "'score' must be a number from 0 to 1"),
+        ({"seed": "0"}, "'seed' must be a whole number"),
+        ({"on_test": 1}, "'on_test' must be true or false"),
+        ({"block": None}, "'block' must be a text"),
+    ):
+        line = json.dumps(json.loads(first) | change)
+        (out / "evaluations.jsonl").write_text("\n".join([line, *others]) + "\n")
+        done = cli("run-search", *options)
+        assert done.exit_code == 1 and "evaluations.jsonl: line 1 was changed since it was written" in done.stderr
+        as_of_an_earlier_bpnas(out / "evaluations.jsonl")
+        done = cli("run-search", *options)
+        assert done.exit_code == 1 and message in done.stderr and "Traceback" not in done.stderr
+    (out / "evaluations.jsonl").write_text(whole)
+    as_of_an_earlier_bpnas(out / "evaluations.jsonl", out / "config.json")
+    assert cli("run-search", *options).exit_code == 0
 
 
 def test_random_stage_1_has_a_hundred_trials_as_the_papers(cli, table, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ def _searched(path: Path, pretrained: bool, weights: Path | None) -> Features:
         "network": str(path),
         "weights": None if used is None else str(used),
         "mock": file.mock,
-        "predicted_latency_ms": json.loads(path.read_text(encoding="utf-8")).get("predicted_latency_ms"),
+        "predicted_latency_ms": file.predicted_latency_ms,
         "input_size": file.backbone.input_size,
     }
     return Features(body, body.strides, body.channels, file.mean, file.std, origin)

@@ -11,6 +11,7 @@ result.json               the outcome, written last
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -123,13 +124,15 @@ def run_detection(
                 **config,
                 "metrics": metrics,
                 "images": {"train": len(images), "val": len(to_judge.images)},
+                "judged_on": f"{len(to_judge.images):,} images of {to_judge.file}, scaled to a shorter side of "
+                f"{settings.short_side} px, at most {settings.long_side} px",
                 "categories": to_train.category_names,
                 "notes": notes,
                 "versions": _versions(),
             }
             # Last, since this file says that all is done.
             directory.write_json("result.json", result)
-        found: dict[str, Any] = directory.read_json("result.json")
+        found: dict[str, Any] = directory.read_json("result.json", whole=True)
     return found
 
 
@@ -184,7 +187,8 @@ def _judge(directory: RunDirectory, detector: nn.Module, found: CocoSet, batch: 
     state = {name: value.contiguous() for name, value in detector.state_dict().items()}
     write_atomically(directory.root / "detector.safetensors", save(state))
     detections = detect(detector, found, batch=batch)
-    directory.write_json("detections.json", detections)
+    # For other programs, which want a plain list.
+    write_atomically(directory.root / "detections.json", (json.dumps(detections, indent=2) + "\n").encode())
     return coco_metrics(found, detections)
 
 

@@ -105,7 +105,7 @@ def _summary(result: dict[str, Any], out: Path) -> str:
     return "\n".join(
         [
             f"Network: {result['network'] or result['model']}{predicted}",
-            f"On {result['images']['val']} images: {scores}",
+            f"On {result.get('judged_on') or str(result['images']['val']) + ' images'}: {scores}",
             f"Files: {out}/result.json, detections.json, detector.safetensors",
         ]
     )

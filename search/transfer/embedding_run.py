@@ -90,7 +90,7 @@ def run_embedding(
             progress.note("the result is there already")
         else:
             _run(task, backbone, directory, seed, config, progress)
-        result: dict[str, Any] = directory.read_json("result.json")
+        result: dict[str, Any] = directory.read_json("result.json", whole=True)
         return result
 
 

@@ -65,6 +65,7 @@ def run_face(
         return {
             "rank_1": [{"distractors": size, "rate": rate} for size, rate in rates.items()],
             "probes": {"images": len(probes.paths), "identities": len(set(probes.labels))},
+            "judged_on": f"{len(probes.paths):,} images in {data / 'probes'} at {height} x {width} px",
         }
 
     task = EmbeddingTask("face", data, settings, train.paths, train.labels, objective, judge)

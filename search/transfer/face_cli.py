@@ -42,4 +42,5 @@ def face(
     with display(mock) as progress:
         result = run_face(data, backbone, settings, out=place, seed=seed, progress=progress)
     lines = [f"Rank 1 among {row['distractors']} distractors: {row['rate'] * 100:.2f}%" for row in result["rank_1"]]
+    lines += [f"Judged on {result['judged_on']}"] * ("judged_on" in result)
     print_result(result, as_json, summary(result, place, lines))

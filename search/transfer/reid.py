@@ -65,6 +65,8 @@ def run_reid(
             "mean_average_precision": scores.mean_average_precision,
             "queries": scores.queries,
             "gallery": len(gallery.paths),
+            "judged_on": f"{scores.queries:,} queries in {data / 'query'} among {len(gallery.paths):,} images in "
+            f"{data / 'bounding_box_test'} at {height} x {width} px",
         }
 
     task = EmbeddingTask("reid", data, settings, train.paths, labels, objective, judge)

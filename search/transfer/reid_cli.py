@@ -43,4 +43,5 @@ def reid(
         result = run_reid(data, backbone, settings, out=place, seed=seed, progress=progress)
     ranks = ", ".join(f"Rank-{rank} {result[f'rank_{rank}'] * 100:.2f}%" for rank in (1, 5, 10))
     lines = [f"{ranks}, mAP {result['mean_average_precision'] * 100:.2f}% ({result['queries']} queries)"]
+    lines += [f"Judged on {result['judged_on']}"] * ("judged_on" in result)
     print_result(result, as_json, summary(result, place, lines))

@@ -1,0 +1,49 @@
+"""The images that a network was trained on, as its own files name them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bpnas.android_bench.errors import UsageError
+from bpnas.search.errors import DataError, RunError
+from bpnas.search.fields import Fields, fields_of
+from bpnas.search.network_file import NetworkFile
+from bpnas.search.sealed import read_sealed
+from bpnas.search.sources import Source
+
+_CONFIG_FIELDS = ("connections_data", "data")
+"""Of a search and of a retraining: the images of the network, with an absolute path."""
+
+
+def own_images(network: NetworkFile) -> str:
+    """The source of a network's images (see `Source`): what its network.json says, or its run's config.json.
+
+    Raises:
+        UsageError: neither says so.
+        DataError: they are not there any more.
+        RunError: a file is damaged.
+    """
+    text = network.accuracy_on.data if network.accuracy_on else _of_run(network) or network.data
+    if text is None:
+        raise UsageError(f"{network.path}: does not say which images it was trained on; name them with --data")
+    try:
+        source = Source.parse(text)
+    except UsageError as error:
+        raise RunError(f"{network.path}: the images that it was trained on cannot be told ({error})") from error
+    if source.directory and not Path(source.directory).expanduser().is_dir():
+        raise DataError(
+            f"{source.directory}: there is no such directory of images any more, which {network.path} was trained on; "
+            f"name it with --data {source.kind}:DIR"
+        )
+    return text
+
+
+def _of_run(network: NetworkFile) -> str | None:
+    """What config.json says: that in the folder of network.json, or two above it for one of several networks."""
+    for folder in (network.path.parent, network.path.parent.parent.parent):
+        path = folder / "config.json"
+        if (folder == network.path.parent or network.path.parent.parent.name == "networks") and path.is_file():
+            config = Fields(read_sealed(path))
+            with fields_of(f"{path}: is damaged"):
+                return next((config.text(name) for name in _CONFIG_FIELDS if config.has(name)), None)
+    return None
