@@ -21,20 +21,28 @@ from typing import IO
 from bpnas.android_bench.runner import RunRequest
 from bpnas.profiler import Backbone
 from bpnas.profiler.paths import enumerate_parts, select_paths
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, slowness
 from tests.phone.daemon import Adbd, wait_until
 from tests.records_factory import read_everything
 
 PATHS = "K1E?G1"
 SIZES = (16, 32)
-IMPATIENT = {
+_IMPATIENT = {
     "adb_connection._IDLE_SECONDS": 1.0,
     "adb_remote._SILENCE_SECONDS": 0.5,
     "native_session._SLICE_SECONDS": 0.5,
     "native_session._GRACE_SECONDS": 0.5,
     "native_device._COOL_SECONDS": 0.0,
 }
-"""Constants of bpnas.android_bench with which silence is noticed after a second, not after half a minute."""
+
+
+def impatience() -> dict[str, float]:
+    """Constants of bpnas.android_bench with which silence is noticed after a second, not after half a minute; later
+    where the machine is busy.
+    """
+    times = slowness()
+    return {name: seconds * times for name, seconds in _IMPATIENT.items()}
+
 
 # A daemon ends with the thread that started it: this one stays.
 _saboteur = ThreadPoolExecutor(1, thread_name_prefix="saboteur")
@@ -90,7 +98,7 @@ def start_host(
     `contents` are the models, by key; real ones where it is None.
     """
     script = Path(__file__).with_name("chaos_host.py")
-    (folder / "host.json").write_text(json.dumps({"contents": contents, "constants": IMPATIENT}))
+    (folder / "host.json").write_text(json.dumps({"contents": contents, "constants": impatience()}))
     words: list[str | Path] = [sys.executable, "-P", script, folder / "host.json", "--serial", serial or daemon.serial]
     words += ["--directory", f"{daemon.directory}/bpnas", "--affinity", "none", "--records", folder / "r.sqlite"]
     words += ["--backbone", write_backbone(folder), "--paths", PATHS, "--sessions", "1", "--timeout", "2"]
