@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +52,7 @@ class _BpnasCommand(click.Command):
         return super().parse_args(ctx, _spread(args, greedy))
 
     def invoke(self, ctx: click.Context) -> Any:
+        _show_what_can_be_shown()
         try:
             with _orderly_end():
                 return super().invoke(ctx)
@@ -144,6 +147,12 @@ def _spread(args: list[str], greedy: set[str]) -> list[str]:
             spread.extend([option, word] if option and has_one else [word])
             has_one = True
     return spread
+
+
+def _show_what_can_be_shown() -> None:
+    """What standard output's encoding lacks, or a file name that is no text, is shown with `?`; no traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 @contextmanager
