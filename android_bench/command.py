@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,6 +45,7 @@ class _BpnasCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         if ctx.parent is not None and isinstance(ctx.parent.command, _BpnasCommand):
             return super().invoke(ctx)  # the command around this one does the rest
+        _show_what_can_be_shown()
         try:
             with orderly_end(), _shown_as_text():
                 return super().invoke(ctx)
@@ -137,6 +140,12 @@ def _spread(args: list[str], greedy: set[str]) -> list[str]:
             spread.extend([option, word] if option and has_one else [word])
             has_one = True
     return spread
+
+
+def _show_what_can_be_shown() -> None:
+    """What standard output's encoding lacks, or a file name that is no text, is shown with `?`; no traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 @contextmanager

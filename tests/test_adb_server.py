@@ -16,7 +16,7 @@ from bpnas.android_bench.adb_server import ServerConnection, server_address, ser
 from bpnas.android_bench.attached import Attached, connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError, UsageError
 from bpnas.android_bench.remote import FileToPush
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, slowness
 from tests.phone.adb_client import AdbServer
 from tests.phone.daemon import Adbd, wait_until
 from tests.phone.legacy import LegacyDaemon
@@ -27,7 +27,7 @@ FakeServer = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("bpnas.android_bench.adb_server._ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr("bpnas.android_bench.adb_server._ANSWER_SECONDS", 2.0 * slowness())
     yield
     gc.collect()  # a socket left open warns here, and so fails the test
 
@@ -130,7 +130,7 @@ def test_a_phone_that_went_is_offline_or_gone(adbd: Adbd, server: AdbServer) -> 
 def test_a_phone_that_is_silent_behind_the_server_is_given_up(
     adbd: Adbd, server: AdbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bpnas.android_bench.adb_remote._SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("bpnas.android_bench.adb_remote._SILENCE_SECONDS", 0.3 * slowness())
     server.connect(adbd.serial)
     with closing(connect(adbd.serial)) as remote:
         adbd.stop()

@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from bpnas.android_bench import local_worker
 from bpnas.android_bench.device import DeviceInfo, open_device
 from bpnas.android_bench.errors import RuntimeUnavailableError, UnknownSerialError, UsageError
 from bpnas.android_bench.local import LocalDevice
@@ -322,6 +324,19 @@ def test_a_worker_that_died_between_two_models_costs_at_most_one(request_one, ru
         first, second = device.run([request_one(runtime, "first"), request_one(runtime, "second")], QUICK)
         assert failed(first).kind == "crash"
         assert measured(second).key == "second"
+
+
+def test_samples_shorter_than_the_clock_can_tell_are_made_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that takes a step of a millisecond with every fourth inference."""
+    invoked = []
+    session = SimpleNamespace(
+        invoke=lambda: invoked.append(1), input_shapes=lambda: [(1, 2)], set_inputs=lambda inputs: None
+    )
+    monkeypatch.setattr(local_worker, "open_session", lambda *arguments: session)
+    monkeypatch.setattr(local_worker, "perf_counter_ns", lambda: len(invoked) // 4 * 1_000_000)
+    settings = RunSettings(warmup_runs=2, warmup_seconds=0.0, runs=3, seconds=0.0, sample_ms=0.0)
+    answer = local_worker.time_model("tflite", Path("model"), settings)
+    assert (answer["samples_ns"], answer["repeats"]) == ([1_000_000] * 3, 4)
 
 
 @needs_proc

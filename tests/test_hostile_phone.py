@@ -22,8 +22,8 @@ from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.native_device import NativeDevice
 from bpnas.android_bench.remote import FileToPush
 from bpnas.android_bench.runner import Failure, Measurement, Outcome, RunSettings
-from tests.patience import PATIENCE
-from tests.phone.chaos import IMPATIENT, check_clean, disk_of, write_fake_runner, write_requests
+from tests.patience import PATIENCE, slowness
+from tests.phone.chaos import check_clean, disk_of, impatience, write_fake_runner, write_requests
 from tests.phone.daemon import Adbd
 from tests.phone.fixtures import StartAdbd
 from tests.phone.hostile import HostileDaemon, packet, shell_frame
@@ -37,7 +37,7 @@ Open = Callable[..., NativeDevice]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (IMPATIENT | {"adb_remote._SYNC_SECONDS": 2.0}).items():
+    for name, seconds in (impatience() | {"adb_remote._SYNC_SECONDS": 2.0 * slowness()}).items():
         monkeypatch.setattr(f"bpnas.android_bench.{name}", seconds)
 
 

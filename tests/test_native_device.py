@@ -288,6 +288,7 @@ case "$(cat "$graph")" in
     abort) kill -6 $$ ;;
     hang) sleep 60 ;;
     silent) exit 0 ;;
+    tiny) echo "count=$runs curr=0 min=0 max=0 avg=0 std=0"; exit 0 ;;
 esac
 echo "INFO: STARTING!"
 echo "count=7 first=9999 curr=9999 min=9000 max=9999 avg=9999 std=2"
@@ -303,8 +304,10 @@ def test_benchmark_model_takes_the_runners_place(open_native: Serve, tmp_path: P
     device = open_native(runner=program)
     assert "benchmark_model" in device.info.runtime_version
     settings = RunSettings(runs=50, timeout_seconds=5)
-    outcomes = list(device.run(write_requests(tmp_path, ["ok", "refuse", "abort", "hang", "silent", "ok"]), settings))
-    assert kinds(outcomes) == ["ok", "refused", "crash", "timeout", "invalid", "ok"]
+    outcomes = list(
+        device.run(write_requests(tmp_path, ["ok", "refuse", "abort", "hang", "silent", "tiny", "ok"]), settings)
+    )
+    assert kinds(outcomes) == ["ok", "refused", "crash", "timeout", "invalid", "refused", "ok"]
     for outcome in (outcomes[0], outcomes[-1]):
         assert isinstance(outcome, Measurement)
         assert outcome.samples_ns == (1250500,) * 5  # a mean each, of the timed runs and not of the warm-up
@@ -312,6 +315,7 @@ def test_benchmark_model_takes_the_runners_place(open_native: Serve, tmp_path: P
         assert outcome.conditions["after"]["inferences_per_sample"] == 10.0
     assert "Failed to initialize" in outcomes[1].message  # type: ignore[union-attr]
     assert "signal 6" in outcomes[2].message  # type: ignore[union-attr]
+    assert "less than a microsecond" in outcomes[5].message  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from bpnas.profiler import Block
 from bpnas.search.cli import main as run_search_command
 from bpnas.tables import LatencyTable
+from tests.halt import halted
 from tests.patience import PATIENCE
 
 SMALL_BACKBONE = """
@@ -281,13 +282,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_trials(executor, small_t
 def test_interrupting_it_ends_with_130_and_a_sentence(executor, small_table, tmp_path):
     out = tmp_path / "out"
     arguments = command("run-search", "--table", small_table, "--out", out, *MICRO, "--cycles", 200, *executor)
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + PATIENCE
-    while not (out / "trials.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    with halted(arguments, tmp_path / "halted", out / "trials.jsonl", **pipes) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "call the same command again" in errors and "Traceback" not in errors

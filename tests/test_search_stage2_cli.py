@@ -5,14 +5,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
-from tests.patience import PATIENCE
+from tests.halt import halted
 from tests.records_factory import backbone, make_plan
 from tests.search_helpers import as_of_an_earlier_bpnas
 from tests.table_factory import damage, write
@@ -183,12 +182,9 @@ def test_killed_in_the_middle_of_a_supernet_it_ends_as_if_undisturbed(table, tar
         return [str(part) for part in (beside, "study", "random-stage2", *options)]
 
     subprocess.run(call("whole"), check=True, capture_output=True, env=env)
-    process = subprocess.Popen(call("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.poll() is None and not list(tmp_path.glob("cut/checkpoints/*.pt")):
-        time.sleep(0.005)
-    process.kill()
-    process.wait(timeout=PATIENCE)
+    checkpoints = tmp_path / "cut/checkpoints/*.pt"
+    with halted(call("cut"), tmp_path / "halted", checkpoints, env=env, stdout=-3, stderr=-3) as process:
+        process.kill()
     assert not (tmp_path / "cut/study.csv").exists()
     subprocess.run(call("cut"), check=True, capture_output=True, env=env)
     for name in ("study.csv", "summary.json", "study.png"):

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 pytest.importorskip("torch")
 
 from bpnas.search.executor import threads_kept
+from tests.halt import halted
 from tests.patience import PATIENCE
 from tests.records_factory import backbone, make_plan
 from tests.search_helpers import as_of_an_earlier_bpnas
@@ -180,14 +180,10 @@ def test_killed_and_interrupted_it_ends_as_if_undisturbed(table, limits, tmp_pat
     subprocess.run(call("whole"), check=True, capture_output=True, env=env)
     evaluations = tmp_path / "cut/evaluations.jsonl"
     for number, lines in ((signal.SIGKILL, 3), (signal.SIGINT, 12)):
-        process = subprocess.Popen(call("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and process.poll() is None:
-            if evaluations.exists() and evaluations.read_bytes().count(b"\n") >= lines:
-                break
-            time.sleep(0.005)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=PATIENCE)
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        with halted(call("cut"), tmp_path / "halted", evaluations, lines, env=env, **pipes) as process:
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
         assert "Traceback" not in errors
     assert "call the same command again" in errors

@@ -1,6 +1,10 @@
 import csv
 import json
+import os
+import subprocess
+import sys
 from io import StringIO
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +50,15 @@ def test_the_header_says_what_the_table_is(cli, table):
     ):
         assert text in done.stdout
     assert "MOCK" not in done.stdout and "IMPORTED" not in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "iso8859-9"])
+def test_a_terminal_without_unicode_shows_what_it_can(table, encoding):
+    command = Path(sys.executable).with_name("build-table")
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([command, "show", table], capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "SHA-256 abababababab" in done.stdout.decode(encoding)
 
 
 def test_what_was_not_measured_is_said_in_capitals(cli, here):

@@ -22,20 +22,28 @@ from typing import IO
 from bpnas.android_bench.runner import RunRequest
 from bpnas.profiler import Backbone
 from bpnas.profiler.paths import enumerate_parts, select_paths
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, slowness
 from tests.phone.daemon import Adbd, wait_until
 from tests.records_factory import read_everything
 
 PATHS = "K1E?G1"
 SIZES = (16, 32)
-IMPATIENT = {
+_IMPATIENT = {
     "adb_connection._IDLE_SECONDS": 1.0,
     "adb_remote._SILENCE_SECONDS": 0.5,
     "native_session._SLICE_SECONDS": 0.5,
     "native_session._GRACE_SECONDS": 0.5,
     "native_device._COOL_SECONDS": 0.0,
 }
-"""Constants of bpnas.android_bench with which silence is noticed after a second, not after half a minute."""
+
+
+def impatience() -> dict[str, float]:
+    """Constants of bpnas.android_bench with which silence is noticed after a second, not after half a minute; later
+    where the machine is busy.
+    """
+    times = slowness()
+    return {name: seconds * times for name, seconds in _IMPATIENT.items()}
+
 
 _TO_STAY = re.compile(r"bpnas[^/]*(/bundle-.*)?")  # of what is on a device
 
@@ -95,7 +103,7 @@ def start_host(
     long.
     """
     script = Path(__file__).with_name("chaos_host.py")
-    constants = {**IMPATIENT, "held_cores.PATIENCE_SECONDS": patience_seconds}
+    constants = {**impatience(), "held_cores.PATIENCE_SECONDS": patience_seconds}
     (folder / "host.json").write_text(json.dumps({"contents": contents, "constants": constants}))
     words: list[str | Path] = [sys.executable, "-P", script, folder / "host.json", "--serial", serial or daemon.serial]
     words += ["--directory", f"{daemon.directory}/bpnas", "--affinity", "none", "--records", folder / "r.sqlite"]

@@ -28,6 +28,7 @@ It is copied to a device, so it imports nothing of bpnas.
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -62,7 +63,8 @@ def say(text: str) -> None:
 def words() -> dict[str, str]:
     """What the watched files of words say; one file for each name is enough here."""
     files = {name: Path(path) for name, _, path in (text.partition("=") for text in arguments().watch_text)}
-    return {name: path.read_text().strip() for name, path in files.items() if path.exists()}
+    found = {name: path.read_text().strip() for name, path in files.items() if path.exists()}
+    return {name: word for name, word in found.items() if re.fullmatch("[A-Za-z0-9_-]{1,32}", word)}
 
 
 def answer(index: int, name: str, size: int, before: Mapping[str, str] = {}, **after: float) -> str:

@@ -132,9 +132,9 @@ def legacy_daemon(start_legacy: StartLegacy) -> LegacyDaemon:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent daemon is missed after a second."""
-    from tests.phone.chaos import IMPATIENT
+    from tests.phone.chaos import impatience
 
-    for name, seconds in IMPATIENT.items():
+    for name, seconds in impatience().items():
         monkeypatch.setattr(f"bpnas.android_bench.{name}", seconds)
 
 
