@@ -37,7 +37,9 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             io.BytesIO(opened_archive(path.read_bytes())), map_location="cpu", weights_only=True
         )
     except Exception as error:  # a damaged archive raises errors of the archive, of the unpickler or of torch
-        raise RunError(f"{path}: the checkpoint is damaged; delete it to start this stage anew") from error
+        raise RunError(
+            f"{path}: the checkpoint is damaged; restore a copy, or move it away to begin this stage again"
+        ) from error
     return state
 
 
