@@ -30,15 +30,17 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
     Raises:
         RunError: the file is damaged.
+        OSError: it cannot be read.
     """
     if not path.exists():
         return None
+    content = path.read_bytes()  # that it cannot be read is no damage
     try:
-        state: dict[str, Any] = torch.load(
-            io.BytesIO(opened_archive(path.read_bytes())), map_location="cpu", weights_only=True
-        )
+        state: dict[str, Any] = torch.load(io.BytesIO(opened_archive(content)), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive raises errors of the archive, of the unpickler or of torch
-        raise RunError(f"{path}: the checkpoint is damaged; delete it to start this stage anew") from error
+        raise RunError(
+            f"{path}: the checkpoint is damaged; restore a copy, or move it away to begin this stage again"
+        ) from error
     return state if is_finite(state) else None
 
 

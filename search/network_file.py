@@ -324,8 +324,8 @@ def _not_finite(weights: Path, name: str) -> RunError:
 
 def limit_facts(predicted_ms: float | None, limit_ms: float | None) -> dict[str, Any]:
     """What network.json says of a limit: the limit, and whether the prediction is within it; None for unknown."""
-    known = predicted_ms is not None and limit_ms is not None
-    return {"limit_ms": limit_ms, "within_limit": predicted_ms <= limit_ms if known else None}  # type: ignore[operator]
+    within = None if predicted_ms is None or limit_ms is None else predicted_ms <= limit_ms
+    return {"limit_ms": limit_ms, "within_limit": within}
 
 
 def latency_facts(

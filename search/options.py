@@ -275,7 +275,10 @@ def given_proposals(text: str | None) -> tuple[Block, ...]:
 
     if not file.is_file():
         raise UsageError(f"--proposals {text}: cannot be read (there is no such file)")
-    return tuple(proposal.block for proposal in parse_proposals(read_sealed(file), str(file)))
+    values = read_sealed(
+        file, "restore a copy, or give blocks of your own as texts, as in --proposals 'K3E6G1,K1G1+K5E3G2'"
+    )
+    return tuple(proposal.block for proposal in parse_proposals(values, str(file)))
 
 
 def wait_passively() -> None:
