@@ -16,6 +16,8 @@ Schedule = Literal["cosine", "constant"]
 Strategy = Literal["default", "paper"]
 Precision = Literal["float32", "bfloat16"]
 
+_HIGHEST_RATE = 1e30
+
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
@@ -210,15 +212,25 @@ def _check(preset: Preset) -> None:
                 f"precision of {name} must be one of {', '.join(get_args(Precision))}, not {train.precision}"
             )
         _check_training(name, train)
+    check_rate(connections.alpha_learning_rate, " of alphas")
     # The weights of a supernet are trained by a loop of its own.
     for field, off in (("label_smoothing", 0.0), ("ema_decay", None), ("accumulate", 1)):
         if getattr(connections.train, field) != off:
             raise UsageError(f"{field} is for the training of one network, not for the connection search")
 
 
+def check_rate(rate: float, whose: str = "") -> None:
+    """Refuse a learning rate that is no number, or more than an optimiser can compute with in float32.
+
+    Raises:
+        UsageError: it is not above 0 and at most `_HIGHEST_RATE`.
+    """
+    if not 0 < rate <= _HIGHEST_RATE:
+        raise UsageError(f"the learning rate{whose} must be above 0 and at most {_HIGHEST_RATE:g}, not {rate:g}")
+
+
 def _check_training(name: str, train: TrainSettings) -> None:
-    if not 0 < train.learning_rate < math.inf:
-        raise UsageError(f"the learning rate of {name} must be a number above 0, not {train.learning_rate}")
+    check_rate(train.learning_rate, f" of {name}")
     if not 0 <= train.warmup_epochs < train.epochs:
         raise UsageError(
             f"the warm-up of {name} must be shorter than its {train.epochs} epochs, and not below 0: "

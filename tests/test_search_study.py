@@ -36,7 +36,8 @@ class Lottery:
         self.done += 1
         luck = derived_seed(seed, block, on_test) / 2**63
         width = sum(getattr(path, "expansion", 1) for path in block.paths)
-        return SimpleNamespace(score=0.3 + 0.01 * width + 0.2 * luck, images=10, seconds=0.5, judged_on=30)
+        score = 0.3 + 0.01 * width + 0.2 * luck
+        return SimpleNamespace(score=score, images=10, seconds=0.5, judged_on=30, diverged=None)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 
 from bpnas.android_bench.errors import UsageError
-from bpnas.search.errors import DataError, RunError, SearchError
+from bpnas.search.errors import DataError, DivergedError, RunError
 from bpnas.search.executor import set_threads, threads_kept
 from bpnas.search.transfer.augment import augmented, erased_rectangles
 from bpnas.search.transfer.backbones import load_features
@@ -372,10 +372,62 @@ def test_a_missing_library_is_named(cli, face_folder, network, tmp_path, monkeyp
     assert "pip install" in done.stderr
 
 
-def test_a_training_that_fails_says_so(face_folder, network, tmp_path) -> None:
-    settings = FACE_PRESETS["tiny"].override({"epochs": 2, "learning_rate": 1e30})
-    with pytest.raises(SearchError, match="lower --learning-rate"):
-        run_face(face_folder, BackboneChoice("bpnas", network), settings, out=tmp_path, seed=0)
+@pytest.mark.parametrize("task", ["face", "reid"])
+def test_a_training_that_diverges_says_so_and_leaves_nothing(
+    task: str, face_folder: Path, market_folder: Path, network: Path, tmp_path: Path
+) -> None:
+    data, presets, run = (
+        (face_folder, FACE_PRESETS, run_face) if task == "face" else (market_folder, REID_PRESETS, run_reid)
+    )
+    settings, backbone = presets["tiny"].override({"epochs": 1, "batch": 64}), BackboneChoice("bpnas", network)
+    for _ in range(2):
+        with pytest.raises(
+            DivergedError, match=rf"training of {task} diverged in epoch 1, .* smaller --learning-rate$"
+        ):
+            run(data, backbone, settings.override({"learning_rate": 1e30}), out=tmp_path, seed=0)
+        left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+        assert not left & {"result.json", "embedder.safetensors", "epochs.jsonl", "embedder.pt"}
+    assert run(data, backbone, settings, out=tmp_path, seed=0)["settings"]["train"]["learning_rate"] < 1
+
+
+def test_no_checkpoint_is_written_of_a_training_that_diverged(face_folder: Path, network: Path, tmp_path: Path) -> None:
+    settings = FACE_PRESETS["tiny"].override({"epochs": 2, "batch": 48, "warmup": 0.0})
+    images = identity_folders(face_folder / "train")
+    model = Embedder(load_features("bpnas", network=network), 16)
+    passes = itertools.count(1)
+
+    def spoil(module: torch.nn.Module, inputs: object) -> None:
+        if next(passes) == 8:  # five steps an epoch
+            with torch.no_grad():
+                model.neck.running_var[0] = torch.inf
+
+    model.features.register_forward_pre_hook(spoil)
+    with pytest.raises(DivergedError, match=r"in epoch 2, step 3: a weight is not finite after it, .*rate of"):
+        train_embedder(
+            *(model, ArcFace(settings, 24, 16), images.paths, images.labels, settings.train),
+            seed=0,
+            of={},
+            checkpoint=tmp_path / "c.pt",
+            checkpoint_seconds=0.0,
+        )
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == (0, 2)
+    assert all(bool(value.isfinite().all()) for value in state["trained"].values())
+
+
+def test_weights_that_are_not_finite_are_no_start(network: Path, tmp_path: Path) -> None:
+    state = load_file(network.with_suffix(".safetensors"))
+    torch.save({name: value * torch.nan for name, value in state.items()}, tmp_path / "nan.pt")
+    with pytest.raises(RunError, match=r"nan\.pt: its weight .* is not finite"):
+        load_features("bpnas", network=network, weights=tmp_path / "nan.pt")
+
+
+def test_embeddings_that_are_not_finite_are_not_judged(face_folder: Path, network: Path) -> None:
+    model = Embedder(load_features("bpnas", network=network), 16)
+    with torch.no_grad():
+        model.project.weight[:] = 3e38
+    with pytest.raises(DivergedError, match="embedding of an image is not finite"):
+        embed(model, identity_folders(face_folder / "train").paths[:2], 32, 32)
 
 
 # The network under it

@@ -22,6 +22,7 @@ from torch import nn
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler import Backbone
 from bpnas.profiler.backbone import Stage
+from bpnas.search.errors import DivergedError
 from bpnas.search.executor import set_threads, threads_kept
 from bpnas.search.transfer import detection_train
 from bpnas.search.transfer.backbones import load_features
@@ -119,6 +120,38 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, monk
     (tmp_path / "again" / "detections.json").unlink()
     assert run(tmp_path / "again") == whole
     assert not (tmp_path / "again" / "detections.json").exists()
+
+
+def test_a_training_that_diverges_says_so_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, path = few(tmp_path), network(tmp_path)
+    settings = SETTINGS.override({"epochs": 1, "batch": 2, "short_side": 64})
+    monkeypatch.setattr(detection_train, "CHECKPOINT_SECONDS", 0.0)
+
+    def run(settings: DetectionSettings) -> dict[str, Any]:
+        return run_detection(files(data, "train"), files(data, "val"), settings, out=tmp_path / "run", network=path)
+
+    for _ in range(2):
+        with pytest.raises(DivergedError, match=r"training of the detector diverged in epoch 1, step \d: .*-rate$"):
+            run(settings.override({"learning_rate": 1e30}))
+        left = {file.name for file in (tmp_path / "run").rglob("*") if file.is_file()}
+        assert not left & {"result.json", "detector.safetensors", "epochs.jsonl", "detection.pt"}
+    assert run(settings)["recipe"]["learning_rate"] == settings.learning_rate
+
+
+def test_a_detector_with_a_weight_that_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+    data, path = few(tmp_path), network(tmp_path)
+    settings = SETTINGS.override({"epochs": 1, "batch": 2, "short_side": 64})
+    images = CocoSet.load(*files(data, "train")).images_with_boxes()
+    features = load_features("bpnas", network=path)
+    detection_features(features)
+    detector = build_detector(features, 3, settings)
+    detector.register_buffer("unused", torch.tensor([0.0, float("nan")]))
+    told: list[Any] = []
+    with pytest.raises(DivergedError, match="in epoch 1, step 3: a weight is not finite"):
+        detection_train.train_detector(
+            detector, images, settings, seed=0, checkpoint=tmp_path / "c.pt", on_epoch=told.append
+        )
+    assert not told and not (tmp_path / "c.pt").exists()
 
 
 def test_the_baseline_runs_through_the_same_command(cli: Command, tmp_path: Path) -> None:

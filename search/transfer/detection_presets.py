@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.search.presets import check_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,7 @@ class DetectionSettings:
         for field, smallest in (("epochs", 0), ("batch", 1), ("short_side", 32), ("warmup_steps", 0)):
             if getattr(changed, field) < smallest:
                 raise UsageError(f"{field} must be at least {smallest}, not {getattr(changed, field)}")
-        if not 0 < changed.learning_rate < float("inf"):
-            raise UsageError(f"the learning rate must be a positive number, not {changed.learning_rate}")
+        check_rate(changed.learning_rate)
         if changed.long_side < changed.short_side:
             raise UsageError(f"the longer side of {changed.long_side} is below the shorter one, {changed.short_side}")
         return changed

@@ -6,11 +6,11 @@ therefore the recipe that the field takes for the task, [ours] in all else; `tin
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.search.presets import check_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,7 @@ class TaskSettings:
             raise UsageError(f"epochs must be at least 0, not {train.epochs}")
         if train.batch < 2 * each or train.batch % each:
             raise UsageError(f"batch must be a multiple of {each} and at least {2 * each}, not {train.batch}")
-        if not 0 < train.learning_rate < math.inf:
-            raise UsageError(f"the learning rate must be a number above 0, not {train.learning_rate}")
+        check_rate(train.learning_rate)
         return replace(self, train=train)
 
     def to_dict(self) -> dict[str, Any]:
