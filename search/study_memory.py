@@ -52,7 +52,7 @@ class TrainingMemory:
                 training = Training(fields.block("block"), fields.whole("seed", -SEEDS, SEEDS), fields.flag("on_test"))
                 self._scores[training] = fields.share("score")
                 if fields.has("judged_on"):
-                    self._images[training.on_test] = fields.whole("judged_on")
+                    self._images[training.on_test] = fields.whole("judged_on") or self.judged_on(training.on_test)
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -90,4 +90,4 @@ class TrainingMemory:
         }
         self._directory.append(EVALUATIONS, line)
         self._scores[training] = evaluation.score
-        self._images[training.on_test] = evaluation.judged_on
+        self._images[training.on_test] = evaluation.judged_on or self.judged_on(training.on_test)
