@@ -266,7 +266,7 @@ def load_network(path: str | Path, *, pretrained: bool = True) -> Network:
     with torch.device("meta"):  # takes no memory
         size = sum(each.numel() for each in build_module(file.blocks, file.backbone).parameters())
     if size > _MOST_PARAMETERS:
-        raise RunError(f"{file.path}: is no network of run-search ('backbone' makes {size:,} parameters)")
+        raise RunError(f"{file.path}: is no network of run-search ('backbone' makes {size:,} parameters); {_REMEDY}")
     network = build_module(file.blocks, file.backbone)
     if pretrained:
         network.load_state_dict(_weights(file, network))

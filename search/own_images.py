@@ -39,11 +39,11 @@ def own_images(network: NetworkFile) -> str:
 
 
 def _of_run(network: NetworkFile) -> str | None:
-    """What config.json says: that in the folder of network.json, or two above it for one of several networks."""
-    for folder in (network.path.parent, network.path.parent.parent.parent):
-        path = folder / "config.json"
-        if (folder == network.path.parent or network.path.parent.parent.name == "networks") and path.is_file():
-            config = Fields(read_sealed(path))
-            with fields_of(f"{path}: is damaged"):
-                return next((config.text(name) for name in _CONFIG_FIELDS if config.has(name)), None)
-    return None
+    """What config.json of its run says, which one of several networks has two folders above it."""
+    folder = network.path.absolute().parent
+    path = (folder.parent.parent if folder.parent.name == "networks" else folder) / "config.json"
+    if not path.is_file():
+        return None
+    with fields_of(f"{path}: is damaged"):
+        config = Fields(read_sealed(path))
+        return next((config.text(name) for name in _CONFIG_FIELDS if config.has(name)), None)

@@ -45,8 +45,9 @@ _ZIP_END_BYTES = 22
 
 def sealed_json(values: Mapping[str, Any]) -> bytes:
     """A JSON file of `values` and its hash."""
-    stored: dict[str, Any] = json.loads(json.dumps({**values, "format": FORMAT}))
-    stored.pop("sha256", None)
+    rest = {name: value for name, value in values.items() if name not in SEAL}
+    # The one first, the other last: no cut takes both away.
+    stored: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **rest}))
     return (json.dumps({**stored, "sha256": _digest(stored)}, indent=2) + "\n").encode()
 
 
@@ -161,8 +162,8 @@ def read_lines(lines: list[bytes], path: Path) -> Iterator[dict[str, Any]]:
             line = line[: match.start()] + b"}"
             if _short_digest(line) != match[1]:
                 raise RunError(f"{path}: line {number} was changed since it was written; {LINE_REMEDY}")
-        elif sealed:
-            raise RunError(f"{path}: line {number} is damaged (it has no check at its end); {LINE_REMEDY}")
+        elif sealed or b'"check": ' in line[-40:]:
+            raise RunError(f"{path}: line {number} is damaged (it has no whole check at its end); {LINE_REMEDY}")
         sealed = whole
         try:
             # A log of an earlier bpnas may tell of a training that diverged.

@@ -54,7 +54,7 @@ class TrainingMemory:
                 self._scores[training] = fields.share("score")
                 self._diverged[training] = fields.text("diverged") if fields.has("diverged") else None
                 if fields.has("judged_on"):
-                    self._images[training.on_test] = fields.whole("judged_on")
+                    self._images[training.on_test] = fields.whole("judged_on") or self.judged_on(training.on_test)
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -98,4 +98,4 @@ class TrainingMemory:
             line["diverged"] = evaluation.diverged
         self._directory.append(EVALUATIONS, line)
         self._scores[training], self._diverged[training] = evaluation.score, evaluation.diverged
-        self._images[training.on_test] = evaluation.judged_on
+        self._images[training.on_test] = evaluation.judged_on or self.judged_on(training.on_test)

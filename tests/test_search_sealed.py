@@ -213,7 +213,7 @@ def test_lines_of_an_earlier_bpnas_come_before_those_with_a_check_only(run: Path
     assert search().exit_code == 0
     (run / "proposals.json").unlink()
     file.write_text("\n".join([*checked[:1], *old[1:]]) + "\n")
-    assert "line 2 is damaged (it has no check at its end)" in assert_refused(search(), file)
+    assert "line 2 is damaged (it has no whole check at its end)" in assert_refused(search(), file)
 
 
 def test_a_line_may_be_taken_out_as_the_message_says(run: Path, search: Callable[[], Result]) -> None:
