@@ -297,7 +297,7 @@ def test_who_ignores_that_nobody_reads_is_cut_off(legacy_daemon: LegacyDaemon) -
     legacy_daemon.faults = Faults(endless_output=True, ignore_flow_control=True)
     with closing(connect(legacy_daemon.serial)) as remote:
         stream = remote.stream("yes")
-        time.sleep(0.5)
+        wait_until(lambda: not any(thread.name.startswith("adb ") for thread in threading.enumerate()))
         received: list[int] = []
 
         def read_on() -> None:

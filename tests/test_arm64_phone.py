@@ -118,7 +118,7 @@ def test_a_phone_is_what_it_says_and_times_models(runtime: str, bundle: Bundle, 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_word_for_word(phone: Adbd, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    section = README.read_text().partition("## With a phone")[2].partition("\n## ")[0]
+    section = README.read_text(encoding="utf-8").partition("## With a phone")[2].partition("\n## ")[0]
     (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     commands = [line.replace("SERIAL", phone.serial) for line in block.splitlines()]
     assert [command.split()[0] for command in commands] == ["profile-device"] * 4 + ["build-table"]

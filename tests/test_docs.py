@@ -30,11 +30,11 @@ def known() -> set[str]:
     """Of the commands, the programs of `benchmarks/`, and others."""
     found = options_of(profile_device) | options_of(build_table) | options_of(run_search)
     for program in ROOT.glob("benchmarks/*.py"):
-        found |= set(re.findall(r'"(--[a-z][a-z0-9-]+)"', program.read_text()))
+        found |= set(re.findall(r'"(--[a-z][a-z0-9-]+)"', program.read_text(encoding="utf-8")))
     return found | OTHERS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_options_are_there(page, known):
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text()))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text(encoding="utf-8")))
     assert named - known == set()

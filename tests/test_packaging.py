@@ -22,7 +22,7 @@ COMMANDS = {
 }
 HEAVY = ["torch", "onnx", "onnxruntime", "ai_edge_litert", "pandas", "pyarrow", "numpy", "scipy", "sklearn", "datasets",
          "matplotlib"]  # fmt: skip
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def run_python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:

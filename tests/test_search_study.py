@@ -259,7 +259,7 @@ def test_a_stuck_search_ends_early_and_keeps_its_best(table, monkeypatch, tmp_pa
 
 def test_the_documented_columns_and_files_are_those_written(table, tmp_path):
     run(table, tmp_path)
-    text = (Path(__file__).parents[1] / "docs/search.md").read_text()
+    text = (Path(__file__).parents[1] / "docs/search.md").read_text(encoding="utf-8")
     described = text[text.index("The columns of `study.csv`:") :].split("\n\n")[0]
     assert re.findall(r"`(\w+)`", described) == list(rows(tmp_path)[0])
     assert {file.name for file in tmp_path.iterdir() if file.is_file()} - {".lock"} == set(

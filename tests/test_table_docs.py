@@ -12,7 +12,7 @@ from bpnas.android_bench.runner import RunSettings
 from bpnas.tables.readers.reader import readers
 from bpnas.tables.schema import COLUMNS, SCHEMA_VERSION, ImportedFrom, TableMeta
 
-TEXT = (Path(__file__).parents[1] / "docs" / "table.md").read_text()
+TEXT = (Path(__file__).parents[1] / "docs" / "table.md").read_text(encoding="utf-8")
 
 
 def section(title: str) -> str:
