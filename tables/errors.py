@@ -18,3 +18,19 @@ class MissingEntryError(TableError, KeyError):
 
 class BuildError(BpnasError):
     """Records from which no table can be made."""
+
+
+class ViolationError(ValueError):
+    """What a table says that no table may say: where, and what it must be. Whoever reads the file makes a `TableError`
+    of it, with the file's name and the remedy.
+    """
+
+
+def shown(value: object) -> str:
+    """A value of somebody else's for a message, however large it is."""
+    if value is None:
+        return "null"
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value):,} values"
+    text = repr(value[:100] if isinstance(value, str) else value)
+    return (text if len(text) <= 60 else f"{text[:59]}…").replace("; ", ", ")  # a message has its remedy behind it

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.tables.build import name_some
+from bpnas.tables.check_metadata import PER_INPUT_SIZE
 from bpnas.tables.comparable import device_differences, settings_differences, source_differences
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import TableError
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _NAMED = 3  # that many differing fields in a message
-_PER_INPUT_SIZE = ("input_size", "stem_stride", "classes")  # may differ between the backbones of one table
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def _check_backbones(one: _Input, other: _Input) -> None:
         for theirs in other.meta.backbones:
             # One table may hold several input sizes, each with its own stem stride, and several numbers of classes.
             same_place = (mine.input_size, mine.classes) == (theirs.input_size, theirs.classes)
-            different = list(_backbone_differences(mine, theirs, () if same_place else _PER_INPUT_SIZE))
+            different = list(_backbone_differences(mine, theirs, () if same_place else PER_INPUT_SIZE))
             if different:
                 raise TableError(
                     f"{one.file} and {other.file}: of different backbones ({'; '.join(different[:_NAMED])}); a table "
