@@ -52,6 +52,10 @@ def check_metadata(values: Any) -> None:
         must = "null in an imported table" if imported else "an object in a table that is not imported"
         raise _wrong("settings", must, values["settings"])
     records = values.get("models", {}).get("records", ())
+    sizes = {backbone.input_size for backbone in backbones}
+    for number, record in enumerate(records):
+        if record["input_size"] not in sizes:
+            raise _wrong(f"models.records[{number}].input_size", "that of a backbone", record["input_size"])
     if len({(record["name"], record["input_size"]) for record in records}) < len(records):
         raise ViolationError("metadata field models.records: a model is there twice at one input size")
 
@@ -231,7 +235,7 @@ _MODELS = _object(
     }
 )
 _TEXTS_OF_DEVICE = {field.name: _text for field in fields(DeviceInfo) if field.name not in ("name", "mock", "affinity")}
-_NAME = _matching(r"[\w.-]{1,255}", "a name of letters, digits, '.', '_' and '-'")
+_NAME = _matching(r"[^\n\r]{1,255}", "a name of 1 to 255 characters")
 _DEVICE = _object({"name": _NAME, "mock": _truth, **_TEXTS_OF_DEVICE}, {"affinity": _text})
 _PATHS = frozenset(map(str, all_paths()))
 # The name of a file, or the heading of a column, is whatever its author liked.

@@ -120,7 +120,7 @@ def _union(inputs: Sequence[_Input]) -> dict[str, Mapping[str, Any]]:
         conflicts = []
         for row in each.table.to_pylist():
             files.setdefault(row["key"], each.file)
-            if not _same(row, rows.setdefault(row["key"], row)):
+            if row != rows.setdefault(row["key"], row):
                 conflicts.append(row["key"])
         if conflicts:
             file = files[conflicts[0]]
@@ -130,7 +130,3 @@ def _union(inputs: Sequence[_Input]) -> dict[str, Mapping[str, Any]]:
                 "makes one table of all the records together"
             )
     return rows
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(value == other[name] or (value != value and other[name] != other[name]) for name, value in one.items())
