@@ -59,7 +59,7 @@ def fitted(tmp_path_factory):
     """A table with whole networks, paths in context, and models fitted to them."""
     folder = tmp_path_factory.mktemp("fitted")
     truth = Truth(path=1.1, join=0.6, constant_ms=0.05)
-    built = build_table([known_records(folder / "r.sqlite", truth, known_plan(networks=24))])
+    built = build_table([known_records(folder / "r.sqlite", truth, known_plan(networks=24, context=True))])
     write_table(folder / "t.parquet", built.table, built.meta)
     return taken_apart(folder / "t.parquet")
 
@@ -177,7 +177,7 @@ def test_parts_that_are_no_paths_are_checked_too(file, good, key, values):
 def test_networks_and_contexts_are_checked(file, fitted):
     rows, meta = fitted
     seal(file, pa.Table.from_pylist(rows, SCHEMA), json.dumps(meta))
-    assert {row["kind"] for row in rows} >= {"network", "path", "join"}
+    assert len({row["kind"] for row in rows}) == 7
     assert len(LatencyTable.load(file).networks(32)) > 0
     network = next(row["key"] for row in rows if row["kind"] == "network")
     blocks, _, place = network.partition("@")
@@ -190,6 +190,10 @@ def test_networks_and_contexts_are_checked(file, fitted):
         ("no network", "on one of the metadata's backbones"),
     ):
         assert said in refusal(changed(file, fitted, {"key": key}, network))
+    context = next(row for row in rows if row["kind"] == "context")
+    alone = context["key"].removeprefix("context/")
+    assert "key must be" in refusal(changed(file, fitted, {"key": f"{context['key']}0"}, context["key"]))
+    assert "it has an entry twice" in refusal(changed(file, fitted, {"key": alone}, context["key"]))
     assert "c_out must be 10" in refusal(changed(file, fitted, {"c_out": 100}, network))
 
 
