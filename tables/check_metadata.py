@@ -16,7 +16,7 @@ from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import all_paths
 from bpnas.profiler.session import Statistic
-from bpnas.tables.errors import ViolationError, shown
+from bpnas.tables.errors import ViolationError, in_short, shown
 from bpnas.tables.model_record import MODEL_NAMES
 
 PER_INPUT_SIZE = ("input_size", "stem_stride", "classes")
@@ -66,14 +66,14 @@ def _check_settings(value: Any) -> None:
         try:
             RunSettings(**value)
         except (UsageError, OverflowError) as error:
-            raise ViolationError(f"metadata field settings: {_short(error)}") from error
+            raise ViolationError(f"metadata field settings: {in_short(error)}") from error
 
 
 def _backbone(field: str, value: Any) -> Backbone:
     try:
         backbone = Backbone.from_dict(value)
     except UsageError as error:
-        raise ViolationError(f"metadata field {field}: {_short(error)}") from error
+        raise ViolationError(f"metadata field {field}: {in_short(error)}") from error
     _text(f"{field}.name", backbone.name)
     sites = sum(stage.blocks for stage in backbone.stages)
     if sites > _MOST_SITES:
@@ -96,11 +96,6 @@ def _wrong(field: str, must: str, value: Any) -> ViolationError:
     return ViolationError(
         f"metadata field {field}: must be {must}, not {shown(value)}" if field else f"metadata: {must}"
     )
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()).replace("; ", ", ")  # the remedy comes behind the first semicolon
-    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def _anything(field: str, value: Any) -> None:

@@ -32,5 +32,10 @@ def shown(value: object) -> str:
         return "null"
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value):,} values"
-    text = repr(value[:100] if isinstance(value, str) else value)
-    return (text if len(text) <= 60 else f"{text[:59]}…").replace("; ", ", ")  # a message has its remedy behind it
+    return in_short(repr(value[:100] if isinstance(value, str) else value), 60)
+
+
+def in_short(said: object, most: int = 200) -> str:
+    """What somebody else's library says, on one line, and without the semicolon that comes in front of a remedy."""
+    text = " ".join(str(said).split()).replace("; ", ", ")
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -23,7 +23,7 @@ from bpnas.profiler.records import Setup
 from bpnas.profiler.session import Statistic
 from bpnas.tables.check_metadata import check_metadata
 from bpnas.tables.check_rows import check_form, check_rows
-from bpnas.tables.errors import TableError, ViolationError, shown
+from bpnas.tables.errors import TableError, ViolationError, in_short, shown
 from bpnas.tables.model_record import TableModels
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class TableMeta:
         except ViolationError as error:
             raise TableError(f"{path}: {error}; {_REMEDY}") from error
         except (ValueError, RecursionError) as error:  # of `json`; it nests deeper than any table's
-            what = "too deep" if isinstance(error, RecursionError) else error
+            what = "too deep" if isinstance(error, RecursionError) else in_short(error)
             raise TableError(f"{path}: its metadata are no JSON ({what}); {_REMEDY}") from error
         return cls(
             device=DeviceInfo.from_json(json.dumps(values["device"])),
@@ -262,6 +262,5 @@ def read_table(path: Path) -> tuple[pa.Table, TableMeta, str]:
     except ViolationError as error:
         raise TableError(f"{path}: {error}; {_REMEDY}") from error
     except (pa.ArrowException, OSError, ValueError) as error:  # whole, but no good Parquet or no good UTF-8
-        what = " ".join(str(error).split()).replace("; ", ", ")
-        raise TableError(f"{path}: its content cannot be read ({what}); {_REMEDY}") from error
+        raise TableError(f"{path}: its content cannot be read ({in_short(error)}); {_REMEDY}") from error
     return table, meta, digest
