@@ -120,8 +120,8 @@ def diff_tables(a: Path, b: Path, force: bool = False) -> TableDiff:
         force: compare also what was run with different settings or model files.
 
     Raises:
-        TableError: a file is no good table, they have no entry in common, a latency is no positive number, or settings
-            or model files differ and `force` is false.
+        TableError: a file is no good table, they have no entry in common, or settings or model files differ and
+            `force` is false.
     """
     (a_table, a_meta, _), (b_table, b_meta, _) = read_table(a), read_table(b)
     metas = (a_meta, b_meta)
@@ -138,11 +138,6 @@ def diff_tables(a: Path, b: Path, force: bool = False) -> TableDiff:
             f"{a} and {b}: no entry in common ({name_some(list(one.index[:1]))} | {name_some(list(other.index[:1]))}); "
             "tables are compared where they have the same paths at the same sites"
         )
-    for file, frame in ((a, one), (b, other)):
-        latency_ms = frame.loc[common, "latency_ms"].to_numpy(np.float64)
-        bad = list(common[~((latency_ms > 0) & np.isfinite(latency_ms))])
-        if bad:
-            raise TableError(f"{file}: no positive latency for {name_some(bad)}; see 'build-table doctor {file}'")
     entries = _entries(one.loc[common], other.loc[common])
     return TableDiff(
         a=a,

@@ -18,3 +18,24 @@ class MissingEntryError(TableError, KeyError):
 
 class BuildError(BpnasError):
     """Records from which no table can be made."""
+
+
+class ViolationError(ValueError):
+    """What a table says that no table may say: where, and what it must be. Whoever reads the file makes a `TableError`
+    of it, with the file's name and the remedy.
+    """
+
+
+def shown(value: object) -> str:
+    """A value of somebody else's for a message, however large it is."""
+    if value is None:
+        return "null"
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value):,} values"
+    return in_short(repr(value[:100] if isinstance(value, str) else value), 60)
+
+
+def in_short(said: object, most: int = 200) -> str:
+    """What somebody else's library says, on one line, and without the semicolon that comes in front of a remedy."""
+    text = " ".join(str(said).split()).replace("; ", ", ")
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -225,8 +225,20 @@ class LatencyTable:
                     f"the table has no model {self.additivity!r} at input size {input_size} ({why}); use another "
                     "--additivity, or measure whole networks with profile-device --networks and build the table again"
                 )
+            if self.additivity == "corrected":
+                self._check_weights(input_size, coefficients)
             self._models[input_size] = AdditiveModel(self._terms, coefficients)
         return self._models[input_size]
+
+    def _check_weights(self, input_size: int, weights: Mapping[str, float]) -> None:
+        """Weights of another program may be numbers of the right form and give negative latencies all the same."""
+        from bpnas.tables.model_choice import SoundWeights
+
+        if not SoundWeights.of(self, input_size, least_share=0.0)(weights):
+            raise TableError(
+                f"the table's coefficients of model 'corrected' at input size {input_size} give negative latencies; "
+                "use another --additivity, build the table again with build-table, or mend the program that wrote it"
+            )
 
     def _size_of(self, site: Site, input_size: int | None) -> int:
         """The input size whose model holds at a site."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.tables.build import name_some
+from bpnas.tables.check_metadata import PER_INPUT_SIZE
 from bpnas.tables.comparable import device_differences, settings_differences, source_differences
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import TableError
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _NAMED = 3  # that many differing fields in a message
-_PER_INPUT_SIZE = ("input_size", "stem_stride", "classes")  # may differ between the backbones of one table
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def _check_backbones(one: _Input, other: _Input) -> None:
         for theirs in other.meta.backbones:
             # One table may hold several input sizes, each with its own stem stride, and several numbers of classes.
             same_place = (mine.input_size, mine.classes) == (theirs.input_size, theirs.classes)
-            different = list(_backbone_differences(mine, theirs, () if same_place else _PER_INPUT_SIZE))
+            different = list(_backbone_differences(mine, theirs, () if same_place else PER_INPUT_SIZE))
             if different:
                 raise TableError(
                     f"{one.file} and {other.file}: of different backbones ({'; '.join(different[:_NAMED])}); a table "
@@ -120,7 +120,7 @@ def _union(inputs: Sequence[_Input]) -> dict[str, Mapping[str, Any]]:
         conflicts = []
         for row in each.table.to_pylist():
             files.setdefault(row["key"], each.file)
-            if not _same(row, rows.setdefault(row["key"], row)):
+            if row != rows.setdefault(row["key"], row):
                 conflicts.append(row["key"])
         if conflicts:
             file = files[conflicts[0]]
@@ -130,7 +130,3 @@ def _union(inputs: Sequence[_Input]) -> dict[str, Mapping[str, Any]]:
                 "makes one table of all the records together"
             )
     return rows
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(value == other[name] or (value != value and other[name] != other[name]) for name, value in one.items())

@@ -124,15 +124,17 @@ class SoundWeights:
         values: path terms of every entry: shape (entries, path terms).
         measured_ms, residual_ms: of the same entries: the path, and the addition of its site's residual.
         fixed_ms: stem and head, the smallest of all backbones.
+        least_share: see `LEAST_SHARE`; 0 asks for no more than that nothing is negative.
     """
 
     values: npt.NDArray[np.float64]
     measured_ms: npt.NDArray[np.float64]
     residual_ms: npt.NDArray[np.float64]
     fixed_ms: float
+    least_share: float = LEAST_SHARE
 
     @classmethod
-    def of(cls, table: LatencyTable, input_size: int) -> SoundWeights:
+    def of(cls, table: LatencyTable, input_size: int, least_share: float = LEAST_SHARE) -> SoundWeights:
         """For all entries of a table at an input size. Raises MissingEntryError."""
         terms = _terms(table)
         backbones = [backbone for backbone in table.meta.backbones if backbone.input_size == input_size]
@@ -144,12 +146,13 @@ class SoundWeights:
             np.array([terms.path_ms(path, site) for path, site in entries]),
             np.array([terms.join_ms(site) * site.is_residual for _, site in entries]),
             min(map(terms.fixed_ms, backbones)),
+            least_share,
         )
 
     def __call__(self, weights: Mapping[str, float]) -> bool:
         path_ms = self.values @ np.array([weights[term] for term in PATH_TERMS])
         once_ms = weights["residuals"] * self.residual_ms + weights["blocks"]
-        least_ms = LEAST_SHARE * self.measured_ms
+        least_ms = self.least_share * self.measured_ms
         return (
             bool(np.all(np.minimum(path_ms, path_ms + once_ms) >= least_ms))
             and weights["joins"] >= 0

@@ -21,7 +21,9 @@ from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.records import Setup
 from bpnas.profiler.session import Statistic
-from bpnas.tables.errors import TableError
+from bpnas.tables.check_metadata import check_metadata
+from bpnas.tables.check_rows import check_form, check_rows
+from bpnas.tables.errors import TableError, ViolationError, in_short, shown
 from bpnas.tables.model_record import TableModels
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ COLUMNS = {
     "source": "string",
 }
 """Name and type of every column, in order; docs/table.md says what each one means."""
+
+_REMEDY = "build the table again with build-table, or mend the program that wrote it"
 
 _META_KEY, _HASH_KEY = "bpnas.meta", "bpnas.sha256"
 _HASH_MARK = "bpnas-table-sha256="
@@ -158,15 +162,24 @@ class TableMeta:
         """The inverse of `to_json`; `path` is named in errors.
 
         Raises:
-            TableError: another schema version.
+            TableError: another schema version, or no metadata of a table; the message names the field.
         """
-        values: dict[str, Any] = json.loads(text)
-        version = values["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise TableError(
-                f"{path}: table schema version {version}, but this bpnas reads version {SCHEMA_VERSION}; build the "
-                "table again from its records with build-table"
-            )
+        try:
+            values = json.loads(text)
+            version = values.get("schema_version", SCHEMA_VERSION) if isinstance(values, dict) else SCHEMA_VERSION
+            if not isinstance(version, int) or isinstance(version, bool):
+                raise ViolationError(f"metadata field schema_version: must be a whole number, not {shown(version)}")
+            if version != SCHEMA_VERSION:
+                raise TableError(
+                    f"{path}: table schema version {shown(version)}, but this bpnas reads version {SCHEMA_VERSION}; "
+                    "build the table again from its records with build-table"
+                )
+            check_metadata(values)
+        except ViolationError as error:
+            raise TableError(f"{path}: {error}; {_REMEDY}") from error
+        except (ValueError, RecursionError) as error:  # of `json`; it nests deeper than any table's
+            what = "too deep" if isinstance(error, RecursionError) else in_short(error)
+            raise TableError(f"{path}: its metadata are no JSON ({what}); {_REMEDY}") from error
         return cls(
             device=DeviceInfo.from_json(json.dumps(values["device"])),
             settings=None if values["settings"] is None else RunSettings.from_json(json.dumps(values["settings"])),
@@ -219,7 +232,8 @@ def read_table(path: Path) -> tuple[pa.Table, TableMeta, str]:
     """The content, the metadata and the hash of a table file.
 
     Raises:
-        TableError: there is no such file, it is no table, it is damaged, or of another schema version.
+        TableError: there is no such file, it is no table, it is damaged, of another schema version, or says what cannot
+            be true (see `check_metadata` and `check_rows`).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -237,12 +251,16 @@ def read_table(path: Path) -> tuple[pa.Table, TableMeta, str]:
         raise TableError(f"{path}: damaged or edited (its SHA-256 differs); build the table again from its records")
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
-        meta = TableMeta.from_json(file.metadata.metadata[_META_KEY.encode()].decode(), path)
+        stored = (file.metadata.metadata or {}).get(_META_KEY.encode())
+        if stored is None:
+            raise ViolationError(f"no bpnas table: its footer has no {_META_KEY}")
+        meta = TableMeta.from_json(stored.decode(), path)
+        check_form(file, COLUMNS)
         table = file.read()
-        if table.column_names != list(COLUMNS):
-            raise ValueError(f"its columns are not those of schema version {SCHEMA_VERSION}")
-        if len(set(table["key"].to_pylist())) < table.num_rows:
-            raise ValueError("it has an entry twice")
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise TableError(f"{path}: no bpnas table ({error}); make one with build-table") from error
+        table.validate(full=True)  # that texts are UTF-8, for example
+        check_rows(table, meta)
+    except ViolationError as error:
+        raise TableError(f"{path}: {error}; {_REMEDY}") from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # whole, but no good Parquet or no good UTF-8
+        raise TableError(f"{path}: its content cannot be read ({in_short(error)}); {_REMEDY}") from error
     return table, meta, digest

@@ -57,7 +57,8 @@ def write(
     statistic: Statistic = "median",
 ) -> Path:
     """A table of all parts of a plan; None from `change` leaves an entry out."""
-    made = [change(make_row(part, plan)) for part in plan_parts(plan)]
+    source = {"source": f"imported:{imported.reader}"} if imported else {}
+    made = [change({**make_row(part, plan), **source}) for part in plan_parts(plan)]
     rows = sorted((row for row in made if row is not None), key=lambda row: row["key"])
     backbones: tuple[Backbone, ...] = tuple(plan.backbones)
     meta = TableMeta(

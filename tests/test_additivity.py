@@ -12,6 +12,7 @@ from bpnas.profiler.paths import ContextPart, JoinPart, PathPart, head_part, sel
 from bpnas.tables import BuildError, LatencyTable, MissingEntryError, TableError, build_table
 from bpnas.tables.additivity import UNITS
 from bpnas.tables.model_record import MODEL_NAMES, TableModels
+from bpnas.tables.schema import arrow_table
 from tests.known_truth import PATHS, Truth, known_backbone, known_plan, known_records
 from tests.records_factory import measurement, write_records
 
@@ -188,7 +189,9 @@ def test_a_fitted_model_wants_to_know_the_input_size_of_a_shared_site(table):
     # A backbone whose stem halves 64 pixels has the sites of the other one.
     twin = replace(BACKBONE, input_size=64, stem_stride=2)
     both = replace(meta, backbones=(BACKBONE, twin), models=replace(meta.models, records=(record, other)))
-    model = LatencyTable(table._table, both, additivity="corrected")
+    stem = next(row for row in table._table.to_pylist() if row["kind"] == "stem")
+    rows = arrow_table([*table._table.to_pylist(), {**stem, "key": stem_part(twin).key, "stride": 2, "input_size": 64}])
+    model = LatencyTable(rows, both, additivity="corrected")
     path, site = SIMPLE[0], BACKBONE.sites[0]
     assert model.path(path, site, 64) == pytest.approx(2 * model.path(path, site, 32))
     with pytest.raises(TableError, match=r"32 and 64.*say which input_size"):
