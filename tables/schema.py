@@ -205,11 +205,18 @@ def write_table(path: Path, table: pa.Table, meta: TableMeta) -> None:
     """Write a table atomically, with its metadata and its hash.
 
     Raises:
+        TableError: it says what no reader would believe; nothing is written.
         SpaceError: the disk is full.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    try:
+        check_metadata(json.loads(meta.to_json()))
+        check_rows(table, meta)
+    except ViolationError as error:
+        remedy = "measure that part again into other records, or correct the file that was imported"
+        raise TableError(f"{path}: is not written, for it would say what cannot be: {error}; {remedy}") from error
     zeros = "0" * 64
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", store_schema=False) as writer:

@@ -1,7 +1,6 @@
 """A table by another program, with a right hash, is believed only where it can be true."""
 
 import copy
-import hashlib
 import json
 import math
 import shutil
@@ -16,32 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpnas.tables import LatencyTable, TableError, build_table
-from bpnas.tables.schema import COLUMNS, ImportedFrom, write_table
+from bpnas.tables.schema import COLUMNS, ImportedFrom, arrow_table, read_table, write_table
 from tests.known_truth import Truth, known_backbone, known_plan, known_records
 from tests.records_factory import backbone, make_plan
-from tests.table_factory import KEYS, PLAN, write
+from tests.table_factory import KEYS, PLAN, hash_again, seal, write
 
 ENTRY = "K3E4G1@8-16s2x16"
 REMEDY = "; build the table again with build-table, or mend the program that wrote it"
 SCHEMA = pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
-
-
-def seal(path: Path, table: pa.Table, meta: str) -> Path:
-    """What another program does that has read docs/table.md."""
-    mark = "bpnas-table-sha256="
-    with pq.ParquetWriter(path, table.schema) as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata({"bpnas.meta": meta, "bpnas.sha256": mark + "0" * 64})
-    return hash_again(path)
-
-
-def hash_again(path: Path) -> Path:
-    content = path.read_bytes()
-    start = content.index(b"bpnas-table-sha256=") + len(b"bpnas-table-sha256=")
-    content = content[:start] + b"0" * 64 + content[start + 64 :]
-    digits = hashlib.sha256(content).hexdigest().encode()
-    path.write_bytes(content[:start] + digits + content[start + 64 :])
-    return path
 
 
 def taken_apart(path: Path) -> tuple[list[dict], dict]:
@@ -451,3 +432,14 @@ def test_the_shipped_table_and_what_merge_makes_of_it(cli, tmp_path):
     done = cli("build-table", "merge", tmp_path / "t.parquet", "--out", tmp_path / "u.parquet")
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "u.parquet").read_bytes() == (tmp_path / "t.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("latency_ms", [0.0, -1.0, math.nan, math.inf, None])
+def test_what_could_not_be_loaded_is_not_written(latency_ms, tmp_path):
+    path = write(tmp_path / "t.parquet")
+    table, meta, _ = read_table(path)
+    before = path.read_bytes()
+    first, *others = table.to_pylist()
+    with pytest.raises(TableError, match=rf"{path}: is not written, .*'{first['key']}': latency_ms must be"):
+        write_table(path, arrow_table([{**first, "latency_ms": latency_ms}, *others]), meta)
+    assert path.read_bytes() == before

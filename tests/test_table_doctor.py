@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from bpnas.tables import diagnose_table
-from bpnas.tables.schema import ImportedFrom, arrow_table, read_table, write_table
+from bpnas.tables.schema import ImportedFrom, arrow_table, read_table
 from tests.records_factory import backbone, make_plan
-from tests.table_factory import BOTH, KEYS, damage, slower, write
+from tests.table_factory import BOTH, KEYS, damage, seal, slower, write
 
 ENTRY = "K3E4G1@8-16s2x16"
 
@@ -132,7 +132,7 @@ def test_missing_entries_are_named(file):
 def test_an_entry_twice_makes_it_no_table(file):
     write(file)
     table, meta, _ = read_table(file)
-    write_table(file, arrow_table([*table.to_pylist(), table.to_pylist()[0]]), meta)
+    seal(file, arrow_table([*table.to_pylist(), table.to_pylist()[0]]), meta.to_json())
     (finding,) = diagnose_table(file)
     assert finding.level == "error" and "it has an entry twice" in finding.what
 
