@@ -26,6 +26,7 @@ class InstalledRunner:
 
     Attributes:
         version: of runtime and runner, as they say it.
+        affinity: the mask of the cores that it runs on, as it says; empty if it does not.
 
     Raises:
         RuntimeUnavailableError: the runtime does not start there.
@@ -39,6 +40,7 @@ class InstalledRunner:
         self._benchmark_model: BenchmarkModel | None = None  # where the user's program is that one
         self._install()
         hello = self._probe(facts)
+        self.affinity = hello.affinity
         self.version = f"{program.runtime} {hello.version} (bpnas-runner {hello.runner})"
 
     @property
