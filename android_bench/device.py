@@ -143,6 +143,7 @@ class Device(Protocol):
         file must exist until its outcome was yielded.
 
         Raises:
+            UsageError: there are more threads than cores for them (see `threads`).
             DeviceLostError: the device is gone; what was yielded until then is good.
         """
         ...

@@ -27,6 +27,7 @@ class InstalledRunner:
     Attributes:
         version: of runtime and runner, as they say it.
         reads_words: whether it watches files that hold a word.
+        affinity: the mask of the cores that it runs on, as it says; empty if it does not.
 
     Raises:
         RuntimeUnavailableError: the runtime does not start there.
@@ -40,6 +41,7 @@ class InstalledRunner:
         self._benchmark_model: BenchmarkModel | None = None  # where the user's program is that one
         self._install()
         hello = self._probe(facts)
+        self.affinity = hello.affinity
         self.version = f"{program.runtime} {hello.version} (bpnas-runner {hello.runner})"
         self.reads_words = hello.reads_words
 

@@ -19,6 +19,7 @@ from bpnas.android_bench.device import Conditions, Device, DeviceInfo
 from bpnas.android_bench.errors import RuntimeUnavailableError
 from bpnas.android_bench.held_cores import HeldCores, usable_cores
 from bpnas.android_bench.runner import Failure, FailureKind, Measurement, Outcome, RunRequest, RunSettings
+from bpnas.android_bench.threads import check_threads, usable_cores
 
 _START_SECONDS = 120.0
 _MAX_ANSWER_BYTES = 64 << 20
@@ -115,6 +116,11 @@ class LocalDevice(Device):
     def info(self) -> DeviceInfo:
         return self._info
 
+    @property
+    def cores(self) -> int:
+        """How many cores a model may run on: those of this process."""
+        return usable_cores()
+
     def conditions(self) -> Conditions:
         values: dict[str, float | str] = {"load_1min": round(os.getloadavg()[0], 2)}
         frequency = _read_number("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
@@ -126,6 +132,7 @@ class LocalDevice(Device):
         return values
 
     def run(self, requests: Iterable[RunRequest], settings: RunSettings) -> Iterator[Outcome]:
+        check_threads(self, settings, "local")
         for request in requests:
             yield self._run_one(request, settings)
 

@@ -44,6 +44,7 @@ from bpnas.android_bench.runner_lines import (
     runner_arguments,
 )
 from bpnas.android_bench.runner_program import choose_program
+from bpnas.android_bench.threads import check_threads, cores_in
 
 BATCH_MODELS = 64
 """So many go over together at most; see also `model_batch.MAX_BYTES`."""
@@ -99,6 +100,11 @@ class NativeDevice(Device):
     @property
     def info(self) -> DeviceInfo:
         return self._info
+
+    @property
+    def cores(self) -> int | None:
+        """How many cores a model may run on, as the runner says; None where nobody tells."""
+        return cores_in(self._runner.affinity) or len(self._facts.cores) or None
 
     def conditions(self) -> Conditions:
         return dict(self._conditions)
@@ -188,6 +194,7 @@ class NativeDevice(Device):
     # --- batches
 
     def run(self, requests: Iterable[RunRequest], settings: RunSettings) -> Iterator[Outcome]:
+        check_threads(self, settings, self._remote.serial, self._affinity)
         source = iter(requests)
         coming = self._pool.submit(self._load, source, _FIRST_BATCH_MODELS)
         try:
@@ -206,9 +213,10 @@ class NativeDevice(Device):
         """How long each operator of a model takes, in a pass of its own after the timing.
 
         Raises:
-            UsageError: the file cannot be read.
+            UsageError: the file cannot be read, or there are more threads than cores.
             DeviceError: the runtime does not tell, or refuses the model.
         """
+        check_threads(self, settings, self._remote.serial, self._affinity)
         try:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:

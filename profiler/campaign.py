@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from bpnas.android_bench.device import Conditions, Device
 from bpnas.android_bench.errors import DeviceError, UsageError
 from bpnas.android_bench.runner import Failure, Measurement, Outcome
+from bpnas.android_bench.threads import check_threads
 from bpnas.profiler.crew import Crew
 from bpnas.profiler.model_files import ModelFiles
 from bpnas.profiler.networks import Fold, random_networks
@@ -111,15 +112,18 @@ def plan_parts(plan: Plan) -> tuple[Part, ...]:
 
 
 def refuse_unequal(devices: Mapping[str, Device], setup: Setup) -> None:
-    """Refuse devices whose latencies must not meet in one table.
+    """Refuse devices whose latencies must not meet in one table, or would not be those of the models.
 
     Args:
         devices: by the name that they have in messages.
         setup: of the plan that they are to measure.
 
     Raises:
-        UsageError: their fingerprints differ, or are not the plan's; the message lists where.
+        UsageError: their fingerprints differ, or are not the plan's; the message lists where. Or one has fewer cores
+            than the plan's settings have threads.
     """
+    for name, device in devices.items():
+        check_threads(device, setup.settings, name, device.info.affinity)
     different = differences([setup, *(replace(setup, device=device.info) for device in devices.values())])
     if different:
         raise UsageError(
@@ -168,7 +172,7 @@ def run_campaign(
         on_progress: called at the start of every round and after every model.
 
     Raises:
-        UsageError: the fingerprints of the devices differ.
+        UsageError: the fingerprints of the devices differ, or there are more threads than cores.
         DeviceError: no device is left: the last one was lost, or too many models in a row failed on it.
         SpaceError: the disk is full.
     """

@@ -7,7 +7,6 @@ What a worker is made of, and how its answer arrives, is for the pools to say: `
 from __future__ import annotations
 
 import copy
-import os
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.android_bench.threads import usable_cores as usable_cores
 from bpnas.profiler.block import Block
 from bpnas.search.errors import SearchError, WorkerLostError
 
@@ -178,11 +178,6 @@ class Worker:
                 portable = SearchError(f"{type(error).__name__}: {error}")
             portable.add_note(note)
             return portable
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_out_of_memory(answer: object) -> bool:

@@ -62,8 +62,7 @@ def write(
     imported: ImportedFrom | None = None,
     statistic: Statistic = "median",
 ) -> Path:
-    """A table of all parts of a plan; None from `change` leaves an entry out. What bpnas would not write is there all the
-    same."""
+    """A table of all parts of a plan; None from `change` leaves an entry out. It may say what bpnas would not write."""
     source = {"source": f"imported:{imported.reader}"} if imported else {}
     made = [change({**make_row(part, plan), **source}) for part in plan_parts(plan)]
     rows = sorted((row for row in made if row is not None), key=lambda row: row["key"])
