@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-import reprlib
+
+from bpnas.profiler.plain_text import shown
 
 # No `+` and no leading zeros: `010` is eight to some programs and ten to others.
 _NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -37,13 +38,3 @@ def read_whole_number(text: str) -> int:
     if match is None:
         raise ValueError(f"{shown(text)} is no whole number")
     return int(match[1])
-
-
-def shown(value: object, limit: int = 60) -> str:
-    """A value as Python writes it, for a message: cut where it takes more than about `limit` characters."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = limit
-    try:
-        return short.repr(value)
-    except (ValueError, RecursionError):  # Python writes no number of more than 4,300 digits
-        return f"a very long {type(value).__name__}"

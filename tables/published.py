@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.errors import BpnasError, UsageError
 from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.file_kinds import kind_of
+from bpnas.profiler.plain_text import storable
 from bpnas.tables.build import geometry, name_some
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import TableError
@@ -70,8 +72,10 @@ def import_table(
     """
     if not re.fullmatch(r"[\w.-]+", device, re.ASCII):
         raise UsageError(f"--device {device!r}: the table is named after it; use letters, digits, '.', '_' and '-'")
-    if not file.is_file():
+    if not file.exists():
         raise TableError(f"{file}: no such file; check the name")
+    if not file.is_file():
+        raise TableError(f"{file}: {kind_of(file).instead_of('published table')}")
     chosen = choose_reader(file, reader)
     rows = _rows(file, chosen, column)
     mismatches: dict[str, list[str]] = {}
@@ -94,7 +98,9 @@ def import_table(
         backbones=tuple(sorted(set(backbones), key=lambda b: (b.input_size, b.classes))),
         paths=paths_everywhere(backbones, entries),
         missing=(),
-        imported=ImportedFrom(chosen.name, file.name, hashlib.sha256(file.read_bytes()).hexdigest(), column or ""),
+        imported=ImportedFrom(
+            chosen.name, storable(file.name), hashlib.sha256(file.read_bytes()).hexdigest(), column or ""
+        ),
     )
     return ImportedTable(table, meta, len(rows), {reason: tuple(names) for reason, names in mismatches.items()})
 

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Protocol
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.profiler.file_kinds import kind_of
 from bpnas.profiler.paths import Part
-from bpnas.profiler.plain_numbers import read_number, read_whole_number, shown
+from bpnas.profiler.plain_numbers import read_number, read_whole_number
+from bpnas.profiler.plain_text import shown
 from bpnas.tables.errors import TableError
 
 GROUP = "bpnas.table_readers"
@@ -110,9 +112,11 @@ def choose_reader(path: Path, name: str | None = None) -> TableReader:
     if name is None:
         able = [reader for reader in installed.values() if reader.can_read(path)]
         if len(able) != 1:
-            what = (
-                f"several readers can read it: {', '.join(r.name for r in able)}" if able else "no reader can read it"
-            )
+            what = "no reader can read it"
+            if able:
+                what = f"several readers can read it: {', '.join(reader.name for reader in able)}"
+            elif not (kind := kind_of(path)).is_text:
+                raise UsageError(f"{path}: {kind.instead_of('published table')}")
             raise UsageError(f"{path}: {what}; name one with --reader ({', '.join(installed)})")
         return able[0]
     if name not in installed:
