@@ -266,8 +266,6 @@ def test_real_damage_names_a_way_that_loses_nothing(cli: Cli, file: Path) -> Non
     done = cli("build-table", str(file))
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()
-    assert (
-        "the records are damaged (a measurement row of 'K1G1@8-8s1x16'" in line or "damaged (a measurement row" in line
-    )
+    assert "r.sqlite: the records are damaged (a measurement row of '" in line
     assert "restore a copy, or name another file with --records, and keep this one" in line and ".recover" in line
     assert "delete" not in line
