@@ -19,7 +19,7 @@ from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.facts import PRELUDE, PhoneFacts, ask, base_folder, galaxy_s9, read_facts
 from bpnas.android_bench.governor import leftovers_command, restore_leftovers
 from bpnas.android_bench.hardware import mask_of, whole_number
-from bpnas.android_bench.held_cores import holder_of_cores, usable_cores
+from bpnas.android_bench.held_cores import holder_of_cores, own_cores
 from bpnas.android_bench.remote import Remote, printable
 
 MIN_FREE_BYTES = 200 << 20
@@ -242,7 +242,7 @@ def _other_runs(remote: Remote, facts: PhoneFacts, state: dict[str, list[str]]) 
     busy = [number for number in dict.fromkeys(state.get("busy", [])) if whole_number(number)][:8]
     holder = printable(state.get("holder", [""])[0], 200)
     if remote.serial == "local":  # where cores are held, not the machine
-        holder = holder_of_cores(usable_cores())
+        holder = holder_of_cores(own_cores())
     if holder or busy:
         # What it has set is its own, and it will restore it.
         number, _, who = holder.partition(" ")

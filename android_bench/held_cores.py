@@ -37,7 +37,7 @@ def patience_until(seconds: float | None = None) -> float:
     return time.monotonic() + (PATIENCE_SECONDS if seconds is None else seconds)
 
 
-def usable_cores() -> frozenset[int]:
+def own_cores() -> frozenset[int]:
     """The cores that this process, and what it starts, may run on, by number."""
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))

@@ -17,7 +17,7 @@ from typing import Any
 
 from bpnas.android_bench.device import Conditions, Device, DeviceInfo
 from bpnas.android_bench.errors import RuntimeUnavailableError
-from bpnas.android_bench.held_cores import HeldCores, usable_cores
+from bpnas.android_bench.held_cores import HeldCores, own_cores
 from bpnas.android_bench.runner import Failure, FailureKind, Measurement, Outcome, RunRequest, RunSettings
 from bpnas.android_bench.threads import check_threads, usable_cores
 
@@ -105,7 +105,7 @@ class LocalDevice(Device):
     def __init__(self, runtime: str) -> None:
         self._runtime = runtime
         self._worker: _Worker | None = None
-        self._held = HeldCores(usable_cores())
+        self._held = HeldCores(own_cores())
         try:
             self._info = self._start()
         except BaseException:

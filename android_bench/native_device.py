@@ -29,7 +29,7 @@ from bpnas.android_bench.errors import (
 from bpnas.android_bench.facts import PhoneFacts, base_folder, device_info, read_facts
 from bpnas.android_bench.governor import Preparation, prepare
 from bpnas.android_bench.hardware import cores_of
-from bpnas.android_bench.held_cores import sharing_a_clock, usable_cores
+from bpnas.android_bench.held_cores import own_cores, sharing_a_clock
 from bpnas.android_bench.installed_runner import InstalledRunner
 from bpnas.android_bench.model_batch import ModelBatch, failure_of
 from bpnas.android_bench.native_session import EXIT_MODELS, MayNotStartError, NativeSession, start_error
@@ -155,7 +155,7 @@ class NativeDevice(Device):
 
     def _cores(self) -> frozenset[int]:
         """Those of this machine that nobody else may time on meanwhile; on a phone it is all."""
-        cores = frozenset(cores_of(self._affinity)) or usable_cores()
+        cores = frozenset(cores_of(self._affinity)) or own_cores()
         sets_governor = self._facts.root and not self._options.keep_governor
         return sharing_a_clock(cores) if sets_governor else cores
 

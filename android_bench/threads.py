@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Protocol, runtime_checkable
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.android_bench.hardware import cores_of
+from bpnas.android_bench.held_cores import own_cores
 from bpnas.android_bench.runner import RunSettings
 
 
@@ -51,5 +51,5 @@ def cores_in(mask: str) -> int | None:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use."""
+    return len(own_cores())

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.profiler.plain_text import shown
 
 CHANNEL_MULTIPLE = 8
 """Channels must be divisible by it, since paths have up to 8 groups."""
@@ -34,6 +35,8 @@ SMALL_INPUT = 64
 """Up to this input size the stem keeps the resolution and the head has 10 classes, as for CIFAR-10."""
 
 IMAGE_CHANNELS = 3
+
+MOST_BLOCKS = 1000
 
 
 class BackboneError(UsageError, ValueError):
@@ -103,9 +106,9 @@ class Backbone:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
-            raise BackboneError(f"name: must be a non-empty text, not {self.name!r}")
+            raise BackboneError(f"name: must be a non-empty text, not {shown(self.name)}")
         if not isinstance(self.channel_shuffle, bool):
-            raise BackboneError(f"channel_shuffle: must be true or false, not {self.channel_shuffle!r}")
+            raise BackboneError(f"channel_shuffle: must be true or false, not {shown(self.channel_shuffle)}")
         _check_int("input_size", self.input_size, 8, 4096)
         _check_channels("stem.channels", self.stem_channels)
         _check_stride("stem.stride", self.stem_stride)
@@ -113,8 +116,11 @@ class Backbone:
             raise BackboneError("stages: at least one stage is needed")
         for number, stage in enumerate(self.stages):
             _check_channels(f"stages[{number}].channels", stage.channels)
-            _check_int(f"stages[{number}].blocks", stage.blocks, 1, 1000)
+            _check_int(f"stages[{number}].blocks", stage.blocks, 1, MOST_BLOCKS)
             _check_stride(f"stages[{number}].stride", stage.stride)
+        blocks = sum(stage.blocks for stage in self.stages)
+        if blocks > MOST_BLOCKS:
+            raise BackboneError(f"stages: have {blocks:,} blocks together, and a backbone at most {MOST_BLOCKS:,}")
         _check_channels("head.channels", self.head_channels)
         _check_int("head.classes", self.classes, 1, 1_000_000)
 
@@ -151,9 +157,11 @@ class Backbone:
         text = str(name_or_file)
         if text.endswith(".toml"):
             try:
-                content = Path(text).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise BackboneError(f"{text}: the backbone cannot be read ({error})") from error
+                content = Path(text).read_text(encoding="utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise BackboneError(f"{text}: its text is not UTF-8 ({error.reason}); save it in UTF-8") from error
+            except OSError as error:
+                raise BackboneError(f"{text}: the backbone cannot be read ({error.strerror})") from error
         elif text in cls.names():
             content = (resources.files("bpnas.profiler.backbones") / f"{text}.toml").read_text(encoding="utf-8")
         else:
@@ -161,9 +169,16 @@ class Backbone:
                 f"no backbone is called {text!r}: use one of {', '.join(cls.names())}, or the path of a .toml file"
             )
         try:
-            return _from_toml(tomllib.loads(content), input_size, classes)
+            values = tomllib.loads(content)
+        except RecursionError as error:
+            raise BackboneError(f"{text}: is nested too deeply for a backbone; check the name") from error
         except tomllib.TOMLDecodeError as error:
-            raise BackboneError(f"{text}: not valid TOML: {error}") from error
+            raise BackboneError(f"{text}: not valid TOML: {str(error)[:200]}") from error
+        except ValueError as error:  # Python's limit on the digits of a number
+            reason = str(error).partition(";")[0]
+            raise BackboneError(f"{text}: a number in it is far too large ({reason}); correct it") from error
+        try:
+            return _from_toml(values, input_size, classes)
         except BackboneError as error:
             raise BackboneError(f"{text}: {error}") from None
 
@@ -211,7 +226,7 @@ def _from_toml(content: dict[str, Any], input_size: int, classes: int | None) ->
 
 def _table(field: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BackboneError(f"{field}: must be a table of fields, not {value!r}")
+        raise BackboneError(f"{field}: must be a table of fields, not {shown(value)}")
     return value
 
 
@@ -220,12 +235,12 @@ def _check_keys(prefix: str, table: Mapping[str, Any], required: set[str], optio
         raise BackboneError(f"{prefix}{key}: is missing")
     for key in sorted(table.keys() - required - optional):
         known = ", ".join(sorted(required | optional))
-        raise BackboneError(f"{prefix}{key}: unknown field; known here: {known}")
+        raise BackboneError(f"{prefix}{key[:100]}: unknown field; known here: {known}")
 
 
 def _check_int(field: str, value: Any, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise BackboneError(f"{field}: must be a whole number from {low} to {high}, not {value!r}")
+        raise BackboneError(f"{field}: must be a whole number from {low} to {high}, not {shown(value)}")
 
 
 def _check_channels(field: str, value: Any) -> None:
@@ -236,4 +251,4 @@ def _check_channels(field: str, value: Any) -> None:
 
 def _check_stride(field: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value not in (1, 2):  # 2.0 would make sizes floats
-        raise BackboneError(f"{field}: must be 1 or 2, not {value!r}")
+        raise BackboneError(f"{field}: must be 1 or 2, not {shown(value)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from click.core import ParameterSource
 from bpnas.android_bench.cli import bundle, devices, doctor, operators
 from bpnas.android_bench.command import Group, Option, print_result
 from bpnas.profiler.models_cli import time_files, zoo_command
+from bpnas.profiler.plain_numbers import read_number
 
 _DEFAULT_SIZES = (32, 224)
 _LEAST, _MOST = 0.001, 0.5  # precision that can be asked for
@@ -22,13 +24,20 @@ def _share(context: click.Context, parameter: click.Parameter, text: str | None)
     if text is None:
         return None
     try:
-        share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+        share = read_number(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
     except ValueError:
         share = float("nan")
     if not _LEAST <= share <= _MOST:
         problem = f"{text!r} is no precision from {_LEAST:.1%} to {_MOST:.0%}; write for example 2% or 0.02"
         raise click.BadParameter(problem, context, parameter)
     return share
+
+
+def _finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """A number that can be counted to: click also takes `nan`, which is in every range."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no number of minutes; leave it out for no limit", context, parameter)
+    return value
 
 
 _what = partial(click.option, cls=Option, section="What to measure")
@@ -48,7 +57,9 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--runtime", default="tflite", show_default=True, help="'tflite' or 'onnxruntime'.")
 @click.option("--records", type=click.Path(dir_okay=False), help="Records file.  [default: DEVICE.sqlite]")
-@click.option("--budget", type=click.FloatRange(min=0, min_open=True), help="Stop after so many minutes.")
+@click.option(
+    "--budget", type=click.FloatRange(min=0, min_open=True), callback=_finite, help="Stop after so many minutes."
+)
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that write models.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of measuring.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bpnas.android_bench.device import MODEL_SUFFIX
 from bpnas.android_bench.errors import BpnasError, UsageError
 from bpnas.profiler.paths import Part
+from bpnas.profiler.plain_text import storable
 from bpnas.profiler.zoo import ZooPart
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ class FilePart:
 
     @property
     def key(self) -> str:
-        return f"file:{self.path.name}#{self.sha256[:12]}"
+        return f"file:{self.name}#{self.sha256[:12]}"
+
+    @property
+    def name(self) -> str:
+        """Of the file, as records and JSON can hold it."""
+        return storable(self.path.name)
 
     def read(self) -> bytes:
         """The content.
@@ -153,5 +159,5 @@ def size_of(part: OtherPart) -> Size:
 def timing(part: OtherPart, runtime: str, found: Estimate | None) -> Timing:
     """What is known of one of these models, in this or in earlier calls; `found` is None where nothing is."""
     return Timing(
-        part.network.name if isinstance(part, ZooPart) else part.path.name, part.key, runtime, found, size_of(part)
+        part.network.name if isinstance(part, ZooPart) else part.name, part.key, runtime, found, size_of(part)
     )

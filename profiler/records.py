@@ -20,12 +20,15 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from bpnas.android_bench.device import DeviceInfo
-from bpnas.android_bench.errors import BpnasError, SpaceError
+from bpnas.android_bench.errors import BpnasError, SpaceError, UsageError
 from bpnas.android_bench.runner import Failure, Measurement, RunSettings
 from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.file_kinds import kind_of
+from bpnas.profiler.plain_text import shown, storable
 
 SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x62706E61  # "bpna"
+_HEADER_BYTES = 100  # of every SQLite file
 
 _COMMON = """
     key TEXT NOT NULL,
@@ -126,6 +129,8 @@ class Records:
         path = Path(path)
         if not path.absolute().parent.is_dir():
             raise RecordsError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
+        with _faults(path):
+            _refuse_other_kinds(path, empty_is_new=True)  # before a lock is put next to somebody else's file
         lock = FileLock(f"{path}.lock")
         try:
             lock.acquire(timeout=0)
@@ -134,7 +139,7 @@ class Records:
                 f"{path}: another process is writing to it; wait until it is done, or name another file with --records"
             ) from None
         except OSError as error:
-            raise RecordsError(f"{path}: cannot be written ({error.strerror})") from error
+            raise _cannot(path, "written", error.strerror or str(error)) from error
         try:
             return cls(path, cls._connect(path, create=True), lock)
         except BaseException:
@@ -149,8 +154,10 @@ class Records:
             RecordsError: there is no such file, it is damaged, or no records file.
         """
         path = Path(path)
-        if not path.is_file():
-            raise RecordsError(f"{path}: no such records file; make one with profile-device --records {path}")
+        with _faults(path):
+            if not path.exists():
+                raise RecordsError(f"{path}: no such records file; make one with profile-device --records {path}")
+            _refuse_other_kinds(path)
         return cls(path, cls._connect(path, create=False), None)
 
     @classmethod
@@ -165,7 +172,7 @@ class Records:
                         f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
                     )
                 if connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
-                    raise RecordsError(f"{path}: an SQLite file, but no bpnas records; name another file")
+                    raise RecordsError(f"{path}: is an SQLite file, but no bpnas records; name another file")
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 if version != SCHEMA_VERSION:
                     raise RecordsError(
@@ -226,6 +233,8 @@ class Records:
         with _faults(self.path), self._transaction():
             self._put_setup(setup)
             row["tools"] = self._put("tools", json.dumps(tools, sort_keys=True))
+            # A failure may name a file, and a file's name need not be UTF-8.
+            row = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
             row["row_sha256"] = _row_sha256(row)
             columns = ", ".join(row)
             marks = ", ".join(f":{name}" for name in row)
@@ -260,24 +269,17 @@ class Records:
             RecordsError: the file is damaged.
         """
         with _faults(self.path):
-            plans, precisions = [], self._precisions()
-            for digest, value in self._values("plan").items():
-                fields = json.loads(value)
-                setup = self._setup(fields["fingerprint"], fields["settings"], fields["export_version"])
-                backbones = tuple(Backbone.from_dict(backbone) for backbone in fields["backbones"])
-                plans.append(
-                    Plan(
-                        setup,
-                        backbones,
-                        fields["paths"],
-                        fields["sessions"],
-                        fields.get("networks", 0),
-                        fields.get("context", False),
-                        fields.get("test_seed"),
-                        precisions.get(digest),
-                    )
-                )
-            return tuple(plans)
+            values, precisions = self._values("plan"), self._precisions()
+        return tuple(self._plan(value, precisions.get(digest)) for digest, value in values.items())
+
+    def _plan(self, value: str, precision: float | None) -> Plan:
+        with _stored(self.path, "a plan"):
+            fields = json.loads(value)
+            identity = fields["fingerprint"], fields["settings"], fields["export_version"]
+            backbones = tuple(Backbone.from_dict(backbone) for backbone in fields["backbones"])
+            rest = fields["paths"], fields["sessions"], fields.get("networks", 0), fields.get("context", False)
+            test_seed = fields.get("test_seed")
+        return Plan(self._setup(*identity), backbones, *rest, test_seed, precision)
 
     def refuse_other_setups(self, setup: Setup) -> None:
         """Refuse to go on in this file where nothing new could meet what is there in one table.
@@ -316,10 +318,11 @@ class Records:
             RecordsError: a row is damaged.
         """
         for setup, row in self._rows("measurement"):
-            with _faults(self.path):
+            with _stored(self.path, "a measurement"):
                 row["samples_ns"] = tuple(json.loads(row["samples_ns"]))
                 row["conditions"] = json.loads(row["conditions"])
-            yield setup, Measurement(**row)
+                measurement = Measurement(**row)
+            yield setup, measurement
 
     def measurements_of(self, setup: Setup) -> Iterator[Measurement]:
         """Everything measured with this setup, ordered by key and session. Raises RecordsError."""
@@ -328,7 +331,9 @@ class Records:
     def failures(self) -> Iterator[tuple[Setup, Failure]]:
         """Every failure, ordered by key and session; a part that was measured later appears in both lists."""
         for setup, row in self._rows("failure"):
-            yield setup, Failure(**row)
+            with _stored(self.path, "a failure"):
+                failure = Failure(**row)
+            yield setup, failure
 
     def _rows(self, table: str) -> Iterator[tuple[Setup, dict[str, Any]]]:
         setups: dict[tuple[str, str, int], Setup] = {}
@@ -338,10 +343,14 @@ class Records:
             names = [column[0] for column in cursor.description]
             for values in cursor:
                 row = dict(zip(names, values, strict=True))
-                if row.pop("row_sha256") != _row_sha256(row):
-                    raise RecordsError(_damaged(self.path, f"a {table} row of {row['key']!r} has changed"))
-                del row["tools"]
-                identity = (row.pop("fingerprint"), row.pop("settings"), row.pop("export_version"))
+                try:
+                    whole = row.pop("row_sha256") == _row_sha256(row)
+                    del row["tools"]
+                    identity = (row.pop("fingerprint"), row.pop("settings"), row.pop("export_version"))
+                except (KeyError, TypeError, ValueError) as error:  # a column's name or type has changed
+                    raise RecordsError(_damaged(self.path, f"a {table} row: {shown(error)}")) from error
+                if not whole:
+                    raise RecordsError(_damaged(self.path, f"a {table} row of {shown(row['key'])} has changed"))
                 if identity not in setups:
                     setups[identity] = self._setup(*identity)
                 yield setups[identity], row
@@ -351,8 +360,9 @@ class Records:
             devices, all_settings = self._values("device"), self._values("settings")
         if fingerprint not in devices or settings not in all_settings:
             raise RecordsError(_damaged(self.path, "a row's device or settings are missing"))
-        device = DeviceInfo.from_json(devices[fingerprint])
-        return Setup(device, RunSettings.from_json(all_settings[settings]), export_version)
+        with _stored(self.path, "a device or its settings"):
+            device = DeviceInfo.from_json(devices[fingerprint])
+            return Setup(device, RunSettings.from_json(all_settings[settings]), export_version)
 
     def _precisions(self) -> dict[str, float]:
         if not self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'precision'").fetchall():
@@ -394,11 +404,18 @@ def is_records_file(path: str | Path) -> bool:
     """Whether the file calls itself bpnas records (whatever state it is in)."""
     try:
         with Path(path).open("rb") as file:
-            header = file.read(72)
+            return _is_of_records(file.read(_HEADER_BYTES))
     except OSError:
         return False
+
+
+def _is_of_records(header: bytes) -> bool:
     # Bytes 68..71 of an SQLite file: the application id. https://www.sqlite.org/fileformat2.html
-    return header.startswith(b"SQLite format 3\0") and header[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+    return (
+        len(header) == _HEADER_BYTES
+        and header.startswith(b"SQLite format 3\0")
+        and header[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+    )
 
 
 def _row_sha256(row: dict[str, Any]) -> str:
@@ -406,26 +423,84 @@ def _row_sha256(row: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _refuse_other_kinds(path: Path, empty_is_new: bool = False) -> None:
+    """Say what a file is that is no records file, before anything is done to it or put next to it.
+
+    Raises:
+        RecordsError: see above.
+        OSError: it cannot be read.
+    """
+    if not path.exists() or (empty_is_new and path.is_file() and not path.stat().st_size):
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+        if _is_of_records(header):
+            return
+    raise RecordsError(f"{path}: {kind_of(path).instead_of('bpnas records')}")
+
+
+def _cannot(path: Path, done: str, reason: str) -> RecordsError:
+    return RecordsError(
+        f"{path}: cannot be {done} ({reason}); see who may read and write it and its folder, or name another file"
+    )
+
+
 def _damaged(path: Path, detail: str) -> str:
     detail = " ".join(detail.split())  # SQLite's findings take two lines
-    return f"{path}: the records are damaged ({detail}); restore a copy, or delete the file and measure again"
+    return (
+        f"{path}: the records are damaged ({detail}); restore a copy, or name another file with --records, and "
+        "keep this one: SQLite's own program saves what is whole of it with its command .recover"
+    )
+
+
+@contextmanager
+def _stored(path: Path, what: str) -> Iterator[None]:
+    """Content whose hash is right, and which still cannot be read: another program wrote it, or a later bpnas."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError) as error:
+        reason = shown(f"{type(error).__name__}: {error}", 200)
+        raise RecordsError(
+            f"{path}: {what} in it cannot be read ({reason}); use the bpnas that wrote the file, or name another file"
+        ) from error
 
 
 @contextmanager
 def _faults(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours."""
+    """Errors of SQLite and of the system as ours. Damage is only what SQLite says of the file's own content."""
     try:
         yield
     except sqlite3.IntegrityError as error:
         raise RecordsError(f"{path}: the same thing was measured already ({error})") from error
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+        raise  # ours, and nothing about the file
+    except UnicodeDecodeError as error:  # a name in the file's own schema
+        raise RecordsError(_damaged(path, str(error))) from error
     except sqlite3.Error as error:
-        text = str(error)
-        if "disk is full" in text:
+        # The lower byte is the kind of the fault; without one, it is a text that Python could not decode.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
             raise SpaceError(f"{path}: no space left on the disk; free some and call the same command again") from error
-        if "unable to open" in text or "readonly" in text:
-            raise RecordsError(f"{path}: cannot be opened ({text})") from error
-        if "locked" in text:
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise RecordsError(f"{path}: another program is using it; close that and try again") from error
-        raise RecordsError(_damaged(path, text)) from error
-    except (ValueError, TypeError, KeyError) as error:  # what a flipped bit makes of stored JSON
-        raise RecordsError(_damaged(path, f"{type(error).__name__}: {error}")) from error
+        if code in _DAMAGE:
+            raise RecordsError(_damaged(path, str(error))) from error
+        if code == sqlite3.SQLITE_IOERR:
+            raise RecordsError(
+                f"{path}: the disk could not be read or written ({error}); check the disk and its connection, and call "
+                "the same command again"
+            ) from error
+        raise _cannot(path, "opened or written", str(error)) from error
+    except OSError as error:
+        raise _cannot(path, "read", error.strerror or str(error)) from error
+
+
+_DAMAGE = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_ERROR,  # a table or column is not there: our statements are right
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_MISMATCH,
+}

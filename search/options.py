@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.profiler.plain_numbers import read_number, read_whole_number
+from bpnas.profiler.plain_text import shown
 from bpnas.tables.model_record import MODEL_NAMES
 
 if TYPE_CHECKING:
@@ -229,14 +231,17 @@ def milliseconds(text: str | None, option: str = "--constraints") -> tuple[float
     """Limits as the user wrote them behind `option`.
 
     Raises:
-        UsageError: they are no numbers.
+        UsageError: they are no positive numbers.
     """
     if text is None:
         return ()
     try:
-        return tuple(float(part) for part in text.split(","))
+        limits_ms = tuple(read_number(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{option} {text!r}: write milliseconds with commas between, as in 2.5,4,6") from None
+        limits_ms = ()
+    if not limits_ms or min(limits_ms) <= 0:
+        raise UsageError(f"{option} {shown(text)}: write milliseconds with commas between, as in 2.5,4,6")
+    return limits_ms
 
 
 def seed_numbers(text: str) -> tuple[int, ...]:
@@ -246,7 +251,7 @@ def seed_numbers(text: str) -> tuple[int, ...]:
         UsageError: they are no numbers, or none.
     """
     try:
-        numbers = tuple(int(part) for part in text.split(","))
+        numbers = tuple(read_whole_number(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"--seeds {text!r}: write how many, as in 5, or which with commas, as in 0,1,7") from None
     if "," in text:

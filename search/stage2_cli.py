@@ -10,6 +10,7 @@ import click
 
 from bpnas.android_bench.command import Command, print_result
 from bpnas.android_bench.errors import UsageError
+from bpnas.profiler.plain_numbers import read_number
 from bpnas.search.display import display
 from bpnas.search.options import (
     CONNECTION_OVERRIDES,
@@ -102,7 +103,7 @@ def lambda_below(lambdas: str, **options: Any) -> None:
     if options["lambda_below"] is not None:
         raise UsageError("--lambda-below is one lambda; this study takes several with --lambdas")
     try:
-        values = tuple(dict.fromkeys(float(part) for part in lambdas.split(",")))
+        values = tuple(dict.fromkeys(read_number(part) for part in lambdas.split(",")))
     except ValueError:
         raise UsageError(f"--lambdas {lambdas!r}: write numbers with commas between, as in 0,0.01,1") from None
 

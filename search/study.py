@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -212,7 +213,7 @@ def _limits(space: BlockSpace, constraints: Sequence[float], settings: ProposalS
         all_limits = default_limits(space, settings.limit_quantiles)
         return tuple(sorted({all_limits[0], all_limits[len(all_limits) // 2], all_limits[-1]}))
     for limit in limits:
-        if not limit > 0:
+        if not 0 < limit < math.inf:
             raise UsageError(f"a latency limit must be positive, not {limit:g} ms")
         feasible = space.feasible(limit)
         if not feasible.size:

@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpnas.android_bench.device import DeviceInfo
-from bpnas.android_bench.errors import UsageError
+from bpnas.android_bench.errors import BpnasError, UsageError
 from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.file_kinds import kind_of
+from bpnas.profiler.plain_text import storable
 from bpnas.tables.build import geometry, name_some
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import TableError
-from bpnas.tables.readers.reader import ReadRow, choose_reader
+from bpnas.tables.readers.reader import (
+    MOST_SAMPLES,
+    ReadRow,
+    TableReader,
+    choose_reader,
+    milliseconds,
+    whole_number,
+)
 from bpnas.tables.schema import ImportedFrom, TableMeta, arrow_table
 
 if TYPE_CHECKING:
@@ -63,10 +72,12 @@ def import_table(
     """
     if not re.fullmatch(r"[\w.-]+", device, re.ASCII):
         raise UsageError(f"--device {device!r}: the table is named after it; use letters, digits, '.', '_' and '-'")
-    if not file.is_file():
+    if not file.exists():
         raise TableError(f"{file}: no such file; check the name")
+    if not file.is_file():
+        raise TableError(f"{file}: {kind_of(file).instead_of('published table')}")
     chosen = choose_reader(file, reader)
-    rows = tuple(chosen.read(file, column))
+    rows = _rows(file, chosen, column)
     mismatches: dict[str, list[str]] = {}
     for row in rows:
         if row.part is None:
@@ -87,9 +98,28 @@ def import_table(
         backbones=tuple(sorted(set(backbones), key=lambda b: (b.input_size, b.classes))),
         paths=paths_everywhere(backbones, entries),
         missing=(),
-        imported=ImportedFrom(chosen.name, file.name, hashlib.sha256(file.read_bytes()).hexdigest(), column or ""),
+        imported=ImportedFrom(
+            chosen.name, storable(file.name), hashlib.sha256(file.read_bytes()).hexdigest(), column or ""
+        ),
     )
     return ImportedTable(table, meta, len(rows), {reason: tuple(names) for reason, names in mismatches.items()})
+
+
+def _rows(file: Path, reader: TableReader, column: str | None) -> tuple[ReadRow, ...]:
+    """All rows; the numbers of readers of other packages are checked like those of ours."""
+    try:
+        rows = tuple(reader.read(file, column))
+    except BpnasError:
+        raise
+    except Exception as error:  # it may be somebody else's code
+        what = f"the table reader {reader.name!r} failed ({type(error).__name__}: {error})"
+        raise TableError(f"{file}: {what}; report it to those who made that reader") from error
+    for row in rows:
+        if row.part is not None:
+            milliseconds(file, row.name, row.latency_ms)
+            if row.samples is not None:
+                whole_number(file, f"{row.name}, samples", row.samples, 0, MOST_SAMPLES)
+    return rows
 
 
 def _entries(file: Path, rows: Sequence[ReadRow]) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.files import write_atomically
 from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.file_kinds import kind_of
 from bpnas.profiler.records import Setup
 from bpnas.profiler.session import Statistic
 from bpnas.tables.check_metadata import check_metadata
@@ -249,9 +250,11 @@ def read_table(path: Path) -> tuple[pa.Table, TableMeta, str]:
         content = path.read_bytes()
     except OSError as error:
         raise TableError(f"{path}: the table cannot be read ({error.strerror}); make one with build-table") from error
+    if not content.startswith(b"PAR1"):
+        raise TableError(f"{path}: {kind_of(path).instead_of('bpnas table')}")
     marks = list(_HASH_PATTERN.finditer(content))
-    if not content.startswith(b"PAR1") or len(marks) != 1:
-        raise TableError(f"{path}: no bpnas table, or a damaged one; make one with build-table")
+    if len(marks) != 1:
+        raise TableError(f"{path}: no bpnas table, or a damaged one; restore a copy, or make one with build-table")
     start, end = marks[0].span(1)
     digest = content[start:end].decode()
     if hashlib.sha256(content[:start] + b"0" * 64 + content[end:]).hexdigest() != digest:

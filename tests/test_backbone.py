@@ -233,7 +233,7 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
         Backbone.load(tmp_path / "absent.toml")
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"name = '\xff\xfe'")
-    with pytest.raises(BackboneError, match=r"binary\.toml: the backbone cannot be read"):
+    with pytest.raises(BackboneError, match=r"binary\.toml: its text is not UTF-8"):
         Backbone.load(binary)
     with pytest.raises(BackboneError, match="the backbone cannot be read"):
         Backbone.load(_folder(tmp_path / "folder.toml"))

@@ -258,12 +258,12 @@ def test_a_second_campaign_on_this_machine_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     impatient: None,
 ) -> None:
-    from bpnas.android_bench.held_cores import usable_cores
+    from bpnas.android_bench.held_cores import own_cores
 
     monkeypatch.chdir(tmp_path)
     places = {"RUNNER": str(write_runner(tmp_path)), "OTHER": str(tmp_path / "other")}
     arguments = ("--serial", "local", "--input-size", "32", *(places.get(word, word) for word in options))
-    with HeldCores(usable_cores()):
+    with HeldCores(own_cores()):
         done = cli("profile-device", *arguments)
         assert done.exit_code == 1  # type: ignore[attr-defined]
         assert f", process {os.getpid()}, since 20" in done.stderr  # type: ignore[attr-defined]

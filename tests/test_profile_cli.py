@@ -147,7 +147,7 @@ def corrupt(path: Path) -> None:
     [
         (corrupt, "damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:-5000]), "damaged"),
-        (lambda path: path.write_bytes(b"key,latency\n" * 200), "damaged"),
+        (lambda path: path.write_bytes(b"key,latency\n" * 200), "is a text file"),
         (lambda path: sqlite3.connect(path).executescript("PRAGMA user_version = 9").connection.close(), "version 9"),
         (lambda path: sqlite3.connect(path).executescript("PRAGMA application_id = 9").connection.close(), "no bpnas"),
     ],

@@ -180,7 +180,7 @@ def test_one_of_several_runtimes_and_backbones_is_chosen(cli):
         (["r.sqlite", "--runtime", "none"], 1, "no campaign with runtime none"),
         (["r.sqlite", "--backbone", "none"], 1, "no campaign with backbone none"),
         (["r.sqlite", "--paths", "K9*"], 2, "matches none of the 272 paths"),
-        (["text.sqlite"], 1, "text.sqlite: the records are damaged"),
+        (["text.sqlite"], 1, "text.sqlite: is a text file, and no bpnas records"),
         (["empty.sqlite"], 1, "empty.sqlite: no campaign in these records"),
     ],
 )

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import random
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from bpnas.profiler import Backbone, Block, Site, parse_path
 from bpnas.profiler.paths import HeadPart, PathPart, StemPart
+from bpnas.profiler.plain_text import shown
 from bpnas.search import BlockSpace, levonas
 from bpnas.tables import LatencyTable, MissingEntryError, TableError, import_table
 from bpnas.tables.readers.reader import GROUP, ReadRow, readers
@@ -339,20 +341,20 @@ GOOD_CSV = "0,16,8,16,2,k3_e6,1.25,2.5"
             {next(iter(LAYERS)): "fast"},
             [],
             1,
-            "Conv-input:16x16x3-output:16x16x8: 'fast' is no positive number",
+            "line 1, Conv-input:16x16x3-output:16x16x8, mean: 'fast' is no plain number; write it as in 1.25",
         ),
-        ("f.yaml", {next(iter(LAYERS)): -1}, [], 1, "-1 is no positive number of milliseconds"),
-        ("f.yaml", {next(iter(LAYERS)): ".nan"}, [], 1, "nan is no positive number"),
+        ("f.yaml", {next(iter(LAYERS)): -1}, [], 1, "'-1' is no latency in milliseconds"),
+        ("f.yaml", {next(iter(LAYERS)): ".nan"}, [], 1, "'.nan' is no plain number"),
         ("f.yaml", {"AvgPool2D-input:8x8x16-output:1x1x16": 1}, [], 1, "none of its 1 rows"),
-        ("f.yaml", "Conv-input:16x16x3-output:16x16x8: [1, 2", [], 1, "f.yaml: no valid YAML"),
-        ("f.yaml", "Conv-input:16x16x3-output:16x16x8: !!python/object/apply:os.getcwd []", [], 1, "no valid YAML"),
+        ("f.yaml", "Conv-input:16x16x3-output:16x16x8: [1, 2", [], 1, "f.yaml: line 1: no valid YAML"),
+        ("f.yaml", "Conv-input:16x16x3-output:16x16x8: !!python/object/apply:os.getcwd []", [], 1, "no field 'mean'"),
         ("f.yaml", "Conv-input:16x16x3-output:16x16x8: 4.5", [], 1, "has no field 'mean'"),
         ("f.yaml", "- Conv-input:16x16x3-output:16x16x8", [], 1, "no mapping from layers to latencies"),
         ("f.csv", [GOOD_CSV], [], 2, "holds several devices; choose a column with --column (pixel3_ms, raspi4_ms)"),
         ("f.csv", [GOOD_CSV], ["--column", "pixel_ms"], 2, "no column of latencies is called 'pixel_ms'"),
         ("f.csv", [GOOD_CSV], ["--column", "op"], 2, "no column of latencies is called 'op'"),
-        ("f.csv", ["0,16,8,16,2,k3_e6,,1"], ["--column", "pixel3_ms"], 1, "line 2 (0, k3_e6), pixel3_ms: ''"),
-        ("f.csv", ["0,16,8,16,2,k3_e6"], ["--column", "pixel3_ms"], 1, "pixel3_ms: None is no positive number"),
+        ("f.csv", ["0,16,8,16,2,k3_e6,,1"], ["--column", "pixel3_ms"], 1, "line 2, column 'pixel3_ms': '' is no plain"),
+        ("f.csv", ["0,16,8,16,2,k3_e6"], ["--column", "pixel3_ms"], 1, "line 2: has 6 fields, but the"),
         (
             "f.csv",
             [GOOD_CSV, "1,16,8,16,2,k3_e6,1.26,2.5"],
@@ -388,3 +390,173 @@ def test_one_layer_twice_with_two_values_is_refused(here):
     file = write_yaml(here / "f.yaml", {text(3, ""): 1.0, text(24, "-se:0-hs:0"): 2.0})
     with pytest.raises(TableError, match="several values for K3E3G1@8-16s1x16"):
         imported(file)
+
+
+# Files that say something else than they seem to: one sentence with the place, and no table
+
+
+def refused(cli, name: str, *options: str) -> str:
+    """The sentence with which a file is refused."""
+    done = cli("build-table", "import", name, "--device", "pixel", *options)
+    assert (done.exit_code, done.stdout) == (1, ""), done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Error: {name}: "), line
+    assert not list(Path().glob("*.parquet"))
+    return line.removeprefix(f"Error: {name}: ")
+
+
+NO_NUMBERS = [
+    "1_000", "١٢", "\uff11\uff12", "nan", "inf", "-inf", "Infinity", "1e400", "0x10", "+1", "1 2", "1.2.3", "1e", "010",
+    "1d3", "\xa01", "--1", "9" * 500,
+]  # fmt: skip
+NO_TIMES = ["0", "-0", "0.0", "-1.25", "1e-7", "86400000.1", "1e300"]
+
+
+@pytest.mark.parametrize("text", [*NO_NUMBERS, *NO_TIMES, ""])
+def test_a_csv_with_what_is_no_latency(cli, here, text):
+    write_csv(here / "f.csv", "0,16,8,16,2,k3_e6,1.25", f"1,16,8,16,2,k5_e6,{text}", columns="pixel3_ms")
+    sentence = refused(cli, "f.csv")
+    assert sentence.startswith("line 3, column 'pixel3_ms': ")
+    assert "is no latency in milliseconds" in sentence if text in NO_TIMES else "is no plain number" in sentence
+    assert len(sentence) < 250
+
+
+@pytest.mark.parametrize("text", [*NO_NUMBERS, "0", "-8", "8.5", "1e1", "65537", ""])
+@pytest.mark.parametrize("column", ["h_in", "c_in", "c_out", "stride"])
+def test_a_csv_with_what_is_no_size(cli, here, column, text):
+    fields = {"layer": "0", "h_in": "16", "c_in": "8", "c_out": "16", "stride": "2", "op": "k3_e6", column: text}
+    write_csv(here / "f.csv", ",".join([*fields.values(), "1.25"]), columns="pixel3_ms")
+    assert refused(cli, "f.csv").startswith(f"line 2, column '{column}': {shown(text)} is no whole number from 1 to")
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (["0,16,8,16,2,k3_e6,1,25"], "line 2: has 8 fields, but the first line names 7 columns; write decimals"),
+        (["", "0,16,8,16,2,k3_e6,1.25", "1,16,8,16,2,k3_e6,1.25,"], "line 4: has 8 fields"),
+        (["0,16,8,16,2,k3_e6"], "line 2: has 6 fields, but the first line names 7 columns, so that column 'pixel3_ms'"),
+        (['0,16,8,16,2,k3_e6,"1,25"'], "line 2, column 'pixel3_ms': '1,25' is no plain number; write it as in 1.25"),
+        (["0,16,8,16,2,k3_e6,1.25"] * 2, "line 3: layer '0' with op 'k3_e6' is already on line 2; remove one"),
+        (["0,16,8,16,2,k3_e6,1.25", '"1\n\n",16,8,16,2,k3_e6,1', "0,16,8,16,2,k3_e6,2"], "line 6: layer '0'"),
+        (["0,16,8,16,2,k3_e6,1.25", '1,16,8,16,2,k5_e6,"1.25'], "line 3: no valid CSV (unexpected end of data)"),
+        ([f"0,16,8,16,2,k3_e6,{'1' * 200_000}"], "line 2: no valid CSV (field larger than field limit (131072))"),
+    ],
+)  # fmt: skip
+def test_a_csv_whose_lines_are_not_what_its_first_line_says(cli, here, rows, sentence):
+    write_csv(here / "f.csv", *rows, columns="pixel3_ms")
+    assert refused(cli, "f.csv").startswith(sentence)
+
+
+def test_a_csv_that_names_a_column_twice(cli, here):
+    write_csv(here / "f.csv", "0,16,8,16,2,k3_e6,1.25,2.5", columns="pixel3_ms,pixel3_ms")
+    assert refused(cli, "f.csv").startswith("line 1: names the column 'pixel3_ms' 2 times; rename one of them")
+
+
+def test_a_csv_in_another_encoding(cli, here):
+    write_csv(here / "f.csv", columns="pixel3_ms").write_bytes(
+        (here / "f.csv").read_bytes() + b"M\xe4rz,16,8,16,2,k3_e6,1.25\n"
+    )
+    assert "its text is not UTF-8" in refused(cli, "f.csv")
+
+
+def test_a_csv_as_excel_and_pandas_write_it(here):
+    file = write_csv(here / "f.csv", "0,16.0,8.0,16.,2.0,k3_e6, 1.25e+0", columns="pixel3_ms")
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert latencies(imported(file)) == {"K3E6G1@8-16s2x16": 1.25}
+
+
+def test_a_row_that_becomes_no_entry_may_take_no_time(here):
+    file = write_csv(here / "f.csv", "0,16,8,16,2,k3_e6,1.25", "0,16,8,16,2,skip,0", columns="pixel3_ms")
+    assert latencies(imported(file)) == {"K3E6G1@8-16s2x16": 1.25}
+
+
+LAYER = next(iter(LAYERS))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*NO_NUMBERS, *NO_TIMES, "true", "no", "null", "~", "", '"1.25"', "'1.25'", "[1.25]", "{ms: 1.25}", "1:30", ".inf",
+     "!ms 1"],
+)  # fmt: skip
+def test_a_yaml_with_what_is_no_latency(cli, here, text):
+    (here / "f.yaml").write_text(f"# a comment\n{LAYER}:\n  count: 3\n  mean: {text}\n", encoding="utf-8")
+    sentence = refused(cli, "f.yaml")
+    assert sentence.startswith(f"line 3, {LAYER}, mean: ")
+    assert "is no latency in milliseconds" in sentence if text in NO_TIMES else "is no plain number" in sentence
+    assert len(sentence) < 300
+
+
+@pytest.mark.parametrize("text", ["true", "many", "-1", "1.5", '"3"', "[3]", "1_000", "2147483648"])
+def test_a_yaml_with_a_count_that_is_none(cli, here, text):
+    write_yaml(here / "f.yaml", {}).write_text(f"{LAYER}: {{mean: 1.5, count: {text}}}\n")
+    assert refused(cli, "f.yaml").startswith(f"line 1, {LAYER}, count: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (f"{LAYER}: {{mean: 1.5}}\nx: {{mean: 1}}\n{LAYER}: {{mean: 2.5}}\n", f"line 3: the key '{LAYER}' is al"),
+        (f"{LAYER}:\n  mean: 1.5\n  mean: 2.5\n", "line 3: the key 'mean' is already on line 2; remove one of the two"),
+        (f"{LAYER}: {{mean: 1.5}}\n[a, b]: 1\n", "line 2: a key must be one word"),
+        (f"{LAYER}: {{mean: 1.5}}\nx: @\n", "line 2: no valid YAML"),
+        (f"{LAYER}: null\n", f"line 1, {LAYER}: has no field 'mean'"),
+        (f"{LAYER}: {'[' * 5000}\n", "is nested too deeply"),
+        (f"{LAYER}: {{mean: {'[' * 300}{']' * 300}}}\n", f"line 1, {LAYER}, mean: 'a list' is no plain number"),
+        (f"# {LAYER}\n", "no mapping from layers"),
+    ],
+)  # fmt: skip
+def test_a_yaml_that_says_something_else(cli, here, content, sentence):
+    (here / "f.yaml").write_text(content)
+    assert refused(cli, "f.yaml").startswith(sentence)
+
+
+def test_aliases_are_read_and_cost_nothing_however_much_they_stand_for(cli, here):
+    laughs = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 40))
+    (here / "f.yaml").write_text(f"a0: &a0 [x]\n{laughs}{LAYER}: {{mean: *a39}}\n")
+    assert refused(cli, "f.yaml").startswith("line 1, a0: has no field 'mean'")
+    same = LAYER.replace("8", "16")
+    (here / "g.yaml").write_text(f"{LAYER}: &same {{mean: 1.5}}\n{same}: *same\n")
+    assert latencies(imported(here / "g.yaml")) == {"stem@3-8s1x16": 1.5, "stem@3-16s1x16": 1.5}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Conv-input:0x0x3-output:0x0x8",
+        f"Conv-input:16x16x3-output:16x16x{'9' * 5000}",
+        "Conv-input:99999999999x99999999999x3-output:99999999999x99999999999x8",
+        f"expanded_conv-input:16x16x8-output:16x16x8-expand:{'3' * 5000}-kernel:5-stride:1-idskip:0",
+        "Logits-input:8x8x16-output:99999999999",
+    ],
+)
+def test_a_yaml_with_sizes_that_no_network_has(here, name):
+    layers = {LAYER: 1.5, "Conv_1-input:8x8x16-output:8x8x16": 4.0, f"? {name}\n": 1.0}
+    made = imported(write_yaml(here / "f.yaml", layers))
+    assert latencies(made) == {"stem@3-8s1x16": 1.5} and name in set().union(*made.mismatches.values())
+
+
+class WrongReader(TheirReader):
+    row = ReadRow("row 1", PathPart(parse_path("K1G1"), Site(8, 8, 1, 16)), 2.5)
+
+    def read(self, path, column=None):
+        if path.read_text() == "fail":
+            raise KeyError("their fault")
+        yield replace(self.row, **json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"latency_ms": true}', "row 1: True is no plain number"),
+        ('{"latency_ms": NaN}', "row 1: nan is no plain number"),
+        ('{"latency_ms": -1}', "row 1: -1 is no latency in milliseconds"),
+        ('{"latency_ms": null}', "row 1: None is no plain number"),
+        ('{"latency_ms": [1]}', "row 1: [1] is no plain number"),
+        ('{"samples": 1e30}', "row 1, samples: 1e+30 is no whole number from 0 to 2,147,483,647"),
+        ("fail", "the table reader 'theirs' failed (KeyError: 'their fault'); report it"),
+    ],
+)
+def test_numbers_of_other_packages_readers_are_checked_too(monkeypatch, cli, here, content, sentence):
+    monkeypatch.setattr("bpnas.tables.readers.reader.entry_points", lambda group: [Point(lambda: WrongReader)])
+    (here / "f.theirs").write_text(content)
+    assert refused(cli, "f.theirs").startswith(sentence)

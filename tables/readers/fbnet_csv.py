@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bpnas.android_bench.errors import UsageError
@@ -26,10 +26,10 @@ from bpnas.profiler.backbone import Site
 from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, ComplexPath
 from bpnas.profiler.paths import PathPart
 from bpnas.tables.errors import TableError
-from bpnas.tables.readers.reader import ReadRow, milliseconds
+from bpnas.tables.readers.reader import MOST_SIZE, ReadRow, milliseconds, number, whole_number
 
 _FIXED = ("layer", "h_in", "c_in", "c_out", "stride", "op")
-_OPERATOR = re.compile(r"k(\d+)_e(\d+)(?:_g(\d+))?", re.ASCII)
+_OPERATOR = re.compile(r"k(\d{1,4})_e(\d{1,4})(?:_g(\d{1,4}))?", re.ASCII)
 _DIFFERENCE = "_minus_skip"
 
 
@@ -42,7 +42,7 @@ class FbnetCsv:
         """Whether the first line names the columns of such a table."""
         try:
             with path.open("rb") as file:
-                head = file.readline(4096).decode("utf-8", "ignore").strip().split(",")
+                head = file.readline(4096).decode("utf-8-sig", "ignore").strip().split(",")
         except OSError:
             return False
         return head[: len(_FIXED)] == list(_FIXED) and len(head) > len(_FIXED)
@@ -51,22 +51,57 @@ class FbnetCsv:
         """All rows of one column.
 
         Raises:
-            TableError: the file cannot be read, or a value is no latency.
+            TableError: the file cannot be read, its lines do not have the columns that the first one names, a row is
+                there twice, or a value is no latency.
             UsageError: there is no such column, or several and none was named.
         """
         try:
-            with path.open(encoding="utf-8", newline="") as file:
-                lines = csv.DictReader(file)
-                chosen = _choose(path, list(lines.fieldnames or ()), column)
-                for line in lines:
-                    yield _row(path, f"line {lines.line_num} ({line['layer']}, {line['op']})", line, chosen)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise TableError(f"{path}: no valid CSV ({error}); get the file again") from error
+            with path.open(encoding="utf-8-sig", newline="") as file:  # with or without the mark of Excel
+                lines = _lines(path, file)
+                _, names = next(lines, (1, []))
+                chosen = _choose(path, names, column)
+                seen: dict[tuple[str, ...], int] = {}
+                for row, values in lines:
+                    line = _fields(path, row, names, values)
+                    first = seen.setdefault(tuple(line[name] for name in _FIXED), row)
+                    if first != row:
+                        what = f"layer {line['layer'][:40]!r} with op {line['op'][:40]!r}"
+                        raise TableError(
+                            f"{path}: line {row}: {what} is already on line {first}; remove one of the two"
+                        )
+                    yield _row(path, row, line, chosen)
+        except UnicodeDecodeError as error:
+            raise TableError(f"{path}: its text is not UTF-8 ({error.reason}); save it as CSV in UTF-8") from error
         except OSError as error:
             raise TableError(f"{path}: cannot be read ({error.strerror}); check the name") from error
 
 
+def _lines(path: Path, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not empty, each with the number of its first line."""
+    lines = csv.reader(file, strict=True)
+    row = 1
+    try:
+        for values in lines:
+            if values:
+                yield row, [value.strip(" \t") for value in values]
+            row = lines.line_num + 1
+    except csv.Error as error:
+        raise TableError(f"{path}: line {row}: no valid CSV ({error}); correct that line") from error
+
+
+def _fields(path: Path, row: int, names: list[str], values: list[str]) -> dict[str, str]:
+    found = f"{path}: line {row}: has {len(values)} fields, but the first line names {len(names)} columns"
+    if len(values) > len(names):
+        raise TableError(f"{found}; write decimals with a point, as in 1.25, and put texts with commas in quotes")
+    if len(values) < len(names):
+        raise TableError(f"{found}, so that column {names[len(values)]!r} has none; complete that line, or remove it")
+    return dict(zip(names, values, strict=True))
+
+
 def _choose(path: Path, names: list[str], column: str | None) -> str:
+    for name in names:
+        if names.count(name) > 1:
+            raise TableError(f"{path}: line 1: names the column {name!r} {names.count(name)} times; rename one of them")
     devices = [name for name in names if name not in _FIXED]
     if column is None and len(devices) == 1:
         column = devices[0]
@@ -81,28 +116,33 @@ def _choose(path: Path, names: list[str], column: str | None) -> str:
     return column
 
 
-def _row(path: Path, name: str, line: Mapping[str, str | None], column: str) -> ReadRow:
-    latency_ms = milliseconds(path, f"{name}, {column}", line[column])
-    part = _part(line)
-    if isinstance(part, str):
-        return ReadRow(name, None, latency_ms, part)
+def _row(path: Path, row: int, line: Mapping[str, str], column: str) -> ReadRow:
+    name = f"line {row} ({line['layer'][:40]}, {line['op'][:40]})"
+    place, value = f"line {row}, column {column!r}", line[column]
+    part = _part(path, row, line)
     if column.endswith(_DIFFERENCE):
-        return ReadRow(name, None, latency_ms, f"a difference to its layer's Skip, not a latency ({column})")
-    return ReadRow(name, part, latency_ms)
+        reason = part if isinstance(part, str) else f"a difference to its layer's Skip, not a latency ({column})"
+        return ReadRow(name, None, number(path, place, value), reason)
+    if isinstance(part, str):  # a Skip takes no time
+        return ReadRow(name, None, milliseconds(path, place, value, may_be_zero=True), part)
+    return ReadRow(name, part, milliseconds(path, place, value))
 
 
-def _part(line: Mapping[str, str | None]) -> PathPart | str:
+def _part(path: Path, row: int, line: Mapping[str, str]) -> PathPart | str:
     """The path that an operator is, or why there is none."""
-    operator = _OPERATOR.fullmatch(line["op"] or "")
-    shape = [line[name] or "" for name in ("c_in", "c_out", "stride", "h_in")]
-    if operator is None or not all(number.isdecimal() for number in shape):
+    operator = _OPERATOR.fullmatch(line["op"])
+    if operator is None:
         return "no block of kernel and expansion"
-    kernel, expansion, groups = (int(number) for number in operator.groups("1"))
+    kernel, expansion, groups = (int(digits) for digits in operator.groups("1"))
+    c_in, c_out, stride, size = (
+        whole_number(path, f"line {row}, column {name!r}", line[name], 1, MOST_SIZE)
+        for name in ("c_in", "c_out", "stride", "h_in")
+    )
     if kernel not in KERNELS or expansion not in EXPANSIONS or groups not in GROUPS:
         return "with a kernel, expansion or number of groups that no path has"
-    site = Site(*map(int, shape))
-    if site.stride not in (1, 2):
+    if stride not in (1, 2):
         return "a stride other than 1 and 2"
+    site = Site(c_in, c_out, stride, size)
     if site.is_residual:
         return "with the identity's addition in it, which a path is timed without"
     return PathPart(ComplexPath(kernel, groups, expansion), site, channel_shuffle=groups > 1)

@@ -24,19 +24,26 @@ Which layers are parts of ours:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import yaml
 
 from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Site
 from bpnas.profiler.block import EXPANSIONS, KERNELS, ComplexPath
 from bpnas.profiler.paths import HeadPart, Part, PathPart, StemPart
+from bpnas.profiler.plain_numbers import read_whole_number
+from bpnas.profiler.plain_text import shown
 from bpnas.tables.errors import TableError
-from bpnas.tables.readers.reader import ReadRow, milliseconds
+from bpnas.tables.readers.reader import MOST_SAMPLES, MOST_SIZE, ReadRow, milliseconds, whole_number
 
-_LAYER = re.compile(r"(\w+)-input:([\dx]+)-output:([\dx]+)((?:-\w+:\d+)*)", re.ASCII)
+_LAYER = re.compile(r"(\w+)-input:([\dx]+)-output:([\dx]+)((?:-\w+:\d{1,9})*)", re.ASCII)
 _HEAD_BYTES = 4096
+_STANDARD_TAG = "tag:yaml.org,2002:"
+_MOST_CLASSES = 1_000_000  # as of a backbone
 
 
 class ProxylessYaml:
@@ -56,7 +63,7 @@ class ProxylessYaml:
         """All layers; a head comes behind them, as one row in place of its two.
 
         Raises:
-            TableError: the file cannot be read, or a value is no latency.
+            TableError: the file cannot be read, a layer is there twice, or a value is no latency.
             UsageError: a column was named.
         """
         if column is not None:
@@ -65,51 +72,106 @@ class ProxylessYaml:
         mobilenet_v3 = any("-hs:" in name for name in layers)
         heads = dict(_heads(layers))
         in_heads = {name for names in heads for name in names}
-        for name, value in layers.items():
+        for name, layer in layers.items():
             if name not in in_heads:
                 part = _part(name, mobilenet_v3)
-                yield _row(path, name, value, *((None, part) if isinstance(part, str) else (part, "")))
+                if isinstance(part, str):
+                    yield ReadRow(name, None, layer.latency_ms(path, may_be_zero=True), part, layer.samples)
+                else:
+                    yield ReadRow(name, part, layer.latency_ms(path), samples=layer.samples)
         for names, head in heads.items():
-            pieces = [_row(path, name, layers[name], None, "") for name in names]
-            yield ReadRow(
-                name=" + ".join(names),
-                part=head,
-                latency_ms=sum(piece.latency_ms for piece in pieces),
-                flags="summed",
-            )
+            latency_ms = sum(layers[name].latency_ms(path) for name in names)
+            yield ReadRow(" + ".join(names), head, latency_ms, flags="summed")
 
 
-def _load(path: Path) -> Mapping[str, Any]:
-    import yaml
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """What the file says of one layer.
 
+    Attributes:
+        place: line and key, for messages.
+        mean: as it is written.
+        samples: how many measurements it is of; None if the file does not say.
+    """
+
+    place: str
+    mean: str
+    samples: int | None
+
+    def latency_ms(self, path: Path, *, may_be_zero: bool = False) -> float:
+        return milliseconds(path, self.place, self.mean, may_be_zero=may_be_zero)
+
+
+def _load(path: Path) -> dict[str, _Layer]:
+    """The layers of a file.
+
+    Its nodes are read, and no objects made of them: PyYAML takes the last of two equal keys, takes `1:30` and `010` for
+    numbers that nobody means, and has no names for lines then. An alias costs nothing, however much it stands for.
+    """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        with path.open(encoding="utf-8-sig") as file:
+            root = yaml.compose(file, Loader=yaml.SafeLoader)
+    except RecursionError as error:
+        raise TableError(f"{path}: is nested too deeply for a table of latencies; check the name") from error
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise TableError(f"{path}: {where}no valid YAML ({error.problem}); correct that line") from error
+    except yaml.YAMLError as error:
         raise TableError(f"{path}: no valid YAML ({' '.join(str(error).split())}); get the file again") from error
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path}: its text is not UTF-8 ({error.reason}); save it in UTF-8") from error
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({error.strerror}); check the name") from error
-    if not isinstance(content, dict):
-        raise TableError(f"{path}: no mapping from layers to latencies; get the file again")
-    return {str(name): value for name, value in content.items()}
+    if not isinstance(root, yaml.MappingNode):
+        raise TableError(f"{path}: no mapping from layers to latencies; check the name")
+    return {name: _layer(path, name, value) for name, value in _fields(path, root).items()}
 
 
-def _row(path: Path, name: str, value: Any, part: Part | None, mismatch: str) -> ReadRow:
-    if not isinstance(value, dict) or "mean" not in value:
-        raise TableError(f"{path}: {name}: has no field 'mean'; mend or remove that row")
-    count = value.get("count")
-    samples = count if isinstance(count, int) and not isinstance(count, bool) else None
-    return ReadRow(name, part, milliseconds(path, name, value["mean"]), mismatch, samples)
+def _fields(path: Path, mapping: yaml.MappingNode) -> dict[str, yaml.Node]:
+    """The fields of a mapping, each key once."""
+    fields: dict[str, yaml.Node] = {}
+    lines: dict[str, int] = {}
+    for key, value in mapping.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key.value, str):
+            raise TableError(f"{path}: line {line}: a key must be one word; correct it")
+        if key.value in fields:
+            what = f"the key {shown(key.value, 200)} is already on line {lines[key.value]}"
+            raise TableError(f"{path}: line {line}: {what}; remove one of the two")
+        fields[key.value], lines[key.value] = value, line
+    return fields
 
 
-def _heads(layers: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], HeadPart]]:
+def _layer(path: Path, name: str, node: yaml.Node) -> _Layer:
+    place = f"line {node.start_mark.line + 1}, {name[:200]}"
+    fields = _fields(path, node) if isinstance(node, yaml.MappingNode) else {}
+    if "mean" not in fields:
+        raise TableError(f"{path}: {place}: has no field 'mean'; add it, or remove that row")
+    count = _written(fields["count"]) if "count" in fields else ""
+    unknown = count in ("", "~", "null")
+    samples = None if unknown else whole_number(path, f"{place}, count", count, 0, MOST_SAMPLES)
+    return _Layer(f"{place}, mean", _written(fields["mean"]), samples)
+
+
+def _written(node: yaml.Node) -> str:
+    """A value as it is written, for the readers of numbers; what is in quotes, or has a tag, is none."""
+    if not isinstance(node, yaml.ScalarNode):
+        return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+    if node.style is not None:
+        return repr(node.value)
+    return node.value if node.tag.startswith(_STANDARD_TAG) else f"{node.tag} {node.value}"
+
+
+def _heads(layers: Iterable[str]) -> Iterator[tuple[tuple[str, str], HeadPart]]:
     """Pairs of layers that are one head, where both are there."""
     found = {name: match.groups() for name in layers if (match := _LAYER.fullmatch(name))}
     for last, (kind, features, classes, _) in found.items():
-        if kind == "Logits" and classes.isdecimal():
+        number = _in_range(classes, _MOST_CLASSES)
+        if kind == "Logits" and number:
             for first, (other, shape, output, _) in found.items():
                 into, out = _shape(shape), _shape(output)
                 if other == "Conv_1" and output == features and into and out and into[0] == out[0]:
-                    yield (first, last), HeadPart(into[1], out[1], int(classes), into[0])
+                    yield (first, last), HeadPart(into[1], out[1], number, into[0])
 
 
 def _part(name: str, mobilenet_v3: bool) -> Part | str:
@@ -121,7 +183,7 @@ def _part(name: str, mobilenet_v3: bool) -> Part | str:
     if kind not in ("Conv", "expanded_conv"):
         return "a piece of a head whose other piece is not there" if kind in ("Conv_1", "Logits") else f"layer {kind}"
     if into is None or out is None:
-        return "a feature map that is not square"
+        return "a feature map that is not square, or of an impossible size"
     (size, c_in), (size_out, c_out) = into, out
     strides = [stride for stride in (1, 2) if -(-size // stride) == size_out]
     if not strides:
@@ -161,6 +223,15 @@ def _bottleneck(fields: Mapping[str, int], c_in: int, c_out: int, size: int, str
 def _shape(text: str) -> tuple[int, int] | None:
     """Size and channels of a square feature map, else None."""
     numbers = text.split("x")
-    if len(numbers) != 3 or numbers[0] != numbers[1] or not all(number.isdecimal() for number in numbers):
+    if len(numbers) != 3 or numbers[0] != numbers[1]:
         return None
-    return int(numbers[0]), int(numbers[2])
+    size, channels = (_in_range(number, MOST_SIZE) for number in numbers[1:])
+    return (size, channels) if size and channels else None
+
+
+def _in_range(text: str, most: int) -> int | None:
+    """A whole number from 1 on, else None."""
+    with suppress(ValueError):
+        if 1 <= (number := read_whole_number(text)) <= most:
+            return number
+    return None
