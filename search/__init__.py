@@ -13,7 +13,7 @@ from bpnas.search.levonas import levonas
 if TYPE_CHECKING:
     from bpnas.search.data import Dataset, load_data
     from bpnas.search.derive import Assignment, argmax_blocks, k_most_probable_blocks, most_probable_blocks
-    from bpnas.search.errors import DataError, InfeasibleLimitError, RunError, SearchError, StuckError
+    from bpnas.search.errors import DataError, DivergedError, InfeasibleLimitError, RunError, SearchError, StuckError
     from bpnas.search.evaluate import CandidateEvaluator, Evaluation
     from bpnas.search.feasible import FeasibleSet
     from bpnas.search.latency_loss import LatencyLoss, SupernetLatency, expected_latency
@@ -28,6 +28,7 @@ _HOME = {
     "CandidateEvaluator": "evaluate",
     "DataError": "errors",
     "Dataset": "data",
+    "DivergedError": "errors",
     "Evaluation": "evaluate",
     "FeasibleSet": "feasible",
     "InfeasibleLimitError": "errors",
@@ -53,6 +54,7 @@ __all__ = [
     "CandidateEvaluator",
     "DataError",
     "Dataset",
+    "DivergedError",
     "Evaluation",
     "FeasibleSet",
     "InfeasibleLimitError",

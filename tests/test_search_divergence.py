@@ -350,7 +350,7 @@ def test_a_retraining_in_a_directory_of_its_own(found, tmp_path):
 
 
 def test_the_command_says_it_in_one_sentence(found, tmp_path, cli):
-    words = ("retrain", found, "--retrain-rate", "1e6", "--retrain-epochs", 1, "--retrain-images", 400)
+    words = ("retrain", found, "--retrain-rate", "1e30", "--retrain-epochs", 1, "--retrain-images", 400)
     done = cli("run-search", *words, "--out", tmp_path / "again")
     assert done.exit_code == 1 and done.stdout == ""
     (said,) = done.stderr.splitlines()
@@ -469,9 +469,15 @@ PROGRAM = f"""
 import sys
 
 sys.path.append({str(Path(__file__).parents[1])!r})
+import bpnas.search.connect
+import bpnas.search.train
 from bpnas.search.distributed import process_group, rank
 from bpnas.search.errors import DivergedError
 from tests import test_search_divergence as tests
+
+# The first one looks after every step, the other at the end of the phase.
+for module in (bpnas.search.connect, bpnas.search.train):
+    module.CHECKPOINT_SECONDS = module.PROGRESS_SECONDS = 0
 
 with process_group():
     for change in (tests.SUPERNET, tests.NETWORK):

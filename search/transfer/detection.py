@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Files = tuple[Path, Path]
 
-_RETRY = "nothing is written, call the same command again with a smaller --learning-rate"
+_RETRY = "no result is written, call the same command again with a smaller --learning-rate"
 
 
 def run_detection(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bpnas.search.train import EpochReport
     from bpnas.search.transfer.embedding import Embedder
 
-_RETRY = "nothing is written, call the same command again with a smaller --learning-rate"
+_RETRY = "no result is written, call the same command again with a smaller --learning-rate"
 
 
 @dataclass(frozen=True, slots=True)
