@@ -46,14 +46,19 @@ holder() {
     done
 } 2> /dev/null
 """
-# End the runner that a run folder names, if it is one: process numbers are used again.
+# End the runner that a run folder names, if it is one: process numbers are used again. It is waited for, since a busy
+# machine takes its time to end a process, and whoever comes next must find the cores idle.
 _END_RUNNER = r"""
 end_runner() {
     runner=
     [ -f "$1/runner" ] && read -r runner < "$1/runner"
     case "$runner" in
         ''|*[!0-9]*) ;;
-        *) case "$(readlink "/proc/$runner/cwd")" in */"${1##*/}"/*) kill -9 "$runner" ;; esac ;;
+        *) case "$(readlink "/proc/$runner/cwd")" in */"${1##*/}"/*)
+            kill -9 "$runner"
+            n=0
+            while [ $n -lt 50 ] && [ -n "$(cat "/proc/$runner/cmdline")" ]; do sleep 0.1; n=$((n + 1)); done
+        esac ;;
     esac
 } 2> /dev/null
 """
