@@ -17,6 +17,7 @@ it is cores that are held, see `held_cores`, and the shell is handed them.
 
 from __future__ import annotations
 
+import posixpath
 import random
 import secrets
 import time
@@ -143,6 +144,16 @@ class DeviceFolder:
         mine = f"{'[0-9a-f]' * 16}"
         others = f'for each in bundle-*-{mine}; do [ "$each" = {quote(name)} ] || rm -rf "$each"; done'
         self._remote.shell(f"cd {quote(self._facts.base)} && {others}; rm -f {quote(name)}/*.tmp", timeout_seconds=60.0)
+
+    def place_runner(self, place: str) -> str:
+        """Shell commands to stand in front of those that become the runner.
+
+        They end the runner before it, should that one still be there, for two would time each other; then they go to
+        the folder `place` of this run and note whom to end.
+        """
+        run = quote(posixpath.basename(self.run))
+        before = f"cd {quote(self._facts.base)} && end_runner {run}"
+        return f"{_END_RUNNER}{before}\ncd {quote(place)} && echo $$ > ../runner || exit 1\n"
 
     def remove(self, path: str) -> None:
         """Remove a file or folder of this run."""

@@ -257,10 +257,12 @@ class NativeDevice(Device):
         batch.push(self._remote, self._place(batch))
 
     def _place(self, batch: ModelBatch) -> str:
-        folder = self._folder
-        if folder is None:
+        return f"{self._taken().run}/{batch.number}"
+
+    def _taken(self) -> DeviceFolder:
+        if self._folder is None:
             raise DeviceLostError(f"{self._remote.serial}: not connected")
-        return f"{folder.run}/{batch.number}"
+        return self._folder
 
     def _arrived(self, coming: Future[tuple[ModelBatch | None, DeviceError | None]]) -> ModelBatch | None:
         """The batch, on the device whatever it takes.
@@ -399,9 +401,10 @@ class NativeDevice(Device):
         """A process for the models of a batch from number `first` to before number `last`."""
         files = [batch.file(index) for index in range(last)]
         command, parse = self._runner.call(files, first, settings, self._arguments(settings))
+        folder = self._taken()
         return NativeSession(
             self._remote,
-            f"cd {quote(batch.place)} && echo $$ > ../runner || exit 1\n{command}",
+            folder.place_runner(batch.place) + command,
             [str(index) for index in range(last)],
             first,
             settings.timeout_seconds,

@@ -1,6 +1,8 @@
-"""Text of others, as a terminal may have it: shown, never obeyed."""
+"""Text of others, as a terminal may have it, shown and never obeyed; as a message has it; as a file has it."""
 
 from __future__ import annotations
+
+import reprlib
 
 
 def as_text(text: str) -> str:
@@ -10,3 +12,18 @@ def as_text(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value as Python writes it, for a message: cut where it takes more than about `limit` characters."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = limit
+    try:
+        return short.repr(value)
+    except (ValueError, RecursionError):  # Python writes no number of more than 4,300 digits
+        return f"a very long {type(value).__name__}"
+
+
+def storable(text: str) -> str:
+    r"""The text as UTF-8 can hold it: a byte of a file's name that is no UTF-8 is written out, as in `M\udce4rz`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

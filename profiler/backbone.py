@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bpnas.android_bench.errors import UsageError
-from bpnas.profiler.plain_text import shown
+from bpnas.android_bench.plain_text import shown
 
 CHANNEL_MULTIPLE = 8
 """Channels must be divisible by it, since paths have up to 8 groups."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from bpnas.android_bench.device import MODEL_SUFFIX
 from bpnas.android_bench.errors import BpnasError, UsageError
+from bpnas.android_bench.plain_text import storable
 from bpnas.profiler.paths import Part
-from bpnas.profiler.plain_text import storable
 from bpnas.profiler.zoo import ZooPart
 
 if TYPE_CHECKING:

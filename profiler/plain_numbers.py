@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 
-from bpnas.profiler.plain_text import shown
+from bpnas.android_bench.plain_text import shown
 
 # No `+` and no leading zeros: `010` is eight to some programs and ten to others.
 _NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")

@@ -21,10 +21,10 @@ from filelock import FileLock, Timeout
 
 from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.errors import BpnasError, SpaceError, UsageError
+from bpnas.android_bench.plain_text import shown, storable
 from bpnas.android_bench.runner import Failure, Measurement, RunSettings
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.file_kinds import kind_of
-from bpnas.profiler.plain_text import shown, storable
 
 SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x62706E61  # "bpna"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.android_bench.plain_text import shown
 from bpnas.profiler.plain_numbers import read_number, read_whole_number
-from bpnas.profiler.plain_text import shown
 from bpnas.tables.model_record import MODEL_NAMES
 
 if TYPE_CHECKING:

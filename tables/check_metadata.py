@@ -24,7 +24,6 @@ PER_INPUT_SIZE = ("input_size", "stem_stride", "classes")
 
 _LONGEST_TEXT = 10_000
 _MOST_BACKBONES = 1_000
-_MOST_SITES = 10_000
 _MOST_MISSING = 10_000_000
 _LARGEST = 1e12  # of any number
 _ROUNDING = 1e-9  # a correlation of 1.0000000000000002 is one
@@ -75,9 +74,6 @@ def _backbone(field: str, value: Any) -> Backbone:
     except UsageError as error:
         raise ViolationError(f"metadata field {field}: {in_short(error)}") from error
     _text(f"{field}.name", backbone.name)
-    sites = sum(stage.blocks for stage in backbone.stages)
-    if sites > _MOST_SITES:
-        raise _wrong(f"{field}.stages", f"of {_MOST_SITES:,} blocks at most", sites)
     return backbone
 
 

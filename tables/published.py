@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.errors import BpnasError, UsageError
+from bpnas.android_bench.plain_text import storable
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.file_kinds import kind_of
-from bpnas.profiler.plain_text import storable
 from bpnas.tables.build import geometry, name_some
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import TableError

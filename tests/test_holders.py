@@ -90,6 +90,20 @@ def test_a_holder_that_died_holds_nothing(rooted: FolderPhone) -> None:
     assert holds(rooted) == []
 
 
+def test_a_runner_begins_only_when_the_one_before_it_has_ended(rooted: FolderPhone) -> None:
+    with closing(DeviceFolder(rooted, facts_of(rooted))) as folder:
+        place = Path(folder.run, "0")
+        place.mkdir()
+        runners = []
+        for number in range(2):
+            stream = rooted.stream(f"{folder.place_runner(str(place))}trap '' HUP TERM\necho {number}; exec sleep 600")
+            assert stream.read(PATIENCE) == f"{number}\n".encode()
+            runners.append(int(Path(folder.run, "runner").read_text()))
+        # It is dead, and nobody has asked yet how it ended.
+        assert Path(f"/proc/{runners[0]}/cmdline").read_bytes() == b""
+        wait_until(lambda: Path(f"/proc/{runners[1]}/cmdline").read_bytes() == b"sleep\x00600\x00")
+
+
 def test_files_that_are_no_holds_hold_nothing(rooted: FolderPhone) -> None:
     place = rooted.root / "data/local/tmp"
     alive, token = os.getpid(), "0" * 16

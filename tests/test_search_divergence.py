@@ -350,7 +350,18 @@ def test_a_retraining_in_a_directory_of_its_own(found, tmp_path):
 
 
 def test_the_command_says_it_in_one_sentence(found, tmp_path, cli):
-    words = ("retrain", found, "--retrain-rate", "1e30", "--retrain-epochs", 1, "--retrain-images", 400)
+    words = (
+        "retrain",
+        found,
+        "--data",
+        "digits",
+        "--retrain-rate",
+        "1e30",
+        "--retrain-epochs",
+        1,
+        "--retrain-images",
+        400,
+    )
     done = cli("run-search", *words, "--out", tmp_path / "again")
     assert done.exit_code == 1 and done.stdout == ""
     (said,) = done.stderr.splitlines()

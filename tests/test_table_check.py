@@ -279,7 +279,11 @@ def with_meta(path: Path, parts, where: str, value: object) -> Path:
         ("backbones", {}, "backbones: must be a list"),
         ("backbones.0", None, "backbones[0]: "),
         ("backbones.0.classes", 0, "backbones[0]: head.classes: must be"),
-        ("backbones.0.stages", [{"channels": 8, "blocks": 1000, "stride": 1}] * 11, "of 10,000 blocks at most"),
+        (
+            "backbones.0.stages",
+            [{"channels": 8, "blocks": 1000, "stride": 1}] * 11,
+            "backbones[0]: stages: have 11,000 blocks together",
+        ),
         ("backbones.0.name", "a\nb", "backbones[0].name: must be a text of one line"),
         ("paths", ["K9G1"], "paths[0]: must be the name of a path"),
         ("paths", ["K1G1", "K1G1"], "paths: it has a value twice"),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bpnas.android_bench.plain_text import shown
 from bpnas.profiler import Backbone, Block, Site, parse_path
 from bpnas.profiler.paths import HeadPart, PathPart, StemPart
-from bpnas.profiler.plain_text import shown
 from bpnas.search import BlockSpace, levonas
 from bpnas.tables import LatencyTable, MissingEntryError, TableError, import_table
 from bpnas.tables.readers.reader import GROUP, ReadRow, readers

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Protocol
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.android_bench.plain_text import shown
 from bpnas.profiler.file_kinds import kind_of
 from bpnas.profiler.paths import Part
 from bpnas.profiler.plain_numbers import read_number, read_whole_number
-from bpnas.profiler.plain_text import shown
 from bpnas.tables.errors import TableError
 
 GROUP = "bpnas.table_readers"
