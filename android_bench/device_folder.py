@@ -143,7 +143,8 @@ class DeviceFolder:
         # The person who named this folder may keep things of their own in it.
         mine = f"{'[0-9a-f]' * 16}"
         others = f'for each in bundle-*-{mine}; do [ "$each" = {quote(name)} ] || rm -rf "$each"; done'
-        self._remote.shell(f"cd {quote(self._facts.base)} && {others}; rm -f {quote(name)}/*.tmp", timeout_seconds=60.0)
+        halves = f"rm -f {quote(name)}/*.tmp .bpnas-probe.*"
+        self._remote.shell(f"cd {quote(self._facts.base)} && {others}; {halves}", timeout_seconds=60.0)
 
     def place_runner(self, place: str) -> str:
         """Shell commands to stand in front of those that become the runner.

@@ -48,6 +48,7 @@ _SCRIPT = (
     PRELUDE
     + r"""
 base=@BASE@
+trap '' HUP PIPE  # when the connection breaks it goes on to its end, and leaves nothing
 if has getprop; then for p in @PROPERTIES@; do say "$p" "$(getprop "$p" 2> /dev/null)"; done; fi
 say kernel "$(uname -r)"
 say machine "$(uname -m)"
@@ -79,7 +80,7 @@ done
 made=
 [ -d "$base" ] || made=1
 mkdir -p "$base" 2> /dev/null
-probe=$base/probe.$$
+probe=$base/.bpnas-probe.$$
 shell=/bin/sh
 [ -x /system/bin/sh ] && shell=/system/bin/sh
 if { echo "#!$shell"; echo 'echo runs'; } 2> /dev/null > "$probe"; then
