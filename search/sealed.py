@@ -1,8 +1,8 @@
 """What a search writes is verified when it is read: JSON files, JSON lines and checkpoints that carry their own hash.
 
-A file has two fields more than it was given: `format`, the number 2, and `sha256`, of all other fields: the hash of the
-text that `json.dumps` makes of them with sorted keys and no blanks. A line ends with `check`, the first 16 digits of
-the SHA-256 of the line as it was before. Equal values make equal bytes. The hash tells accidents and edits, it is no
+A file has two fields more than it was given: `format`, the number 2, and `file_sha256`, of all other fields: the hash
+of the text that `json.dumps` makes of them with sorted keys and no blanks. A line ends with `check`, the first 16
+digits of the SHA-256 of the line as it was before. Equal values make equal bytes. The hash tells accidents and edits, it is no
 signature.
 
 bpnas wrote files and lines without a hash before it had a format 2. A file that has neither of the two fields is taken
@@ -23,7 +23,7 @@ from typing import Any
 from bpnas.search.errors import RunError
 
 FORMAT = 2
-SEAL = ("format", "sha256")
+SEAL = ("format", "file_sha256")
 """The fields of a file that are about the file itself."""
 
 RESTORE = "restore a copy, or move it away and call the command that wrote it again"
@@ -48,7 +48,7 @@ def sealed_json(values: Mapping[str, Any]) -> bytes:
     rest = {name: value for name, value in values.items() if name not in SEAL}
     # The one first, the other last: no cut takes both away.
     stored: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **rest}))
-    return (json.dumps({**stored, "sha256": _digest(stored)}, indent=2) + "\n").encode()
+    return (json.dumps({**stored, "file_sha256": _digest(stored)}, indent=2) + "\n").encode()
 
 
 def read_sealed(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
@@ -75,9 +75,9 @@ def unsealed(values: dict[str, Any], path: Path, remedy: str = RESTORE) -> dict[
     """The same as `read_sealed` for the fields of a file that was read already."""
     if not is_sealed(values):
         return values
-    rest = {name: value for name, value in values.items() if name != "sha256"}
-    if values.get("sha256") != _digest(rest):
-        raise RunError(f"{path}: was changed since it was written (its sha256 does not fit); {remedy}")
+    rest = {name: value for name, value in values.items() if name != "file_sha256"}
+    if values.get("file_sha256") != _digest(rest):
+        raise RunError(f"{path}: was changed since it was written (its file_sha256 does not fit); {remedy}")
     if (number := rest.pop("format", None)) != FORMAT:
         raise RunError(f"{path}: is of format {number}, which this bpnas does not know; use the one that wrote it")
     return rest

@@ -130,7 +130,7 @@ def as_of_an_earlier_bpnas(*paths: Path) -> None:
             path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         else:
             values = json.loads(path.read_text())
-            for name in ("format", "sha256", "files", "accuracy_on", "limit_ms", "within_limit"):
+            for name in ("format", "file_sha256", "files", "accuracy_on", "limit_ms", "within_limit"):
                 values.pop(name, None)
             path.write_text(json.dumps(values, indent=2) + "\n")
 

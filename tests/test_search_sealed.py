@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from bpnas.search.cli import main as run_search_command
 from bpnas.search.network_file import load_network, network_values, save_weights
+from bpnas.search.run_directory import RunDirectory
 from tests.network_factory import stored_network
 from tests.records_factory import backbone, make_plan
 from tests.search_helpers import as_of_an_earlier_bpnas, tiny_backbone
@@ -98,7 +99,7 @@ def test_a_key_of_the_hash_itself_is_not_lost_unseen(name: str, run: Path, searc
     for missing in READ[name]:
         (run / missing).unlink()
     content = (run / name).read_text()
-    for key in ("format", "sha256"):
+    for key in ("format", "file_sha256"):
         (run / name).write_text(content.replace(f'"{key}"', f'"{key[:-1]}_"'))
         assert_refused(search(), run / name)
 
@@ -160,9 +161,9 @@ def test_network_json_has_the_hashes_of_its_files(run: Path, cli: Any) -> None:
     values = json.loads((run / "network.json").read_text())
     assert values["files"] == hashes() and values["format"] == 2
     assert set(values["files"]) == {"network.safetensors", "network.onnx", "network.tflite"}
-    rest = {name: value for name, value in values.items() if name != "sha256"}
+    rest = {name: value for name, value in values.items() if name != "file_sha256"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    assert values["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert values["file_sha256"] == hashlib.sha256(text.encode()).hexdigest()
     if cli("run-search", "export", run, "--int8", "--calibration-images", 8, "--test-images", 4).exit_code == 0:
         assert json.loads((run / "network.json").read_text())["files"] == hashes()
         assert "network.int8.onnx" in hashes()
@@ -200,7 +201,7 @@ def test_a_run_of_an_earlier_bpnas_is_read(run: Path, search: Callable[[], Resul
     as_of_an_earlier_bpnas(run / "network.json")
     assert cli("run-search", "export", run).exit_code == 0
     assert cli("run-search", "measure", run, *QUICK).exit_code == 0
-    assert "sha256" not in json.loads((run / "network.json").read_text()), "nobody has checked what it says"
+    assert "file_sha256" not in json.loads((run / "network.json").read_text()), "nobody has checked what it says"
 
 
 def test_lines_of_an_earlier_bpnas_come_before_those_with_a_check_only(run: Path, search: Any) -> None:
@@ -435,3 +436,14 @@ def load_network_of(run: Path) -> Any:
 
     values = json.loads((run / "network.json").read_text())
     return build_module(parse_blocks(values["blocks"]), Backbone.from_dict(values["backbone"]))
+
+
+@pytest.mark.parametrize("how", ["sealed", "as an earlier bpnas wrote it"])
+def test_a_file_may_have_hashes_of_its_own(how, tmp_path):
+    values = {"task": "detection", "sha256": {"train.json": "0" * 64}}
+    directory = RunDirectory(tmp_path)
+    if how == "sealed":
+        directory.write_json("own.json", values)
+    else:
+        (tmp_path / "own.json").write_text(json.dumps(values))
+    assert directory.read_json("own.json") == values
