@@ -2,8 +2,8 @@
 
 A file has two fields more than it was given: `format`, the number 2, and `file_sha256`, of all other fields: the hash
 of the text that `json.dumps` makes of them with sorted keys and no blanks. A line ends with `check`, the first 16
-digits of the SHA-256 of the line as it was before. Equal values make equal bytes. The hash tells accidents and edits, it is no
-signature.
+digits of the SHA-256 of the line as it was before. Equal values make equal bytes. The hash tells accidents and edits,
+it is no signature.
 
 bpnas wrote files and lines without a hash before it had a format 2. A file that has neither of the two fields is taken
 for one of those, and so are lines without `check` in front of the first one that has it; `bpnas.search.fields` checks
