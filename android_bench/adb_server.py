@@ -12,8 +12,8 @@ import socket
 import threading
 import time
 
+from bpnas.android_bench.adb_attached import Attached
 from bpnas.android_bench.adb_transport import hang_up
-from bpnas.android_bench.attached import Attached
 from bpnas.android_bench.errors import DeviceError, DeviceLostError, UsageError
 from bpnas.android_bench.plain_text import as_text
 from bpnas.android_bench.remote import printable

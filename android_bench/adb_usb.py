@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from bpnas.android_bench.adb_attached import Attached
 from bpnas.android_bench.adb_transport import Transport, TransportClosedError, deadline_in, seconds_to
-from bpnas.android_bench.attached import Attached
 from bpnas.android_bench.errors import DeviceError
 from bpnas.android_bench.remote import printable
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from bpnas.android_bench.errors import DeviceError, UnknownSerialError, UsageError
 
 if TYPE_CHECKING:
+    from bpnas.android_bench.adb_attached import Attached
     from bpnas.android_bench.adb_connection import AdbConnection
     from bpnas.android_bench.remote import Remote
 
@@ -18,25 +18,6 @@ _REMEDIES = {
     "unauthorized": "unlock the phone and say yes to 'Allow USB debugging?'",
     "no permissions": "this user may not use the USB device: add a udev rule, or join the group plugdev",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """A device that the adb server or the USB bus knows of.
-
-    Attributes:
-        serial: what `--serial` takes, as adb lists it; it may hold spaces.
-        state: `device` when it can be used; else as adb says, `unauthorized`, `offline`, ...
-        model: as far as it is known without asking the device, else empty.
-        via: `adb server` or `usb`.
-        transport_id: of the adb server's, where that tells it; else empty.
-    """
-
-    serial: str
-    state: str
-    model: str
-    via: str
-    transport_id: str = ""
 
 
 def attached_devices() -> tuple[Attached, ...]:

@@ -13,7 +13,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from bpnas.android_bench.device import Device, open_device
+from bpnas.android_bench.device import Device
+from bpnas.android_bench.open_device import open_device
 from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler import Backbone, Records, run_campaign
 from bpnas.profiler.campaign import Progress

@@ -30,8 +30,9 @@ from adb_shell.adb_device import AdbDeviceTcp
 from campaign_overhead import time_campaign
 
 from bpnas.android_bench.attached import connect
-from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions, open_device
+from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
 from bpnas.android_bench.facts import read_facts
+from bpnas.android_bench.open_device import open_device
 from bpnas.android_bench.remote import FileToPush
 from bpnas.android_bench.runner import Measurement, RunRequest, RunSettings
 from bpnas.android_bench.runner_lines import runner_arguments

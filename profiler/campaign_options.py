@@ -82,7 +82,7 @@ class CampaignOptions:
             UsageError: one of them is not there, or they are not alike.
             DeviceError: one of them cannot be used.
         """
-        from bpnas.android_bench.device import open_device
+        from bpnas.android_bench.open_device import open_device
 
         with ExitStack() as stack:
             devices = {

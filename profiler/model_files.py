@@ -20,10 +20,8 @@ from bpnas.android_bench.device import MODEL_SUFFIX
 from bpnas.android_bench.errors import BpnasError
 from bpnas.android_bench.runner import RunRequest
 from bpnas.profiler.other_models import AnyPart, FilePart
+from bpnas.profiler.session import Task
 from bpnas.profiler.zoo import ZooPart
-
-Task = tuple[str, int]
-"""Key of a part and number of the session in which it is timed."""
 
 _Order = tuple[Task, AnyPart, Path, str]
 

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bpnas.profiler.estimate import PRECISION, Estimate, Estimates, estimate
-from bpnas.profiler.model_files import Task
-from bpnas.profiler.session import Session
+from bpnas.profiler.session import Session, Task
 
 MAX_SESSIONS = 10
 """Of one part, unless the plan itself has more: who is not precise then will hardly become so."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from bpnas.android_bench.device import DeviceInfo
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import ComplexPath
-from bpnas.profiler.model_files import Task
 from bpnas.profiler.paths import PathPart
+from bpnas.profiler.session import Task
 
 EVERY = 30
 """Models between two sentinels: they cost 3.3 % of the time, and with those at both ends less than 5."""

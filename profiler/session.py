@@ -12,6 +12,9 @@ import numpy as np
 
 from bpnas.android_bench.runner import Measurement
 
+Task = tuple[str, int]
+"""Key of a part and number of the session in which it is timed."""
+
 Statistic = Literal["median", "p10"]
 
 STATISTICS: dict[Statistic, float] = {"median": 50.0, "p10": 10.0}

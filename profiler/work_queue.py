@@ -11,8 +11,9 @@ from typing import Self
 
 from bpnas.android_bench.errors import DeviceError
 from bpnas.android_bench.runner import Outcome, RunRequest
-from bpnas.profiler.model_files import ModelFiles, Task
+from bpnas.profiler.model_files import ModelFiles
 from bpnas.profiler.sentinel import SentinelTasks, is_sentinel
+from bpnas.profiler.session import Task
 
 
 class WorkQueue:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from bpnas.search.data import Dataset, load_data
     from bpnas.search.derive import Assignment, argmax_blocks, k_most_probable_blocks, most_probable_blocks
     from bpnas.search.errors import DataError, DivergedError, InfeasibleLimitError, RunError, SearchError, StuckError
-    from bpnas.search.evaluate import CandidateEvaluator, Evaluation
+    from bpnas.search.evaluate import CandidateEvaluator
+    from bpnas.search.evaluation import Evaluation
     from bpnas.search.feasible import FeasibleSet
     from bpnas.search.latency_loss import LatencyLoss, SupernetLatency, expected_latency
     from bpnas.search.presets import Preset
@@ -29,7 +30,7 @@ _HOME = {
     "DataError": "errors",
     "Dataset": "data",
     "DivergedError": "errors",
-    "Evaluation": "evaluate",
+    "Evaluation": "evaluation",
     "FeasibleSet": "feasible",
     "InfeasibleLimitError": "errors",
     "LatencyLoss": "latency_loss",

@@ -27,10 +27,10 @@ from bpnas.search.derive import log_softmax
 from bpnas.search.distributed import from_main, is_main, mean_over_ranks, rank, sync_batch_norms, world_size
 from bpnas.search.divergence import FiniteWatch
 from bpnas.search.errors import DataError, RunError
-from bpnas.search.evaluate import seeded
 from bpnas.search.latency_loss import LatencyLoss, SupernetLatency
 from bpnas.search.latency_loss import candidate_latencies as candidate_latencies
 from bpnas.search.presets import ConnectionSettings
+from bpnas.search.seeded import seeded
 from bpnas.search.supernet import Candidates, Supernet
 from bpnas.search.train import CHECKPOINT_SECONDS, PROGRESS_SECONDS, learning_rate, make_sgd
 

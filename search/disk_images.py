@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Items
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.android_bench.threads import usable_cores
 from bpnas.search.chance import derived_seed
 from bpnas.search.errors import DataError
 from bpnas.search.image_files import ImageStore, one_line
 from bpnas.search.pictures import centre_crop, decoded, random_crop
-from bpnas.search.worker_pool import usable_cores
 
 # Images that a process decodes at a time. Whole batches of 2,048 would fill the memory that processes share, 64 MB in a
 # container, and let the first one wait for a single process.

@@ -18,7 +18,7 @@ from bpnas.search.evolution import Evolution, G, Trial
 from bpnas.search.executor import Executor
 
 if TYPE_CHECKING:
-    from bpnas.search.evaluate import Evaluation
+    from bpnas.search.evaluation import Evaluation
 
 
 def drive(

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
-
-import torch
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
@@ -16,36 +12,11 @@ from bpnas.search.batches import AnySplit, on_device, pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.data import Dataset, check_classes
 from bpnas.search.errors import DivergedError
+from bpnas.search.evaluation import Evaluation
 from bpnas.search.halving import rung_epochs
 from bpnas.search.presets import ProposalSettings
+from bpnas.search.seeded import seeded
 from bpnas.search.train import Curve, accuracy, train
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What the training of one candidate gave.
-
-    Attributes:
-        score: accuracy on held-out training images at the end, 0..1; 0 of one that diverged, which puts no image into
-            the right class.
-        images: trained, over all epochs.
-        seconds: that took, measuring the accuracy included; after a resumption, since then.
-        epochs: trained; fewer than asked for if the training ended early.
-        rungs: (epochs, accuracy) at every rung reached, those of `stop_below` and of the setting `halving`; none of one
-            that diverged.
-        judged_on: how many held-out images the accuracies are of; 0 where an earlier bpnas did not note it.
-        diverged: where and how the training came to numbers that are not finite; None if it did not.
-    """
-
-    score: float
-    images: int
-    seconds: float
-    epochs: int = 0
-    rungs: tuple[tuple[int, float], ...] = ()
-    judged_on: int = 0
-    diverged: str | None = None
 
 
 class CandidateEvaluator:
@@ -135,10 +106,3 @@ class CandidateEvaluator:
             return False
         best = max(accuracy for _, accuracy in curve[:-patience])
         return all(accuracy <= best for _, accuracy in curve[-patience:])
-
-
-def seeded(seed: int, build: Callable[[], T]) -> T:
-    """What `build()` makes when torch's global generator starts from `seed`; the generator is then as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()

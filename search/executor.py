@@ -12,15 +12,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.android_bench.threads import usable_cores
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
 from bpnas.search.presets import ProposalSettings
-from bpnas.search.worker_pool import EvaluatorFactory, Loss, Worker, usable_cores
+from bpnas.search.worker_pool import EvaluatorFactory, Loss, Worker
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from bpnas.search.evaluate import CandidateEvaluator, Evaluation
+    from bpnas.search.evaluate import CandidateEvaluator
+    from bpnas.search.evaluation import Evaluation
 
 ExecutorKind = Literal["local", "processes", "ray"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,25 @@ from bpnas.profiler.block import Block
 from bpnas.search.chance import Rng, below
 from bpnas.search.errors import InfeasibleLimitError
 
-if TYPE_CHECKING:
-    from bpnas.search.space import BlockSpace
+
+class Enumerated(Protocol):
+    """A space whose distinct blocks are known, all of them, in a fixed order; see `BlockSpace`."""
+
+    def latencies(self) -> npt.NDArray[np.float64]:
+        """In ms, of all distinct blocks in their order: shape (blocks,)."""
+        ...
+
+    def code_at(self, index: int, rng: Rng) -> int:
+        """One of the codes of distinct block number `index`, all equally likely."""
+        ...
+
+    def codes(self, indices: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int32]:
+        """One code for each of these blocks: shape (indices,)."""
+        ...
+
+    def blocks(self, indices: npt.NDArray[np.int64]) -> Sequence[Block]:
+        """The distinct blocks of these numbers."""
+        ...
 
 
 class FeasibleSet:
@@ -25,7 +42,7 @@ class FeasibleSet:
         smallest_ms: the smallest latency in the whole space, whether it lies in the band or not.
     """
 
-    def __init__(self, space: BlockSpace, limit_ms: float, at_least_ms: float = 0.0) -> None:
+    def __init__(self, space: Enumerated, limit_ms: float, at_least_ms: float = 0.0) -> None:
         latencies = space.latencies()
         inside = latencies <= limit_ms
         if at_least_ms > 0:

@@ -12,7 +12,6 @@ from bpnas.search.checkpoint import finished_epochs
 from bpnas.search.data import Dataset
 from bpnas.search.distributed import is_main
 from bpnas.search.divergence import stage_in
-from bpnas.search.evaluate import seeded
 from bpnas.search.event_files import event_files
 from bpnas.search.export import write_models
 from bpnas.search.judged_images import JudgedImages
@@ -20,6 +19,7 @@ from bpnas.search.network_file import block_texts, file_digests, limit_facts, sa
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.seeded import seeded
 from bpnas.search.supernet import Candidates
 from bpnas.search.train import EpochReport, accuracy, train
 

@@ -17,7 +17,7 @@ from bpnas.profiler.block import Block
 from bpnas.search.worker_pool import EvaluatorFactory, Loss, Worker, WorkerGone, WorkerPool
 
 if TYPE_CHECKING:
-    from bpnas.search.evaluate import Evaluation
+    from bpnas.search.evaluation import Evaluation
 
 
 @dataclass(frozen=True, slots=True)

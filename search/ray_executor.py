@@ -14,12 +14,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.android_bench.threads import usable_cores
 from bpnas.profiler.block import Block
 from bpnas.search.errors import SearchError
-from bpnas.search.worker_pool import EvaluatorFactory, Loss, Worker, WorkerGone, WorkerPool, usable_cores
+from bpnas.search.worker_pool import EvaluatorFactory, Loss, Worker, WorkerGone, WorkerPool
 
 if TYPE_CHECKING:
-    from bpnas.search.evaluate import Evaluation
+    from bpnas.search.evaluation import Evaluation
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Of a cluster of our own: only blocks and scores go through it, where Ray would take a third of the memory."""

@@ -12,7 +12,7 @@ from bpnas.profiler.block import CODE_BITS, Block
 from bpnas.search.chance import derived_seed
 from bpnas.search.drive import drive
 from bpnas.search.errors import RunError
-from bpnas.search.evaluate import Evaluation
+from bpnas.search.evaluation import Evaluation
 from bpnas.search.evolution import Evolution, Trial
 from bpnas.search.executor import Executor
 from bpnas.search.fields import FieldError, Fields, fields_of

@@ -19,7 +19,6 @@ from bpnas.search.connect import candidate_latencies, connect, new_supernet
 from bpnas.search.data import Dataset
 from bpnas.search.derive import Assignment, argmax_blocks, k_most_probable_blocks
 from bpnas.search.errors import DivergedError
-from bpnas.search.evaluate import seeded
 from bpnas.search.fields import SEEDS, FieldError, Fields, fields_of
 from bpnas.search.judge import inherited_accuracy
 from bpnas.search.judged_images import JudgedImages
@@ -27,6 +26,7 @@ from bpnas.search.network_file import block_texts, check_sites, parse_blocks
 from bpnas.search.presets import Preset
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.sealed import LINE_REMEDY
+from bpnas.search.seeded import seeded
 from bpnas.search.stage2_arms import Network, SearchedArm, Terms
 from bpnas.search.supernet import Supernet
 from bpnas.search.train import accuracy, train

@@ -13,7 +13,7 @@ from bpnas.search.presets import Preset, ProposalSettings
 
 if TYPE_CHECKING:
     from bpnas.search.data import Dataset
-    from bpnas.search.evaluate import Evaluation
+    from bpnas.search.evaluation import Evaluation
 
 _RETRY = (
     "what was trained is kept, but all trainings of a study are alike: start another study with a smaller "

@@ -16,14 +16,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bpnas.android_bench.errors import UsageError
-from bpnas.android_bench.threads import usable_cores as usable_cores
 from bpnas.profiler.block import Block
 from bpnas.search.errors import SearchError, WorkerLostError
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from bpnas.search.evaluate import Evaluation
+    from bpnas.search.evaluation import Evaluation
 
 MAX_ATTEMPTS = 3
 """An evaluation whose worker is lost is repeated until it has been tried so often."""

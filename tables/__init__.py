@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from bpnas.tables.latency_table import LatencyTable
     from bpnas.tables.merge import merge_tables
     from bpnas.tables.published import import_table
-    from bpnas.tables.schema import TableMeta
+    from bpnas.tables.table_meta import TableMeta
 
 _HOME = {
     "BuildError": "errors",
     "LatencyTable": "latency_table",
     "MissingEntryError": "errors",
     "TableError": "errors",
-    "TableMeta": "schema",
+    "TableMeta": "table_meta",
     "build_table": "build",
     "diagnose_table": "doctor",
     "diff_tables": "diff",

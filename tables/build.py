@@ -37,7 +37,8 @@ from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import BuildError
 from bpnas.tables.latency_table import LatencyTable
 from bpnas.tables.model_choice import choose_models
-from bpnas.tables.schema import TableMeta, arrow_table
+from bpnas.tables.schema import arrow_table
+from bpnas.tables.table_meta import TableMeta
 
 if TYPE_CHECKING:
     import pyarrow as pa

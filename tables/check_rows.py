@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from bpnas.tables.schema import TableMeta
+    from bpnas.tables.table_meta import TableMeta
 
 MOST_ROWS = 10_000_000
 MOST_BYTES = 2**30

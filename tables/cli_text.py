@@ -9,7 +9,7 @@ from pathlib import Path
 from bpnas.android_bench.errors import UsageError
 from bpnas.tables.build import name_some
 from bpnas.tables.model_record import TableModels
-from bpnas.tables.schema import TableMeta
+from bpnas.tables.table_meta import TableMeta
 
 
 def check_folder(path: Path) -> None:

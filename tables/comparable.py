@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from bpnas.android_bench.runner import RunSettings
-from bpnas.tables.schema import TableMeta
+from bpnas.tables.table_meta import TableMeta
 
 
 def device_differences(metas: Sequence[TableMeta]) -> list[str]:

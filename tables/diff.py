@@ -21,7 +21,8 @@ from bpnas.tables.build import name_some
 from bpnas.tables.comparable import device_differences, settings_differences, source_differences
 from bpnas.tables.errors import TableError
 from bpnas.tables.latency_table import to_pandas
-from bpnas.tables.schema import TableMeta, read_table
+from bpnas.tables.schema import read_table
+from bpnas.tables.table_meta import TableMeta
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,8 @@ from typing import Any
 
 from bpnas.tables.build import name_some
 from bpnas.tables.diff import FALSE_DISCOVERY_RATE, TableDiff
-from bpnas.tables.schema import TableMeta
 from bpnas.tables.show import align
+from bpnas.tables.table_meta import TableMeta
 
 
 def diff_lines(diff: TableDiff, limit: int, width: int | None = None) -> list[str]:

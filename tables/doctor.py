@@ -17,7 +17,8 @@ from bpnas.tables.build import name_some
 from bpnas.tables.coverage import paths_at, paths_everywhere
 from bpnas.tables.errors import TableError
 from bpnas.tables.latency_table import to_pandas
-from bpnas.tables.schema import SCHEMA_VERSION, TableMeta, read_table
+from bpnas.tables.schema import read_table
+from bpnas.tables.table_meta import SCHEMA_VERSION, TableMeta
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,9 @@ from bpnas.profiler.paths import ContextPart, NeighboursPart, NetworkPart, Part,
 from bpnas.tables.additivity import AS_MEASURED, PLAIN_SUM, AdditiveModel, Terms
 from bpnas.tables.errors import MissingEntryError, TableError
 from bpnas.tables.model_record import MODEL_NAMES
-from bpnas.tables.schema import TableMeta, read_table
+from bpnas.tables.schema import read_table
+from bpnas.tables.sound_weights import SoundWeights
+from bpnas.tables.table_meta import TableMeta
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -232,9 +234,8 @@ class LatencyTable:
 
     def _check_weights(self, input_size: int, weights: Mapping[str, float]) -> None:
         """Weights of another program may be numbers of the right form and give negative latencies all the same."""
-        from bpnas.tables.model_choice import SoundWeights
-
-        if not SoundWeights.of(self, input_size, least_share=0.0)(weights):
+        backbones = [backbone for backbone in self.meta.backbones if backbone.input_size == input_size]
+        if not SoundWeights.of(self._terms, backbones, self, least_share=0.0)(weights):
             raise TableError(
                 f"the table's coefficients of model 'corrected' at input size {input_size} give negative latencies; "
                 "use another --additivity, build the table again with build-table, or mend the program that wrote it"

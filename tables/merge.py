@@ -20,7 +20,8 @@ from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import TableError
 from bpnas.tables.latency_table import LatencyTable
 from bpnas.tables.model_choice import choose_models
-from bpnas.tables.schema import TableMeta, arrow_table, read_table
+from bpnas.tables.schema import arrow_table, read_table
+from bpnas.tables.table_meta import TableMeta
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from bpnas.android_bench.errors import UsageError
-from bpnas.profiler.paths import NetworkPart, all_paths
+from bpnas.profiler.paths import NetworkPart
 from bpnas.tables.accuracy import accuracy
-from bpnas.tables.additivity import PATH_TERMS, Terms
+from bpnas.tables.additivity import Terms
 from bpnas.tables.correction import LEAST_NETWORKS, fit_correction
 from bpnas.tables.errors import BuildError, TableError
 from bpnas.tables.latency_table import LatencyTable
 from bpnas.tables.model_record import MODEL_NAMES, ModelRecord, TableModels
-
-LEAST_SHARE = 0.5
-"""No fitted latency of a path may fall below this share of what was measured: a search runs straight to whatever a
-regression made nearly free [ours]."""
+from bpnas.tables.sound_weights import SoundWeights
 
 Networks = Sequence[tuple[NetworkPart, float]]
 
@@ -89,7 +84,8 @@ def _judge(table: LatencyTable, name: str, input_size: int, networks: Networks) 
     except TableError as error:
         return ModelRecord(name, input_size, unavailable=str(error))
     if name == "corrected":
-        fitted = fit_correction(_terms(table), networks, SoundWeights.of(table, input_size))
+        terms, backbones = _terms(table), [each for each in table.meta.backbones if each.input_size == input_size]
+        fitted = fit_correction(terms, networks, SoundWeights.of(terms, backbones, table))
         held_out = accuracy(fitted.held_out_ms.tolist(), measured)
         return ModelRecord(name, input_size, held_out, tuple(fitted.coefficients.items()))
     return ModelRecord(name, input_size, accuracy(predicted, measured) if networks else None)
@@ -110,51 +106,3 @@ def _try_out(model: LatencyTable, input_size: int, networks: Networks) -> list[f
 
 def _terms(table: LatencyTable) -> Terms:
     return Terms(table.entry, table.meta.backbones[0].channel_shuffle)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SoundWeights:
-    """Says of weights of the terms whether they give latencies that a search can use.
-
-    They do if no path, alone or as the only one of its block, falls below `LEAST_SHARE` of what was measured, if no
-    further path makes a block faster, and if a positive rest is left beside the blocks. Then every block takes longer
-    than Skip, at every site.
-
-    Attributes:
-        values: path terms of every entry: shape (entries, path terms).
-        measured_ms, residual_ms: of the same entries: the path, and the addition of its site's residual.
-        fixed_ms: stem and head, the smallest of all backbones.
-        least_share: see `LEAST_SHARE`; 0 asks for no more than that nothing is negative.
-    """
-
-    values: npt.NDArray[np.float64]
-    measured_ms: npt.NDArray[np.float64]
-    residual_ms: npt.NDArray[np.float64]
-    fixed_ms: float
-    least_share: float = LEAST_SHARE
-
-    @classmethod
-    def of(cls, table: LatencyTable, input_size: int, least_share: float = LEAST_SHARE) -> SoundWeights:
-        """For all entries of a table at an input size. Raises MissingEntryError."""
-        terms = _terms(table)
-        backbones = [backbone for backbone in table.meta.backbones if backbone.input_size == input_size]
-        sites = dict.fromkeys(backbones[0].sites)
-        entries = [(path, site) for site in sites for path in all_paths() if terms.part(path, site) in table]
-        rows = [terms.path(path, site) for path, site in entries]
-        return cls(
-            np.array([[row.get(term, 0.0) for term in PATH_TERMS] for row in rows]).reshape(-1, len(PATH_TERMS)),
-            np.array([terms.path_ms(path, site) for path, site in entries]),
-            np.array([terms.join_ms(site) * site.is_residual for _, site in entries]),
-            min(map(terms.fixed_ms, backbones)),
-            least_share,
-        )
-
-    def __call__(self, weights: Mapping[str, float]) -> bool:
-        path_ms = self.values @ np.array([weights[term] for term in PATH_TERMS])
-        once_ms = weights["residuals"] * self.residual_ms + weights["blocks"]
-        least_ms = self.least_share * self.measured_ms
-        return (
-            bool(np.all(np.minimum(path_ms, path_ms + once_ms) >= least_ms))
-            and weights["joins"] >= 0
-            and self.fixed_ms + weights["constant"] > 0
-        )

@@ -25,7 +25,8 @@ from bpnas.tables.readers.reader import (
     milliseconds,
     whole_number,
 )
-from bpnas.tables.schema import ImportedFrom, TableMeta, arrow_table
+from bpnas.tables.schema import arrow_table
+from bpnas.tables.table_meta import ImportedFrom, TableMeta
 
 if TYPE_CHECKING:
     import pyarrow as pa

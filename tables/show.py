@@ -12,7 +12,8 @@ from bpnas.android_bench.errors import UsageError
 from bpnas.profiler.paths import select_paths
 from bpnas.tables.build import name_some
 from bpnas.tables.latency_table import to_pandas
-from bpnas.tables.schema import COLUMNS, TableMeta, read_table
+from bpnas.tables.schema import COLUMNS, read_table
+from bpnas.tables.table_meta import TableMeta
 
 if TYPE_CHECKING:
     import pandas as pd

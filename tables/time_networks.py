@@ -16,7 +16,7 @@ from bpnas.profiler.records import Plan, Records, Setup, differences
 from bpnas.profiler.rounds import MAX_SESSIONS
 from bpnas.profiler.sentinel import is_phone
 from bpnas.profiler.session import Statistic, summarize
-from bpnas.tables.schema import TableMeta
+from bpnas.tables.table_meta import TableMeta
 from bpnas.tables.validate import TimedNetwork
 
 

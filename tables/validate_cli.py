@@ -48,8 +48,9 @@ def validate(
     import json
 
     from bpnas.android_bench.attached import choose_serial
-    from bpnas.android_bench.device import DeviceOptions, open_device
+    from bpnas.android_bench.device import DeviceOptions
     from bpnas.android_bench.files import write_atomically
+    from bpnas.android_bench.open_device import open_device
     from bpnas.profiler.campaign_display import campaign_display
     from bpnas.profiler.campaign_options import fail_for, failure_fields, given_options, most_sessions
     from bpnas.profiler.records import Records

@@ -20,7 +20,8 @@ from bpnas.profiler.session import Statistic
 from bpnas.tables.build import geometry
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import TableError
-from bpnas.tables.schema import ImportedFrom, TableMeta, arrow_table, write_table
+from bpnas.tables.schema import arrow_table, write_table
+from bpnas.tables.table_meta import ImportedFrom, TableMeta
 from tests.records_factory import backbone, make_plan
 
 PLAN = make_plan(backbone(), paths="K1G1,K[35]E[246]G[12]")

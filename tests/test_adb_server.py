@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bpnas.android_bench.adb_attached import Attached
 from bpnas.android_bench.adb_server import ServerConnection, server_address, server_devices
-from bpnas.android_bench.attached import Attached, connect
+from bpnas.android_bench.attached import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError, UsageError
 from bpnas.android_bench.remote import FileToPush
 from tests.patience import PATIENCE, slowness

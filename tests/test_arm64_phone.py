@@ -16,9 +16,10 @@ from click.testing import CliRunner
 
 from bpnas.android_bench.attached import connect
 from bpnas.android_bench.bundle import Bundle, build_bundle
-from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions, open_device
+from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
 from bpnas.android_bench.errors import BpnasError
 from bpnas.android_bench.facts import read_facts
+from bpnas.android_bench.open_device import open_device
 from bpnas.android_bench.remote import FileToPush
 from bpnas.android_bench.runner import Measurement, RunSettings
 from bpnas.android_bench.runner_lines import parse_line

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bpnas.android_bench.adb_attached import Attached
 from bpnas.android_bench.adb_usb import usb_devices, usb_transport
-from bpnas.android_bench.attached import Attached, attached_devices, choose_serial, connect
+from bpnas.android_bench.attached import attached_devices, choose_serial, connect
 from bpnas.android_bench.errors import DeviceLostError, UnknownSerialError, UsageError
 from tests.phone.adb_client import AdbServer
 from tests.phone.daemon import Adbd

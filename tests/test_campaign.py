@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.device import open_device
 from bpnas.android_bench.errors import DeviceError, DeviceLostError, UsageError
+from bpnas.android_bench.open_device import open_device
 from bpnas.profiler import Records, run_campaign
 from bpnas.profiler.campaign import WORTH_PROCESSES
 from bpnas.profiler.crew import MAX_FAILURES_IN_A_ROW

@@ -16,10 +16,11 @@ from types import SimpleNamespace
 import pytest
 
 from bpnas.android_bench import local_worker
-from bpnas.android_bench.device import DeviceInfo, open_device
+from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.errors import RuntimeUnavailableError, UnknownSerialError, UsageError
 from bpnas.android_bench.local import LocalDevice
 from bpnas.android_bench.mock import MockDevice
+from bpnas.android_bench.open_device import open_device
 from bpnas.android_bench.runner import Failure, Measurement, RunRequest, RunSettings
 from tests.model_graphs import FORMATS, convolution, one_of_each, request_for, write_graph
 from tests.patience import PATIENCE

@@ -13,7 +13,7 @@ from bpnas.tables import BuildError, LatencyTable, build_table
 from bpnas.tables.accuracy import accuracy
 from bpnas.tables.additivity import AS_MEASURED, Terms
 from bpnas.tables.correction import LEAST_NETWORKS, fit_correction
-from bpnas.tables.model_choice import LEAST_SHARE, SoundWeights
+from bpnas.tables.sound_weights import LEAST_SHARE, SoundWeights
 from tests.known_truth import PATHS, Truth, known_backbone, known_plan, known_records
 from tests.records_factory import make_plan, write_records
 
@@ -24,6 +24,10 @@ TRUTH = Truth(path=1.05, kernel_7=1.12, join=0.7, constant_ms=0.08, noise=0.003)
 def build(folder, truth, plan, **options) -> LatencyTable:
     built = build_table([known_records(folder / "r.sqlite", truth, plan)], **options)
     return LatencyTable(built.table, built.meta)
+
+
+def sound_weights(table: LatencyTable) -> SoundWeights:
+    return SoundWeights.of(Terms(table.entry), table.meta.backbones, table)
 
 
 def unseen(truth: Truth, model: LatencyTable, count: int = 40) -> np.ndarray:
@@ -64,7 +68,7 @@ def test_a_held_out_prediction_knows_nothing_of_its_own_network(sound_table):
     networks = [(n, ms * factor) for (n, ms), factor in zip(sound_table.networks(32), factors, strict=True)]
 
     def held_out(networks):
-        return fit_correction(Terms(sound_table.entry), networks, SoundWeights.of(sound_table, 32)).held_out_ms
+        return fit_correction(Terms(sound_table.entry), networks, sound_weights(sound_table)).held_out_ms
 
     before = held_out(networks)
     for number in (0, 6, 14):
@@ -109,7 +113,7 @@ def test_a_kind_of_path_that_no_network_has_follows_the_others(sound_table):
     truth = Truth(path=1.2, noise=0.005)
     networks = random_networks(BACKBONE, select_paths("K3G1,K3E4G1"), 20, fold="fit")
     timed = [(network, truth.part_ms(network)) for network in networks]
-    weights = fit_correction(Terms(sound_table.entry), timed, SoundWeights.of(sound_table, 32)).coefficients
+    weights = fit_correction(Terms(sound_table.entry), timed, sound_weights(sound_table)).coefficients
     assert weights["complex"] == pytest.approx(1.2, abs=0.03)
     assert weights["simple_k7"] == pytest.approx(1.2, abs=0.1) and weights["complex_k7"] == weights["simple_k7"]
 
@@ -119,7 +123,7 @@ def test_a_kind_of_path_that_no_network_has_follows_the_others(sound_table):
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> SoundWeights:
-    return SoundWeights.of(build(tmp_path_factory.mktemp("sound"), Truth(), known_plan()), 32)
+    return sound_weights(build(tmp_path_factory.mktemp("sound"), Truth(), known_plan()))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ def test_whatever_the_networks_say_no_entry_of_a_table_is_nearly_free(sound_tabl
     rng = np.random.default_rng(seed)
     networks = [(n, float(rng.uniform(0.05, 5))) for n, _ in sound_table.networks(32)]
     terms = Terms(sound_table.entry)
-    judge = SoundWeights.of(sound_table, 32)
+    judge = sound_weights(sound_table)
     assert judge(fit_correction(terms, networks, judge).coefficients)
 
 

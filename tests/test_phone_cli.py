@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from bpnas.android_bench.attached import Attached
+from bpnas.android_bench.adb_attached import Attached
 from bpnas.android_bench.doctor import Finding
 from bpnas.android_bench.errors import DeviceError, UsageError
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.android_bench.threads import usable_cores
 from bpnas.profiler import Block
 from bpnas.search.errors import DataError, SearchError, WorkerLostError
 from bpnas.search.executor import LocalExecutor, check_executor, default_threads, set_threads, threads_kept
 from bpnas.search.process_executor import ProcessExecutor
-from bpnas.search.worker_pool import usable_cores
 from tests.patience import PATIENCE
 
 STUBS = Path(__file__).parent / "stubs"

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bpnas.android_bench.device import open_device
+from bpnas.android_bench.open_device import open_device
 from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler import to_onnx, to_tflite
 from bpnas.profiler.graph import EXPORT_VERSION

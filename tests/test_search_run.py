@@ -7,10 +7,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bpnas.android_bench.errors import UsageError
+from bpnas.android_bench.threads import usable_cores
 from bpnas.profiler import Block
 from bpnas.search import DataError, InfeasibleLimitError, Preset, RunError, run_search
 from bpnas.search.space import BlockSpace
-from bpnas.search.worker_pool import usable_cores
 from tests.search_helpers import FormulaTable, Steps, as_of_an_earlier_bpnas
 
 PATHS = "K1G1,K3G1,K3G4,K3E1G1,K3E3G2,K5E2G1"

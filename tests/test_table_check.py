@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpnas.tables import LatencyTable, TableError, build_table
-from bpnas.tables.schema import COLUMNS, ImportedFrom, arrow_table, read_table, write_table
+from bpnas.tables.schema import COLUMNS, arrow_table, read_table, write_table
+from bpnas.tables.table_meta import ImportedFrom
 from tests.known_truth import Truth, known_backbone, known_plan, known_records
 from tests.records_factory import backbone, make_plan
 from tests.table_factory import KEYS, PLAN, hash_again, seal, write

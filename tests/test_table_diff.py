@@ -7,7 +7,7 @@ import pytest
 from bpnas.profiler.estimate import estimate
 from bpnas.profiler.session import Session
 from bpnas.tables import TableError, diff_tables
-from bpnas.tables.schema import ImportedFrom
+from bpnas.tables.table_meta import ImportedFrom
 from tests.records_factory import QUICK, backbone, make_plan
 from tests.table_factory import BOTH, KEYS, PLAN, damage, only, slower, write
 

@@ -10,7 +10,8 @@ import pytest
 from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.runner import RunSettings
 from bpnas.tables.readers.reader import readers
-from bpnas.tables.schema import COLUMNS, SCHEMA_VERSION, ImportedFrom, TableMeta
+from bpnas.tables.schema import COLUMNS
+from bpnas.tables.table_meta import SCHEMA_VERSION, ImportedFrom, TableMeta
 
 TEXT = (Path(__file__).parents[1] / "docs" / "table.md").read_text(encoding="utf-8")
 

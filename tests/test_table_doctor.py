@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from bpnas.tables import diagnose_table
-from bpnas.tables.schema import ImportedFrom, arrow_table, read_table
+from bpnas.tables.schema import arrow_table, read_table
+from bpnas.tables.table_meta import ImportedFrom
 from tests.records_factory import backbone, make_plan
 from tests.table_factory import BOTH, KEYS, damage, seal, slower, write
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from bpnas.profiler.campaign import plan_parts
 from bpnas.tables import LatencyTable, TableError, build_table, merge_tables
-from bpnas.tables.schema import ImportedFrom, read_table, write_table
+from bpnas.tables.schema import read_table, write_table
+from bpnas.tables.table_meta import ImportedFrom
 from tests.known_truth import Truth, known_plan, known_records
 from tests.records_factory import QUICK, backbone, make_plan
 from tests.table_factory import BOTH, KEYS, PLAN, damage, only, slower, write

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bpnas.tables import LatencyTable
-from bpnas.tables.schema import COLUMNS, ImportedFrom
+from bpnas.tables.schema import COLUMNS
+from bpnas.tables.table_meta import ImportedFrom
 from tests.records_factory import backbone, make_plan
 from tests.table_factory import BOTH, KEYS, PLAN, damage, slower, write
 

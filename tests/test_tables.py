@@ -17,7 +17,7 @@ from bpnas.android_bench.errors import UsageError
 from bpnas.profiler import Block, ComplexPath, Records, RecordsError, SimplePath, Site
 from bpnas.profiler.campaign import plan_parts
 from bpnas.profiler.paths import all_paths, select_paths
-from bpnas.tables import BuildError, LatencyTable, MissingEntryError, TableError, TableMeta, build_table, schema
+from bpnas.tables import BuildError, LatencyTable, MissingEntryError, TableError, TableMeta, build_table, table_meta
 from bpnas.tables.schema import COLUMNS, read_table, write_table
 from tests.records_factory import PATHS, QUICK, backbone, failure, make_plan, measurement, tasks, write_records
 
@@ -588,11 +588,11 @@ def test_another_schema_version_is_refused_with_both_numbers(file, tmp_path, mon
     built = build_table([write_records(file, PLAN)])
     path = tmp_path / "t.parquet"
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "SCHEMA_VERSION", 7)
+        patch.setattr(table_meta, "SCHEMA_VERSION", 7)
         write_table(path, built.table, built.meta)
     message = assert_refused(path)
     assert "version 7," in message
-    assert f"version {schema.SCHEMA_VERSION};" in message
+    assert f"version {table_meta.SCHEMA_VERSION};" in message
     assert "build-table" in message
 
 

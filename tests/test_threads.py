@@ -11,10 +11,11 @@ import pytest
 from click.testing import Result
 
 from bpnas.android_bench.attached import connect
-from bpnas.android_bench.device import DeviceOptions, open_device
+from bpnas.android_bench.device import DeviceOptions
 from bpnas.android_bench.errors import UsageError
 from bpnas.android_bench.local import LocalDevice
 from bpnas.android_bench.native_device import NativeDevice
+from bpnas.android_bench.open_device import open_device
 from bpnas.android_bench.runner import Measurement, RunSettings
 from bpnas.profiler.campaign import run_campaign
 from bpnas.profiler.records import Records, Setup

@@ -360,7 +360,7 @@ def here(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def known_device(monkeypatch):
     def use(device: Device) -> Device:
-        monkeypatch.setattr("bpnas.android_bench.device.open_device", lambda serial, runtime, options: device)
+        monkeypatch.setattr("bpnas.android_bench.open_device.open_device", lambda serial, runtime, options: device)
         return device
 
     return use

@@ -82,7 +82,7 @@ def run_detection(
     to_judge.check_categories(to_train)
     images = to_train.images_with_boxes()
     to_judge.images_with_boxes()  # raises where nothing is to be found
-    from bpnas.search.evaluate import seeded
+    from bpnas.search.seeded import seeded
     from bpnas.search.transfer.backbones import load_features
     from bpnas.search.transfer.detection_model import build_detector, detection_features
 

@@ -15,7 +15,7 @@ from bpnas.search.batches import pick_device
 from bpnas.search.chance import derived_seed
 from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.divergence import FiniteWatch, diverged_at
-from bpnas.search.evaluate import seeded
+from bpnas.search.seeded import seeded
 from bpnas.search.transfer.coco import CocoImage
 from bpnas.search.transfer.detection_images import epoch_order, example, read_image
 from bpnas.search.transfer.detection_presets import DetectionSettings

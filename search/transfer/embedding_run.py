@@ -108,7 +108,7 @@ def _run(
     from bpnas.search.chance import derived_seed
     from bpnas.search.checkpoint import finished_epochs
     from bpnas.search.divergence import stage_in
-    from bpnas.search.evaluate import seeded
+    from bpnas.search.seeded import seeded
     from bpnas.search.transfer.backbones import load_features
     from bpnas.search.transfer.embedding import Embedder
     from bpnas.search.transfer.embedding_training import train_embedder
