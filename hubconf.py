@@ -24,7 +24,7 @@ def bpnas(network: str, pretrained: bool = True) -> _Any:
         network: a network.json, or the run directory that holds it.
         pretrained: with the weights that lie beside it; else with random ones.
     """
-    from bpnas.search.network_file import load_network
+    from bpnas.search.networks.network_file import load_network
 
     return load_network(network, pretrained=pretrained)
 
@@ -39,7 +39,7 @@ def bpnas_features(network: str, pretrained: bool = True) -> _Any:
     Returns:
         A module with `.strides` and `.channels`, one of each per map.
     """
-    from bpnas.search.features import FeatureMaps
-    from bpnas.search.network_file import NetworkFile, load_network
+    from bpnas.search.networks.features import FeatureMaps
+    from bpnas.search.networks.network_file import NetworkFile, load_network
 
     return FeatureMaps(load_network(network, pretrained=pretrained), NetworkFile.load(network).backbone).eval()

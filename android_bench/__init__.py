@@ -1,1 +1,94 @@
-"""How to time one model file on one device. Knows files, runtimes and devices, no architectures."""
+"""How to time one model file on one device. Knows files, runtimes and devices, no architectures.
+
+Names load on first use, so that importing the package is cheap.
+"""
+
+from typing import TYPE_CHECKING
+
+from bpnas.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from bpnas.android_bench.adb.attached import Attached
+    from bpnas.android_bench.connect import attached_devices, choose_serial, connect
+    from bpnas.android_bench.device import Conditions, Device, DeviceInfo, DeviceOptions
+    from bpnas.android_bench.doctor import diagnose
+    from bpnas.android_bench.errors import (
+        DeviceChangedError,
+        DeviceError,
+        DeviceLostError,
+        DeviceSpaceError,
+        RuntimeUnavailableError,
+        UnknownSerialError,
+    )
+    from bpnas.android_bench.measurement import Failure, Measurement, Outcome, RunRequest, RunSettings
+    from bpnas.android_bench.model_inputs import ModelInput, read_inputs
+    from bpnas.android_bench.open_device import open_device
+    from bpnas.android_bench.operators import ModelFormatError, Operator, read_operators
+    from bpnas.android_bench.remote import Remote
+    from bpnas.android_bench.runner.bundle import Bundle, build_bundle
+
+_HOMES = {
+    "Attached": "adb.attached",
+    "Bundle": "runner.bundle",
+    "Conditions": "device",
+    "Device": "device",
+    "DeviceChangedError": "errors",
+    "DeviceError": "errors",
+    "DeviceInfo": "device",
+    "DeviceLostError": "errors",
+    "DeviceOptions": "device",
+    "DeviceSpaceError": "errors",
+    "Failure": "measurement",
+    "Measurement": "measurement",
+    "ModelFormatError": "operators",
+    "ModelInput": "model_inputs",
+    "Operator": "operators",
+    "Outcome": "measurement",
+    "Remote": "remote",
+    "RunRequest": "measurement",
+    "RunSettings": "measurement",
+    "RuntimeUnavailableError": "errors",
+    "UnknownSerialError": "errors",
+    "attached_devices": "connect",
+    "build_bundle": "runner.bundle",
+    "choose_serial": "connect",
+    "connect": "connect",
+    "diagnose": "doctor",
+    "open_device": "open_device",
+    "read_inputs": "model_inputs",
+    "read_operators": "operators",
+}
+
+__all__ = [
+    "Attached",
+    "Bundle",
+    "Conditions",
+    "Device",
+    "DeviceChangedError",
+    "DeviceError",
+    "DeviceInfo",
+    "DeviceLostError",
+    "DeviceOptions",
+    "DeviceSpaceError",
+    "Failure",
+    "Measurement",
+    "ModelFormatError",
+    "ModelInput",
+    "Operator",
+    "Outcome",
+    "Remote",
+    "RunRequest",
+    "RunSettings",
+    "RuntimeUnavailableError",
+    "UnknownSerialError",
+    "attached_devices",
+    "build_bundle",
+    "choose_serial",
+    "connect",
+    "diagnose",
+    "open_device",
+    "read_inputs",
+    "read_operators",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

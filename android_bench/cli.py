@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bpnas.android_bench.command import Command, fail, print_result
+from bpnas.base.command import Command, fail, print_result
 
 if TYPE_CHECKING:
-    from bpnas.android_bench.runner_lines import Profiled
+    from bpnas.android_bench.runner.lines import Profiled
 
 
 @click.command(cls=Command, short_help="List the phones that are attached.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def devices(as_json: bool) -> None:
     """List the phones that are attached: serial, state, model, and how each is reached."""
-    from bpnas.android_bench.attached import attached_devices
-    from bpnas.android_bench.remote import printable
+    from bpnas.android_bench.connect import attached_devices
+    from bpnas.base.plain_text import printable
 
     header = ("serial", "state", "model", "via")
     rows = [tuple(printable(text) for text in (d.serial, d.state, d.model, d.via)) for d in attached_devices()]
@@ -49,9 +49,10 @@ def doctor(serial: str | None, directory: str | None, as_json: bool) -> None:
 
     Exit code 1 if something keeps a campaign from running; warnings alone give 0.
     """
-    from bpnas.android_bench.attached import choose_serial
-    from bpnas.android_bench.doctor import diagnose, finding_lines
-    from bpnas.android_bench.remote import printable
+    from bpnas.android_bench.connect import choose_serial
+    from bpnas.android_bench.doctor import diagnose
+    from bpnas.base.findings import finding_lines
+    from bpnas.base.plain_text import printable
 
     serial = serial or choose_serial()
     findings = diagnose(serial, directory)
@@ -75,8 +76,8 @@ def doctor(serial: str | None, directory: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def bundle(arch: str, out: Path | None, wheels: Path | None, runtimes: tuple[str, ...], as_json: bool) -> None:
     """Build the runner for a phone, and put it in one folder with its libraries and the runtimes."""
-    from bpnas.android_bench.bundle import build_bundle, bundles_folder
     from bpnas.android_bench.device import RUNTIMES
+    from bpnas.android_bench.runner.bundle import build_bundle, bundles_folder
 
     built = build_bundle(arch, out or bundles_folder(), runtimes=runtimes or RUNTIMES, wheels=wheels)
     size = sum(path.stat().st_size for path in built.directory.rglob("*") if path.is_file())
@@ -113,11 +114,11 @@ def operators(
     It is a pass of its own: profiling costs time, so the sum is more than the model's latency. The runtimes count in
     whole microseconds: an operator that takes less is shown as '< 0.0010 ms'.
     """
-    from bpnas.android_bench.attached import choose_serial
+    from bpnas.android_bench.connect import choose_serial
     from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
-    from bpnas.android_bench.errors import UsageError
-    from bpnas.android_bench.native_device import open_native_device
-    from bpnas.android_bench.runner import RunSettings
+    from bpnas.android_bench.measurement import RunSettings
+    from bpnas.android_bench.runner.device import open_native_device
+    from bpnas.base.errors import UsageError
 
     runtimes = [runtime for runtime, suffix in MODEL_SUFFIX.items() if suffix == model.suffix]
     if not runtimes:

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from bpnas.android_bench.errors import UsageError
-from bpnas.android_bench.runner import Outcome, RunRequest, RunSettings
+from bpnas.android_bench.measurement import Outcome, RunRequest, RunSettings
+from bpnas.base.errors import UsageError
 
 RUNTIMES = ("tflite", "onnxruntime")
 MODEL_SUFFIX = {"tflite": ".tflite", "onnxruntime": ".onnx"}

@@ -6,21 +6,22 @@ An error keeps a campaign from running; a warning makes its figures worse or har
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from bpnas.android_bench.conditions import pinned_cores, read_conditions
 from bpnas.android_bench.device import Conditions
-from bpnas.android_bench.device_folder import DeviceFolder, holder_command
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
-from bpnas.android_bench.facts import PRELUDE, PhoneFacts, ask, base_folder, galaxy_s9, read_facts
-from bpnas.android_bench.governor import leftovers_command, restore_leftovers
-from bpnas.android_bench.hardware import mask_of, whole_number
-from bpnas.android_bench.held_cores import holder_of_cores, own_cores
-from bpnas.android_bench.remote import Remote, printable
+from bpnas.android_bench.local.held_cores import holder_of_cores
+from bpnas.android_bench.phone.conditions import pinned_cores, read_conditions
+from bpnas.android_bench.phone.device_folder import DeviceFolder, holder_command
+from bpnas.android_bench.phone.facts import PRELUDE, PhoneFacts, ask, base_folder, galaxy_s9, read_facts
+from bpnas.android_bench.phone.governor import leftovers_command, restore_leftovers
+from bpnas.android_bench.phone.hardware import mask_of, whole_number
+from bpnas.android_bench.remote import Remote
+from bpnas.base.cores import own_cores
+from bpnas.base.findings import Finding
+from bpnas.base.plain_text import printable
 
 MIN_FREE_BYTES = 200 << 20
 MAX_TEMPERATURE_C = 45.0
@@ -46,34 +47,6 @@ say end 1
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor's.
-
-    Attributes:
-        level: `ok`, `warning` or `error`.
-        what: is the case, fit for a terminal.
-        remedy: what a person can do about it; empty if the level is `ok`.
-    """
-
-    level: Literal["ok", "warning", "error"]
-    what: str
-    remedy: str = ""
-
-
-_LABELS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
-
-
-def finding_lines(findings: Iterable[Finding]) -> list[str]:
-    """Findings for people: a line each, and one more for what mends it."""
-    lines = []
-    for finding in findings:
-        lines.append(f"{_LABELS[finding.level]:8} {printable(finding.what, 500)}")
-        if finding.remedy:
-            lines.append(f"{'':8} -> {printable(finding.remedy, 500)}")
-    return lines
-
-
 def diagnose(serial: str, base: str | None = None) -> tuple[Finding, ...]:
     """Connect to a device, examine it and hang up; that it cannot be reached, or is lost meanwhile, is a finding too.
 
@@ -84,7 +57,7 @@ def diagnose(serial: str, base: str | None = None) -> tuple[Finding, ...]:
     Raises:
         UnknownSerialError: there is no such device.
     """
-    from bpnas.android_bench.attached import connect
+    from bpnas.android_bench.connect import connect
 
     if serial.startswith("mock:"):
         return (Finding("ok", "computed, not measured: there is nothing to examine"),)
@@ -182,7 +155,7 @@ def _program(remote: Remote, facts: PhoneFacts) -> Iterator[Finding]:
         )
     if remote.serial == "local":
         return
-    from bpnas.android_bench.bundle import ARCH_OF_ABI, default_bundle
+    from bpnas.android_bench.runner.bundle import ARCH_OF_ABI, default_bundle
 
     arch = ARCH_OF_ABI.get(facts.abi)
     if arch is None:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from bpnas.android_bench.device import Conditions, Device, DeviceInfo
 from bpnas.android_bench.errors import UnknownSerialError
+from bpnas.android_bench.measurement import Failure, Measurement, Outcome, RunRequest, RunSettings, read_model
 from bpnas.android_bench.operators import Operator, read_operators
-from bpnas.android_bench.runner import Failure, Measurement, Outcome, RunRequest, RunSettings, read_model
 
 _SPECIAL_KERNEL = 3  # depthwise convolutions up to it have code of their own in mobile runtimes
 

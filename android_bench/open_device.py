@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bpnas.android_bench.device import RUNTIMES, Device, DeviceOptions
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 
 
 def open_device(serial: str, runtime: str, options: DeviceOptions = DeviceOptions()) -> Device:
@@ -27,9 +27,9 @@ def open_device(serial: str, runtime: str, options: DeviceOptions = DeviceOption
 
         return MockDevice(serial.removeprefix("mock:"), runtime)
     if serial == "local" and options.bundle is None and options.runner is None:
-        from bpnas.android_bench.local import LocalDevice
+        from bpnas.android_bench.local.device import LocalDevice
 
         return LocalDevice(runtime)
-    from bpnas.android_bench.native_device import open_native_device
+    from bpnas.android_bench.runner.device import open_native_device
 
     return open_native_device(serial, runtime, options)

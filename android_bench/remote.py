@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
+from bpnas.base.plain_text import printable
 
 MAX_SHELL_OUTPUT_BYTES = 1 << 20
 """A command that prints more is broken or hostile; `Remote.shell` gives it up."""
@@ -213,12 +214,3 @@ def quote(text: str) -> str:
     if not text.isprintable():
         raise ValueError(f"{text!r} must not reach a shell")
     return text if _HARMLESS.fullmatch(text) else "'" + text.replace("'", "'\\''") + "'"
-
-
-def printable(text: str | bytes, limit: int = 200) -> str:
-    """What a device said, fit for a message: one line, no control characters, cut after `limit` characters."""
-    if isinstance(text, bytes):
-        text = text[: limit * 8].decode(errors="replace")
-    words = " ".join(text[: limit * 8].split())
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

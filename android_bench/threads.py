@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from bpnas.android_bench.errors import UsageError
-from bpnas.android_bench.hardware import cores_of
-from bpnas.android_bench.held_cores import own_cores
-from bpnas.android_bench.runner import RunSettings
+from bpnas.android_bench.measurement import RunSettings
+from bpnas.base.errors import UsageError
 
 
 @runtime_checkable
@@ -40,16 +38,3 @@ def check_threads(device: object, settings: RunSettings, name: str, affinity: st
         f"{name}: --threads {settings.threads} is too many, for {where}: threads that wait for a core would be timed; "
         f"use --threads {cores}{' or fewer' * (cores > 1)}{more}"
     )
-
-
-def cores_in(mask: str) -> int | None:
-    """How many cores a hexadecimal mask has; None of what is no mask."""
-    try:
-        return len(cores_of(mask)) or None
-    except ValueError:
-        return None
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(own_cores())

@@ -27,9 +27,9 @@ from scipy.optimize import least_squares
 
 from bpnas.android_bench.mock import Costs
 from bpnas.android_bench.operators import Operator, OperatorKind, read_operators
-from bpnas.profiler.tflite_export import write_tflite
-from bpnas.profiler.zoo import ZooPart, zoo_network
-from bpnas.profiler.zoo_graph import zoo_graph
+from bpnas.profiler.models.tflite_export import write_tflite
+from bpnas.profiler.models.zoo import ZooPart, zoo_network
+from bpnas.profiler.models.zoo_graph import zoo_graph
 
 PUBLISHED_MS = {
     "mobilenetv1": 70.9,

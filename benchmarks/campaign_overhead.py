@@ -14,13 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from bpnas.android_bench.device import Device
+from bpnas.android_bench.measurement import RunSettings
 from bpnas.android_bench.open_device import open_device
-from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler import Backbone, Records, run_campaign
-from bpnas.profiler.campaign import Progress
-from bpnas.profiler.graph import EXPORT_VERSION
-from bpnas.profiler.records import Plan, Setup
-from bpnas.profiler.sentinel import is_sentinel
+from bpnas.profiler.campaign.records import Plan, Setup
+from bpnas.profiler.campaign.run import Progress
+from bpnas.profiler.campaign.sentinel import is_sentinel
+from bpnas.profiler.models.graph import EXPORT_VERSION
 
 
 class _EnoughError(Exception):

@@ -20,11 +20,11 @@ import torch
 
 from bpnas.profiler import Block, build_module
 from bpnas.search import BlockSpace, load_data
-from bpnas.search.batches import pick_device
-from bpnas.search.cost import PAPER_GPU_HOURS, candidate_images, estimate_from_candidates
+from bpnas.search.data.batches import pick_device
+from bpnas.search.paper_cost import PAPER_GPU_HOURS, candidate_images, estimate_from_candidates
 from bpnas.search.presets import Preset
 from bpnas.search.run import default_limits
-from bpnas.search.train import train
+from bpnas.search.training.train import train
 from bpnas.tables import LatencyTable
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from bpnas.profiler import Block
 from bpnas.search import Preset
-from bpnas.search.display import display
-from bpnas.search.options import given_proposals, wait_passively
-from bpnas.search.stage2_arms import (
+from bpnas.search.commands.display import display
+from bpnas.search.commands.options import given_proposals, wait_passively
+from bpnas.search.studies.connections.arms import (
     Stage2Study,
     Terms,
     connections_study,
@@ -29,8 +29,8 @@ from bpnas.search.stage2_arms import (
     lambda_study,
     random_study,
 )
-from bpnas.search.stage2_study import run_stage2_study
-from bpnas.search.stage2_text import stage2_lines
+from bpnas.search.studies.connections.study import run_stage2_study
+from bpnas.search.studies.connections.text import stage2_lines
 from bpnas.tables import LatencyTable
 
 STEM, CHANNELS, HEAD = 8, (16, 32), 64

@@ -16,7 +16,7 @@ from time import perf_counter
 import numpy as np
 
 from bpnas.search import BlockSpace, levonas
-from bpnas.search.problems import BlockProblem
+from bpnas.search.proposals.known_optima import BlockProblem
 from bpnas.tables import LatencyTable
 
 CYCLES = 1000

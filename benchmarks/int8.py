@@ -14,11 +14,11 @@ from math import sqrt
 from pathlib import Path
 from typing import get_args
 
-from bpnas.search.data import load_data
-from bpnas.search.export import accuracy_of, normal_images
-from bpnas.search.int8_onnx import Calibration, quantize_onnx
-from bpnas.search.int8_tflite import quantize_tflite
-from bpnas.search.network_file import NetworkFile
+from bpnas.search.data.dataset import load_data
+from bpnas.search.networks.export import accuracy_of, normal_images
+from bpnas.search.networks.int8_onnx import Calibration, quantize_onnx
+from bpnas.search.networks.int8_tflite import quantize_tflite
+from bpnas.search.networks.network_file import NetworkFile
 
 
 def main() -> None:

@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 
 from bpnas.search import Preset
-from bpnas.search.display import display
-from bpnas.search.executor import open_executor
-from bpnas.search.options import wait_passively
-from bpnas.search.study import run_study
-from bpnas.search.study_arms import Study
-from bpnas.search.study_text import summary_lines
+from bpnas.search.commands.display import display
+from bpnas.search.commands.options import wait_passively
+from bpnas.search.execution.executor import open_executor
+from bpnas.search.studies.proposals.arms import Study
+from bpnas.search.studies.proposals.study import run_study
+from bpnas.search.studies.proposals.text import summary_lines
 from bpnas.tables import LatencyTable
 
 BACKBONE = """

@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import wilcoxon
 
+from bpnas.base.randomness import below
 from bpnas.search import BlockSpace, StuckError, levonas
-from bpnas.search.chance import below
-from bpnas.search.problems import BlockProblem, cell_problem, fragmented_problem, rugged_problem
+from bpnas.search.proposals.known_optima import BlockProblem, cell_problem, fragmented_problem, rugged_problem
 from bpnas.tables import LatencyTable
 
 FIRST_SEED = 1000

@@ -37,12 +37,12 @@ from torch.nn import functional as F
 
 from bpnas.profiler import Backbone, Block
 from bpnas.search import BlockSpace, LatencyLoss, Preset, Supernet
-from bpnas.search.allocator import keep_freed_memory
-from bpnas.search.batches import pick_device
-from bpnas.search.latency_loss import SupernetLatency
+from bpnas.search.connections.latency_loss import SupernetLatency
+from bpnas.search.connections.super_block import SuperBlock
+from bpnas.search.data.batches import pick_device
 from bpnas.search.run import default_limits
-from bpnas.search.super_block import SuperBlock
-from bpnas.search.train import make_sgd
+from bpnas.search.training.malloc import keep_freed_memory
+from bpnas.search.training.train import make_sgd
 from bpnas.tables import LatencyTable
 
 BACKBONES = {

@@ -35,9 +35,9 @@ from torch.utils.data import Dataset as TorchDataset
 from bpnas.profiler import Backbone, Block, build_module
 from bpnas.profiler.backbone import Stage
 from bpnas.search import Dataset, load_data
-from bpnas.search.batches import pick_device
+from bpnas.search.data.batches import pick_device
 from bpnas.search.presets import Preset, TrainSettings
-from bpnas.search.train import train
+from bpnas.search.training.train import train
 
 BLOCKS = ("K1G1", "K3G4", "K3E1G1", "K3E3G1")
 BACKBONES = {

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from bpnas.search.transfer.backbones import load_features
-from bpnas.search.transfer.detection_model import build_detector, detection_features
-from bpnas.search.transfer.detection_presets import DetectionSettings
+from bpnas.search.transfer.detection.model import build_detector, detection_features
+from bpnas.search.transfer.detection.settings import DetectionSettings
 
 
 def main() -> None:

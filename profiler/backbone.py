@@ -25,8 +25,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bpnas.android_bench.errors import UsageError
-from bpnas.android_bench.plain_text import shown
+from bpnas.base.errors import UsageError
+from bpnas.base.plain_text import shown
 
 CHANNEL_MULTIPLE = 8
 """Channels must be divisible by it, since paths have up to 8 groups."""

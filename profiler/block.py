@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 
 Coding = Literal["binary", "gray"]
 
@@ -196,3 +196,7 @@ class Block:
 
     def __str__(self) -> str:
         return "+".join(map(str, self.paths))
+
+
+Blocks = tuple[Block | None, ...]
+"""Of a network: one for each site, None where the site is skipped."""

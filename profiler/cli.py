@@ -11,9 +11,9 @@ import click
 from click.core import ParameterSource
 
 from bpnas.android_bench.cli import bundle, devices, doctor, operators
-from bpnas.android_bench.command import Group, Option, print_result
-from bpnas.profiler.models_cli import time_files, zoo_command
-from bpnas.profiler.plain_numbers import read_number
+from bpnas.base.command import Group, Option, print_result
+from bpnas.base.plain_numbers import read_number
+from bpnas.profiler.commands.models import time_files, zoo_command
 
 _DEFAULT_SIZES = (32, 224)
 _LEAST, _MOST = 0.001, 0.5  # precision that can be asked for
@@ -134,10 +134,10 @@ def main(context: click.Context, /, **parameters: Any) -> None:
         time_files(context.command.params, given, **parameters)
         return
     from bpnas.profiler.backbone import Backbone
-    from bpnas.profiler.campaign import plan_parts
-    from bpnas.profiler.campaign_display import campaign_text, quality_fields
-    from bpnas.profiler.campaign_options import CampaignOptions, fail_for, failure_fields
-    from bpnas.profiler.records import Plan
+    from bpnas.profiler.campaign.records import Plan
+    from bpnas.profiler.campaign.run import plan_parts
+    from bpnas.profiler.commands.campaign_display import campaign_text, quality_fields
+    from bpnas.profiler.commands.campaign_options import CampaignOptions, fail_for, failure_fields
 
     sizes = dict.fromkeys(parameters["input_sizes"] or _DEFAULT_SIZES)
     backbones = tuple(Backbone.load(parameters["backbone"], size, parameters["classes"]) for size in sizes)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, Site
 from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, Block, BlockPath, ComplexPath, SimplePath
 

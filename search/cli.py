@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bpnas.android_bench.command import Command, DefaultGroup, print_result
-from bpnas.search.display import display
-from bpnas.search.export_cli import export, int8_text, measure
-from bpnas.search.judged_images import on_images
-from bpnas.search.options import (
+from bpnas.base.command import Command, DefaultGroup, print_result
+from bpnas.search.commands.display import display
+from bpnas.search.commands.export import export, int8_text, measure
+from bpnas.search.commands.options import (
     CONNECTION_OVERRIDES,
     PROPOSAL_OVERRIDES,
     RETRAIN_OVERRIDES,
@@ -32,17 +31,18 @@ from bpnas.search.options import (
     table_option,
     wait_passively,
 )
-from bpnas.search.retrain_cli import retrain
-from bpnas.search.stage2_cli import STAGE2_COMMANDS
-from bpnas.search.study_cli import study
-from bpnas.search.transfer.cli import transfer
+from bpnas.search.commands.retrain import retrain
+from bpnas.search.commands.study_connections import STAGE2_COMMANDS
+from bpnas.search.commands.study_proposals import study
+from bpnas.search.commands.transfer import transfer
+from bpnas.search.data.judged_images import on_images
 
 if TYPE_CHECKING:
-    from bpnas.search.cost import CostEstimate
-    from bpnas.search.export import Int8Result
+    from bpnas.search.connections.run import NetworkResult
+    from bpnas.search.networks.export import Int8Result
+    from bpnas.search.paper_cost import CostEstimate
     from bpnas.search.progress import Progress
     from bpnas.search.run import SearchResult
-    from bpnas.search.run_connections import NetworkResult
 
 _OVERRIDES = {
     **PROPOSAL_OVERRIDES,
@@ -136,9 +136,9 @@ def search(
     torchrun --nproc-per-node 2 -m bpnas.search.cli --stage connections.
     """
     wait_passively()
-    from bpnas.search.distributed import is_main, process_group
     from bpnas.search.presets import Preset
     from bpnas.search.run import run_search
+    from bpnas.search.training.distributed import is_main, process_group
     from bpnas.tables import LatencyTable
 
     values = {_OVERRIDES[name]: value for name, value in overrides.items() if value is not None}
@@ -194,8 +194,8 @@ for command in STAGE2_COMMANDS:
 
 def _int8(result: SearchResult, progress: Progress) -> dict[Path, Int8Result]:
     """The int8 files of all networks, by directory."""
-    from bpnas.search.export import export_int8, int8_of
-    from bpnas.search.network_file import NetworkFile
+    from bpnas.search.networks.export import export_int8, int8_of
+    from bpnas.search.networks.network_file import NetworkFile
 
     found = {}
     for each in result.networks:
@@ -214,9 +214,9 @@ def _place(result: SearchResult, network: NetworkResult) -> Path:
 
 
 def _cost(table: Any, result: SearchResult) -> CostEstimate | None:
-    from bpnas.search.cost import estimate_paper_cost
+    from bpnas.search.paper_cost import estimate_paper_cost
+    from bpnas.search.proposals.space import BlockSpace
     from bpnas.search.run_directory import RunDirectory
-    from bpnas.search.space import BlockSpace
 
     config = RunDirectory(result.directory).read_json("config.json")
     backbones = [b for b in table.meta.backbones if b.input_size == config["input_size"]]
@@ -252,7 +252,7 @@ def _as_dict(result: SearchResult, cost: CostEstimate | None) -> dict[str, Any]:
 
 
 def _network_as_dict(network: NetworkResult) -> dict[str, Any]:
-    from bpnas.search.network_file import limit_facts
+    from bpnas.search.networks.network_file import limit_facts
 
     return {
         "blocks": ["skip" if block is None else str(block) for block in network.blocks],

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from bpnas.android_bench.errors import BpnasError, UsageError
+from bpnas.base.errors import BpnasError, UsageError
 
 
 class SearchError(BpnasError):

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from bpnas.search.distributed import is_main
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.training.distributed import is_main
 
 Line = Mapping[str, Any]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 
 Schedule = Literal["cosine", "constant"]
 Strategy = Literal["default", "paper"]
@@ -36,7 +36,7 @@ class TrainSettings:
         warmup_epochs: first epochs, in which the rate rises evenly from a hundredth of the first; the schedule
             follows.
         label_smoothing: share of the target that all classes get equally (Szegedy et al. 2016).
-        ema_decay: judge and keep an exponential moving average of the weights of this decay (see `bpnas.search.ema`);
+        ema_decay: judge and keep an exponential moving average of the weights of this decay (see `training.ema`);
             None for the last weights.
         decay_norms: whether weight decay also acts on biases and batch normalisation.
         accumulate: take a batch in so many parts, for less memory. Batch normalisation then sees the parts.
@@ -73,7 +73,7 @@ class ProposalSettings:
         subset: cheaper [ours]: train on only so many of the images that are left beside those held out, which stay
             the same (with fewer `train.train_images` they would be fewer, too); None for all.
         halving: cheaper [ours]: successive halving on epochs, of which the best one in so many goes on at each rung
-            (see `bpnas.search.halving`); None for off.
+            (see `bpnas.search.proposals.halving`); None for off.
         patience: cheaper [ours]: end a training whose accuracy on held-out images has not risen above its best for so
             many epochs; None for off.
     """
@@ -106,7 +106,7 @@ class ConnectionSettings:
         checkpoint_activations: keep only the inputs of sites for the backward pass and compute the rest again there,
             for memory.
         k_best: have the supernet judge so many of the most probable networks within the limit, and retrain the best
-            [ours] (see `bpnas.search.judge`).
+            [ours] (see `bpnas.search.connections.inherited_accuracy`).
         noise_free_latency: let LAT of Eq. 5 be the expectation over softmax(alpha), as in ProxylessNAS (Cai et al.
             2019), and not over the P that was drawn for the step, as in the paper.
     """

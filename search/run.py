@@ -13,29 +13,23 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
-from bpnas.search.distributed import from_main, is_main, process_group, world_size
+from bpnas.search.connections.latency_loss import LatencyLoss
+from bpnas.search.connections.run import NetworkResult, check_target, run_connections
+from bpnas.search.data.sources import Source
 from bpnas.search.errors import InfeasibleLimitError
-from bpnas.search.executor import (
-    CandidateTraining,
-    ExecutorKind,
-    check_executor,
-    default_threads,
-    open_executor,
-    set_threads,
-    threads_kept,
-)
-from bpnas.search.latency_loss import LatencyLoss
-from bpnas.search.losses import keep_losses
+from bpnas.search.execution.executor import ExecutorKind, check_executor, default_threads, open_executor
+from bpnas.search.execution.lost_workers import keep_losses
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
-from bpnas.search.run_connections import NetworkResult, check_target, run_connections
+from bpnas.search.proposals.candidate_training import CandidateTraining
+from bpnas.search.proposals.run import Proposal, read_proposals, run_proposals
+from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.run_directory import RunDirectory
-from bpnas.search.run_proposals import Proposal, read_proposals, run_proposals
-from bpnas.search.sources import Source
-from bpnas.search.space import BlockSpace
+from bpnas.search.training.distributed import from_main, is_main, process_group, world_size
+from bpnas.search.training.threads import set_threads, threads_kept
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable

@@ -29,7 +29,7 @@ from typing import Any
 
 import filelock
 
-from bpnas.android_bench.files import write_atomically
+from bpnas.base.files import write_atomically
 from bpnas.search.errors import RunError
 from bpnas.search.fields import Fields, fields_of
 from bpnas.search.sealed import LINE_REMEDY, RESTORE, read_json, read_lines, sealed_json, sealed_line, unsealed

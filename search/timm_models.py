@@ -19,11 +19,11 @@ import timm.models
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import IMAGE_CHANNELS
-from bpnas.profiler.modules import ConvUnit
-from bpnas.search.features import map_places
-from bpnas.search.network_file import NetworkFile, load_network
+from bpnas.profiler.models.modules import ConvUnit
+from bpnas.search.networks.features import map_places
+from bpnas.search.networks.network_file import NetworkFile, load_network
 
 __all__ = ["bpnas"]
 

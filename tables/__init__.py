@@ -3,51 +3,54 @@
 Names load on first use, so that importing the package is cheap.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bpnas.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bpnas.tables.build import build_table
-    from bpnas.tables.diff import diff_tables
-    from bpnas.tables.doctor import diagnose_table
     from bpnas.tables.errors import BuildError, MissingEntryError, TableError
     from bpnas.tables.latency_table import LatencyTable
-    from bpnas.tables.merge import merge_tables
-    from bpnas.tables.published import import_table
+    from bpnas.tables.readers.published import import_table
+    from bpnas.tables.readers.reader import ReadRow, TableReader
     from bpnas.tables.table_meta import TableMeta
+    from bpnas.tables.tools.diff import diff_tables
+    from bpnas.tables.tools.doctor import diagnose_table
+    from bpnas.tables.tools.merge import merge_tables
+    from bpnas.tables.validation.validate import TimedNetwork, validate
 
-_HOME = {
+_HOMES = {
     "BuildError": "errors",
     "LatencyTable": "latency_table",
     "MissingEntryError": "errors",
+    "ReadRow": "readers.reader",
     "TableError": "errors",
     "TableMeta": "table_meta",
+    "TableReader": "readers.reader",
+    "TimedNetwork": "validation.validate",
     "build_table": "build",
-    "diagnose_table": "doctor",
-    "diff_tables": "diff",
-    "import_table": "published",
-    "merge_tables": "merge",
+    "diagnose_table": "tools.doctor",
+    "diff_tables": "tools.diff",
+    "import_table": "readers.published",
+    "merge_tables": "tools.merge",
+    "validate": "validation.validate",
 }
 
 __all__ = [
     "BuildError",
     "LatencyTable",
     "MissingEntryError",
+    "ReadRow",
     "TableError",
     "TableMeta",
+    "TableReader",
+    "TimedNetwork",
     "build_table",
     "diagnose_table",
     "diff_tables",
     "import_table",
     "merge_tables",
+    "validate",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

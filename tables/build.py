@@ -17,8 +17,11 @@ import numpy.typing as npt
 
 from bpnas.profiler.backbone import IMAGE_CHANNELS
 from bpnas.profiler.block import BlockPath, ComplexPath
-from bpnas.profiler.campaign import plan_parts
-from bpnas.profiler.estimate import PRECISION, Estimate, estimate
+from bpnas.profiler.campaign.estimate import PRECISION, Estimate, estimate
+from bpnas.profiler.campaign.records import Plan, Records, Setup, differences
+from bpnas.profiler.campaign.run import plan_parts
+from bpnas.profiler.campaign.sentinel import is_phone
+from bpnas.profiler.campaign.session import Session, Statistic, summarize
 from bpnas.profiler.paths import (
     ContextPart,
     HeadPart,
@@ -30,15 +33,12 @@ from bpnas.profiler.paths import (
     StemPart,
     select_paths,
 )
-from bpnas.profiler.records import Plan, Records, Setup, differences
-from bpnas.profiler.sentinel import is_phone
-from bpnas.profiler.session import Session, Statistic, summarize
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import BuildError
 from bpnas.tables.latency_table import LatencyTable
-from bpnas.tables.model_choice import choose_models
 from bpnas.tables.schema import arrow_table
 from bpnas.tables.table_meta import TableMeta
+from bpnas.tables.validation.model_choice import choose_models
 
 if TYPE_CHECKING:
     import pyarrow as pa

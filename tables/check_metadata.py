@@ -11,13 +11,13 @@ from dataclasses import fields
 from typing import Any, get_args
 
 from bpnas.android_bench.device import DeviceInfo
-from bpnas.android_bench.errors import UsageError
-from bpnas.android_bench.runner import RunSettings
+from bpnas.android_bench.measurement import RunSettings
+from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.campaign.session import Statistic
 from bpnas.profiler.paths import all_paths
-from bpnas.profiler.session import Statistic
+from bpnas.tables.additivity.model_record import MODEL_NAMES
 from bpnas.tables.errors import ViolationError, in_short, shown
-from bpnas.tables.model_record import MODEL_NAMES
 
 PER_INPUT_SIZE = ("input_size", "stem_stride", "classes")
 """What may differ between the backbones of one table."""
@@ -188,7 +188,7 @@ def _object(required: Mapping[str, _Check], optional: Mapping[str, _Check] = {})
 
 def _coefficients(field: str, value: Any) -> None:
     """Of a fitted model, all of them; of the others none."""
-    from bpnas.tables.additivity import UNITS
+    from bpnas.tables.additivity.models import UNITS
 
     units = {term: _object({"value": _number(), "unit": _one_of([unit], unit)}) for term, unit in UNITS.items()}
     _object(units if value else {})(field, value)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bpnas.android_bench.command import Command, DefaultGroup, print_result
-from bpnas.android_bench.errors import UsageError
-from bpnas.tables.model_record import MODEL_NAMES
-from bpnas.tables.tools_cli import diff, doctor, import_, merge, show
-from bpnas.tables.validate_cli import validate
+from bpnas.base.command import Command, DefaultGroup, print_result
+from bpnas.base.errors import UsageError
+from bpnas.tables.additivity.model_record import MODEL_NAMES
+from bpnas.tables.commands.tools import diff, doctor, import_, merge, show
+from bpnas.tables.commands.validate import validate
 
 if TYPE_CHECKING:
-    from bpnas.profiler.session import Statistic
+    from bpnas.profiler.campaign.session import Statistic
     from bpnas.tables.build import BuiltTable
 
 
@@ -65,7 +65,7 @@ def build(
     A table is of one device, one runtime and one setting; anything else is refused, and nothing is filled in.
     """
     from bpnas.tables.build import build_table
-    from bpnas.tables.cli_text import check_folder, coverage_text, missing_text, models_text
+    from bpnas.tables.commands.text import check_folder, coverage_text, missing_text, models_text
     from bpnas.tables.schema import write_table
 
     files = records or _records_here()
@@ -121,7 +121,7 @@ for _command in (validate, show, doctor, diff, merge, import_):
 
 
 def _records_here() -> list[Path]:
-    from bpnas.profiler.records import is_records_file
+    from bpnas.profiler.campaign.records import is_records_file
 
     files = sorted(path for path in Path().glob("*.sqlite") if is_records_file(path))
     if not files:
@@ -130,7 +130,7 @@ def _records_here() -> list[Path]:
 
 
 def _write_csv(path: Path, built: BuiltTable) -> None:
-    from bpnas.android_bench.files import write_atomically
+    from bpnas.base.files import write_atomically
     from bpnas.tables.latency_table import to_pandas
 
     write_atomically(path, to_pandas(built.table).to_csv(index=False).encode())

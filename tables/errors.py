@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bpnas.android_bench.errors import BpnasError
+from bpnas.base.errors import BpnasError
 
 
 class TableError(BpnasError):

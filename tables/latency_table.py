@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import Backbone, Site
 from bpnas.profiler.block import Block, BlockPath
 from bpnas.profiler.networks import Fold, fold_of, parse_network
 from bpnas.profiler.paths import ContextPart, NeighboursPart, NetworkPart, Part, all_paths
-from bpnas.tables.additivity import AS_MEASURED, PLAIN_SUM, AdditiveModel, Terms
+from bpnas.tables.additivity.model_record import MODEL_NAMES
+from bpnas.tables.additivity.models import AS_MEASURED, PLAIN_SUM, AdditiveModel, Terms
+from bpnas.tables.additivity.sound_weights import SoundWeights
 from bpnas.tables.errors import MissingEntryError, TableError
-from bpnas.tables.model_record import MODEL_NAMES
 from bpnas.tables.schema import read_table
-from bpnas.tables.sound_weights import SoundWeights
 from bpnas.tables.table_meta import TableMeta
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class LatencyTable:
     def _check_weights(self, input_size: int, weights: Mapping[str, float]) -> None:
         """Weights of another program may be numbers of the right form and give negative latencies all the same."""
         backbones = [backbone for backbone in self.meta.backbones if backbone.input_size == input_size]
-        if not SoundWeights.of(self._terms, backbones, self, least_share=0.0)(weights):
+        if not SoundWeights.of(self._terms, backbones, self.__contains__, least_share=0.0)(weights):
             raise TableError(
                 f"the table's coefficients of model 'corrected' at input size {input_size} give negative latencies; "
                 "use another --additivity, build the table again with build-table, or mend the program that wrote it"

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpnas.android_bench.files import write_atomically
-from bpnas.profiler.file_kinds import kind_of
+from bpnas.base.file_kinds import kind_of
+from bpnas.base.files import write_atomically
 from bpnas.tables.check_metadata import check_metadata
 from bpnas.tables.check_rows import check_form, check_rows
 from bpnas.tables.errors import TableError, ViolationError, in_short

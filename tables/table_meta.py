@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bpnas.android_bench.device import DeviceInfo
-from bpnas.android_bench.runner import RunSettings
+from bpnas.android_bench.measurement import RunSettings
 from bpnas.profiler.backbone import Backbone
-from bpnas.profiler.records import Setup
-from bpnas.profiler.session import Statistic
+from bpnas.profiler.campaign.records import Setup
+from bpnas.profiler.campaign.session import Statistic
+from bpnas.tables.additivity.model_record import TableModels
 from bpnas.tables.check_metadata import check_metadata
 from bpnas.tables.errors import TableError, ViolationError, in_short, shown
-from bpnas.tables.model_record import TableModels
 
 SCHEMA_VERSION = 2
 

@@ -60,7 +60,7 @@ def no_real_phone(deaf_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path_fact
     monkeypatch.setenv("BPNAS_HOLD_SPACE", f"-test-{os.getpid()}")  # two processes of tests do not hold up each other
     for name in ("ADB_SERVER_SOCKET", "ADB_VENDOR_KEYS", "ANDROID_ADB_SERVER_ADDRESS", "ANDROID_SERIAL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("bpnas.android_bench.adb_usb._find", lambda: iter(()))
+    monkeypatch.setattr("bpnas.android_bench.adb.usb._find", lambda: iter(()))
 
 
 @pytest.fixture(scope="session")
@@ -98,4 +98,4 @@ def fake_models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Model files that need no torch, for devices that do not look into them; a test that asks for `real_models` gets
     those."""
     if "real_models" not in request.fixturenames:
-        monkeypatch.setattr("bpnas.profiler.model_files.export_part", lambda part, runtime: part.key.encode())
+        monkeypatch.setattr("bpnas.profiler.campaign.model_files.export_part", lambda part, runtime: part.key.encode())

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from bpnas.android_bench.errors import DeviceLostError
-from bpnas.android_bench.facts import PhoneFacts, read_facts
-from bpnas.android_bench.local_remote import LocalRemote
+from bpnas.android_bench.local.remote import LocalRemote
+from bpnas.android_bench.phone.facts import PhoneFacts, read_facts
 from bpnas.android_bench.remote import FileToPush, ShellResult, ShellStream
 from tests.phone.identity import BIG_KHZ, LITTLE_KHZ, Identity
 

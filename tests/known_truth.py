@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpnas.android_bench.runner import Measurement
+from bpnas.android_bench.measurement import Measurement
 from bpnas.profiler import Backbone
 from bpnas.profiler.backbone import Stage
-from bpnas.profiler.campaign import plan_parts
+from bpnas.profiler.campaign.records import Plan
+from bpnas.profiler.campaign.run import plan_parts
 from bpnas.profiler.cost import path_cost
 from bpnas.profiler.paths import (
     ContextPart,
@@ -22,7 +23,6 @@ from bpnas.profiler.paths import (
     head_part,
     stem_part,
 )
-from bpnas.profiler.records import Plan
 from tests.records_factory import make_plan, measurement, write_records
 
 PATHS = "K[137]G1,K[37]E[14]G[18]"

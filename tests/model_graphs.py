@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from bpnas.android_bench.device import MODEL_SUFFIX
-from bpnas.android_bench.runner import RunRequest
-from bpnas.profiler.graph import Array, Graph
-from bpnas.profiler.onnx_export import write_onnx
-from bpnas.profiler.tflite_export import write_tflite
+from bpnas.android_bench.measurement import RunRequest
+from bpnas.profiler.models.graph import Array, Graph
+from bpnas.profiler.models.onnx_export import write_onnx
+from bpnas.profiler.models.tflite_export import write_tflite
 
 FORMATS = ("onnxruntime", "tflite")
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bpnas.profiler import Backbone, Block, build_module
-from bpnas.search.network_file import save_weights
+from bpnas.search.networks.network_file import save_weights
 
 
 def stored_network(directory: Path, input_size: int = 32, backbone: Backbone | None = None) -> tuple[Path, Any]:

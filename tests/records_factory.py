@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bpnas.android_bench.device import DeviceInfo
-from bpnas.android_bench.runner import Failure, Measurement, RunSettings
+from bpnas.android_bench.measurement import Failure, Measurement, RunSettings
 from bpnas.profiler import Backbone, Records
 from bpnas.profiler.backbone import Stage
-from bpnas.profiler.campaign import plan_parts
-from bpnas.profiler.records import Plan, Setup
-from bpnas.profiler.sentinel import is_sentinel
+from bpnas.profiler.campaign.records import Plan, Setup
+from bpnas.profiler.campaign.run import plan_parts
+from bpnas.profiler.campaign.sentinel import is_sentinel
 
 PATHS = "K1G1,K3E2G1,K3E2G2"
 TOOLS = {"bpnas": "0.1.0", "torch": "none"}

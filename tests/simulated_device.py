@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from bpnas.android_bench.device import Conditions, DeviceInfo
-from bpnas.android_bench.runner import Measurement, RunRequest, RunSettings
-from bpnas.profiler.sentinel import EVERY, is_sentinel
+from bpnas.android_bench.measurement import Measurement, RunRequest, RunSettings
+from bpnas.profiler.campaign.sentinel import EVERY, is_sentinel
 from tests.records_factory import device_info
 
 SENTINEL = "sentinel@K3E6G1@8-16s2x16"

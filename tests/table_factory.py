@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bpnas.profiler.backbone import Backbone
-from bpnas.profiler.campaign import plan_parts
+from bpnas.profiler.campaign.records import Plan
+from bpnas.profiler.campaign.run import plan_parts
+from bpnas.profiler.campaign.session import Statistic
 from bpnas.profiler.paths import Part
-from bpnas.profiler.records import Plan
-from bpnas.profiler.session import Statistic
 from bpnas.tables.build import geometry
 from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import TableError

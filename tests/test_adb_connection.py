@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from bpnas.android_bench.adb_connection import MAX_PAYLOAD, MAX_UNREAD, AdbConnection, DirectConnection
-from bpnas.android_bench.adb_keys import load_signers
-from bpnas.android_bench.adb_transport import HardenedTcpTransport
-from bpnas.android_bench.adb_usb import PatientUsbTransport
-from bpnas.android_bench.attached import connect
+from bpnas.android_bench.adb.connection import MAX_PAYLOAD, MAX_UNREAD, AdbConnection, DirectConnection
+from bpnas.android_bench.adb.keys import load_signers
+from bpnas.android_bench.adb.transport import HardenedTcpTransport
+from bpnas.android_bench.adb.usb import PatientUsbTransport
+from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.remote import FileToPush
 from tests.patience import PATIENCE, slowness
@@ -45,8 +45,8 @@ BANNER = b"device::ro.product.name=x;features=shell_v2,cmd"
 def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Silence is noticed soon, and no thread and no socket outlives a connection."""
     times = slowness()
-    monkeypatch.setattr("bpnas.android_bench.adb_connection._IDLE_SECONDS", 1.0 * times)
-    monkeypatch.setattr("bpnas.android_bench.adb_remote._SILENCE_SECONDS", 0.3 * times)
+    monkeypatch.setattr("bpnas.android_bench.adb.connection._IDLE_SECONDS", 1.0 * times)
+    monkeypatch.setattr("bpnas.android_bench.adb.remote._SILENCE_SECONDS", 0.3 * times)
     yield
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("adb ")] == []
     gc.collect()  # a socket left open warns here, and so fails the test
@@ -548,7 +548,7 @@ def test_a_usb_interface_that_another_program_has_is_named() -> None:
 
 
 def test_usb_is_not_closed_under_a_transfer(legacy_daemon: LegacyDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bpnas.android_bench.adb_usb._POLL_SECONDS", 0.05)
+    monkeypatch.setattr("bpnas.android_bench.adb.usb._POLL_SECONDS", 0.05)
     fake = FakeUsb(legacy_daemon.port)
     connection = DirectConnection("R58", PatientUsbTransport(fake), load_signers)
     ended: list[BaseException] = []

@@ -13,7 +13,7 @@ from adb_shell.auth.keygen import keygen
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from bpnas.android_bench.adb_keys import key_folder, load_signers
+from bpnas.android_bench.adb.keys import key_folder, load_signers
 from bpnas.android_bench.errors import DeviceError
 from tests.phone.legacy_auth import read_public_key, signed_by
 

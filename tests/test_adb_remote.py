@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpnas.android_bench.adb_remote import AdbRemote
-from bpnas.android_bench.attached import connect
+from bpnas.android_bench.adb.remote import AdbRemote
+from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.remote import FileToPush, ShellResult
 from tests.patience import PATIENCE

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.adb_attached import Attached
-from bpnas.android_bench.adb_server import ServerConnection, server_address, server_devices
-from bpnas.android_bench.attached import connect
-from bpnas.android_bench.errors import DeviceError, DeviceLostError, UsageError
+from bpnas.android_bench.adb.attached import Attached
+from bpnas.android_bench.adb.server import ServerConnection, server_address, server_devices
+from bpnas.android_bench.connect import connect
+from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.remote import FileToPush
+from bpnas.base.errors import UsageError
 from tests.patience import PATIENCE, slowness
 from tests.phone.adb_client import AdbServer
 from tests.phone.daemon import Adbd, wait_until
@@ -28,7 +29,7 @@ FakeServer = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("bpnas.android_bench.adb_server._ANSWER_SECONDS", 2.0 * slowness())
+    monkeypatch.setattr("bpnas.android_bench.adb.server._ANSWER_SECONDS", 2.0 * slowness())
     yield
     gc.collect()  # a socket left open warns here, and so fails the test
 
@@ -131,7 +132,7 @@ def test_a_phone_that_went_is_offline_or_gone(adbd: Adbd, server: AdbServer) -> 
 def test_a_phone_that_is_silent_behind_the_server_is_given_up(
     adbd: Adbd, server: AdbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bpnas.android_bench.adb_remote._SILENCE_SECONDS", 0.3 * slowness())
+    monkeypatch.setattr("bpnas.android_bench.adb.remote._SILENCE_SECONDS", 0.3 * slowness())
     server.connect(adbd.serial)
     with closing(connect(adbd.serial)) as remote:
         adbd.stop()
@@ -341,7 +342,7 @@ def test_a_server_that_is_silent_or_slow_is_given_up(
             if not drop and not connection.recv(1):
                 return
 
-    monkeypatch.setattr("bpnas.android_bench.adb_server._ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("bpnas.android_bench.adb.server._ANSWER_SECONDS", 0.5)
     listen(script)
     began = time.monotonic()
     with pytest.raises(DeviceLostError, match=r"the adb server does not answer \(timed out\); start it anew"):

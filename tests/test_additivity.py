@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.profiler.paths import ContextPart, JoinPart, PathPart, head_part, select_paths, stem_part
 from bpnas.tables import BuildError, LatencyTable, MissingEntryError, TableError, build_table
-from bpnas.tables.additivity import UNITS
-from bpnas.tables.model_record import MODEL_NAMES, TableModels
+from bpnas.tables.additivity.model_record import MODEL_NAMES, TableModels
+from bpnas.tables.additivity.models import UNITS
 from bpnas.tables.schema import arrow_table
 from tests.known_truth import PATHS, Truth, known_backbone, known_plan, known_records
 from tests.records_factory import measurement, write_records

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bpnas.android_bench.attached import connect
-from bpnas.android_bench.bundle import Bundle, build_bundle
+from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
-from bpnas.android_bench.errors import BpnasError
-from bpnas.android_bench.facts import read_facts
+from bpnas.android_bench.local.runtimes import open_session
+from bpnas.android_bench.measurement import Measurement, RunSettings
 from bpnas.android_bench.open_device import open_device
+from bpnas.android_bench.phone.facts import read_facts
 from bpnas.android_bench.remote import FileToPush
-from bpnas.android_bench.runner import Measurement, RunSettings
-from bpnas.android_bench.runner_lines import parse_line
-from bpnas.android_bench.runner_program import choose_program
-from bpnas.android_bench.runtimes import open_session
+from bpnas.android_bench.runner.bundle import Bundle, build_bundle
+from bpnas.android_bench.runner.lines import parse_line
+from bpnas.android_bench.runner.program import choose_program
+from bpnas.base.errors import BpnasError
 from bpnas.profiler.cli import main as profile_device
 from bpnas.tables import LatencyTable
 from tests.model_graphs import FORMATS, convolution, one_of_each, request_for, write_graph

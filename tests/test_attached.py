@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.adb_attached import Attached
-from bpnas.android_bench.adb_usb import usb_devices, usb_transport
-from bpnas.android_bench.attached import attached_devices, choose_serial, connect
-from bpnas.android_bench.errors import DeviceLostError, UnknownSerialError, UsageError
+from bpnas.android_bench.adb.attached import Attached
+from bpnas.android_bench.adb.usb import usb_devices, usb_transport
+from bpnas.android_bench.connect import attached_devices, choose_serial, connect
+from bpnas.android_bench.errors import DeviceLostError, UnknownSerialError
+from bpnas.base.errors import UsageError
 from tests.phone.adb_client import AdbServer
 from tests.phone.daemon import Adbd
 from tests.phone.legacy import LegacyDaemon
@@ -27,7 +28,7 @@ def server(adb_server: AdbServer, monkeypatch: pytest.MonkeyPatch) -> AdbServer:
 def plug_in(monkeypatch: pytest.MonkeyPatch, *serials: str, port: int = 1) -> None:
     """Phones on USB, and libusb to see them."""
     found = [(serial, f"\x1b1-{number}", FakeUsb(port)) for number, serial in enumerate(serials)]
-    monkeypatch.setattr("bpnas.android_bench.adb_usb._find", lambda: iter(found))
+    monkeypatch.setattr("bpnas.android_bench.adb.usb._find", lambda: iter(found))
 
 
 def test_without_any_phone_this_machine_is_meant() -> None:
@@ -69,7 +70,7 @@ def test_of_several_phones_none_is_guessed(adbd: Adbd, server: AdbServer, monkey
 def test_a_phone_on_usb_is_reached_without_a_server(
     legacy_daemon: LegacyDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bpnas.android_bench.adb_usb._POLL_SECONDS", 0.05)
+    monkeypatch.setattr("bpnas.android_bench.adb.usb._POLL_SECONDS", 0.05)
     plug_in(monkeypatch, "R58M123ABC", port=legacy_daemon.port)
     with closing(connect("R58M123ABC", legacy_daemon.directory)) as remote:
         assert (remote.serial, remote.shell("echo usb").text) == ("R58M123ABC", "usb")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Backbone, BackboneError, Site
 from bpnas.profiler.backbone import Stage
 

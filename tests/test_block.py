@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block, BlockError, ComplexPath, SimplePath, parse_path
 from bpnas.profiler.paths import all_paths
 

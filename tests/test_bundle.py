@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from bpnas.android_bench.bundle import Bundle, build_bundle, bundles_folder, default_bundle
 from bpnas.android_bench.device import RUNTIMES
-from bpnas.android_bench.errors import DeviceError, UsageError
-from bpnas.android_bench.runner_build import arch_of_this_machine
-from bpnas.android_bench.runtime_wheels import RuntimeWheel, runtime_wheel
+from bpnas.android_bench.errors import DeviceError
+from bpnas.android_bench.runner.build import arch_of_this_machine
+from bpnas.android_bench.runner.bundle import Bundle, build_bundle, bundles_folder, default_bundle
+from bpnas.android_bench.runner.wheels import RuntimeWheel, runtime_wheel
+from bpnas.base.errors import UsageError
 
 HOST = arch_of_this_machine()
 AARCH64 = 183  # e_machine of an ELF file

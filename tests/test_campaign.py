@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.errors import DeviceError, DeviceLostError, UsageError
+from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.open_device import open_device
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Records, run_campaign
-from bpnas.profiler.campaign import WORTH_PROCESSES
-from bpnas.profiler.crew import MAX_FAILURES_IN_A_ROW
-from bpnas.profiler.records import Plan, Setup
-from bpnas.profiler.sentinel import is_sentinel
+from bpnas.profiler.campaign.crew import MAX_FAILURES_IN_A_ROW
+from bpnas.profiler.campaign.records import Plan, Setup
+from bpnas.profiler.campaign.run import WORTH_PROCESSES
+from bpnas.profiler.campaign.sentinel import is_sentinel
 from tests.patience import PATIENCE
 from tests.records_factory import (
     PATHS,
@@ -171,7 +172,7 @@ def test_a_second_call_measures_nothing_twice(file):
 
 def test_a_complete_campaign_asks_the_device_nothing(file, monkeypatch):
     campaign(file, SMALL)
-    monkeypatch.setattr("bpnas.profiler.model_files.export_part", None)  # nor is a model written
+    monkeypatch.setattr("bpnas.profiler.campaign.model_files.export_part", None)  # nor is a model written
     device, result = campaign(file, SMALL)
     assert device.seen == []
     assert result.is_complete

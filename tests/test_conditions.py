@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.attached import connect
-from bpnas.android_bench.conditions import Watch, pinned_cores, read_conditions, wait_until_cool, watch_files
-from bpnas.android_bench.device_folder import DeviceFolder
+from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
-from bpnas.android_bench.facts import read_facts
-from bpnas.android_bench.governor import Preparation, has_leftovers, prepare, restore_leftovers
+from bpnas.android_bench.phone.conditions import Watch, pinned_cores, read_conditions, wait_until_cool, watch_files
+from bpnas.android_bench.phone.device_folder import DeviceFolder
+from bpnas.android_bench.phone.facts import read_facts
+from bpnas.android_bench.phone.governor import Preparation, has_leftovers, prepare, restore_leftovers
 from tests.folder_phone import SNAPDRAGON_855_CORES, FolderPhone, facts_of
 from tests.patience import PATIENCE
 from tests.phone.daemon import wait_until
@@ -380,10 +380,10 @@ def test_a_connection_lost_while_setting_is_told(rooted: FolderPhone, monkeypatc
 
 CHILD = """
 import sys, time
-from bpnas.android_bench.attached import connect
-from bpnas.android_bench.device_folder import DeviceFolder
-from bpnas.android_bench.facts import read_facts
-from bpnas.android_bench.governor import prepare
+from bpnas.android_bench.connect import connect
+from bpnas.android_bench.phone.device_folder import DeviceFolder
+from bpnas.android_bench.phone.facts import read_facts
+from bpnas.android_bench.phone.governor import prepare
 remote = connect(sys.argv[1])
 facts = read_facts(remote, sys.argv[2])
 folder = DeviceFolder(remote, facts)

@@ -38,7 +38,7 @@ def test_skip_costs_nothing_and_joins_are_traffic_alone():
 def test_networks_cost_what_their_files_say(name, runtime):
     pytest.importorskip("torch")
     from bpnas.android_bench.operators import read_operators
-    from bpnas.profiler.model_files import export_part
+    from bpnas.profiler.campaign.model_files import export_part
     from bpnas.profiler.paths import NetworkPart
 
     backbone = known_backbone() if name == "known" else Backbone.load(name, 32)

@@ -15,13 +15,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from bpnas.android_bench import local_worker
 from bpnas.android_bench.device import DeviceInfo
-from bpnas.android_bench.errors import RuntimeUnavailableError, UnknownSerialError, UsageError
-from bpnas.android_bench.local import LocalDevice
+from bpnas.android_bench.errors import RuntimeUnavailableError, UnknownSerialError
+from bpnas.android_bench.local import worker as local_worker
+from bpnas.android_bench.local.device import LocalDevice
+from bpnas.android_bench.measurement import Failure, Measurement, RunRequest, RunSettings
 from bpnas.android_bench.mock import MockDevice
 from bpnas.android_bench.open_device import open_device
-from bpnas.android_bench.runner import Failure, Measurement, RunRequest, RunSettings
+from bpnas.base.errors import UsageError
 from tests.model_graphs import FORMATS, convolution, one_of_each, request_for, write_graph
 from tests.patience import PATIENCE
 
@@ -263,7 +264,7 @@ def worker_of_this_process() -> int | None:
             command = (folder / "cmdline").read_bytes()
         except (OSError, ValueError):
             continue
-        if parent == os.getpid() and b"bpnas.android_bench.local_worker" in command:
+        if parent == os.getpid() and b"bpnas.android_bench.local.worker" in command:
             found.append(int(folder.name))
     assert len(found) <= 1, found
     return found[0] if found else None
@@ -375,7 +376,7 @@ def test_an_answer_that_makes_no_sense_costs_one_model(
     module.parent.mkdir()
     module.write_text(
         "import sys\n"
-        "if 'bpnas.android_bench.local_worker' in sys.orig_argv:\n"
+        "if 'bpnas.android_bench.local.worker' in sys.orig_argv:\n"
         "    import json\n"
         "    real = json.dumps\n"
         f"    json.dumps = lambda values, **k: {answer!r} if 'samples_ns' in values else real(values, **k)\n"

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.device_folder import DeviceFolder
-from bpnas.android_bench.doctor import Finding, diagnose, examine
+from bpnas.android_bench.doctor import diagnose, examine
 from bpnas.android_bench.errors import DeviceError, DeviceLostError, UnknownSerialError
-from bpnas.android_bench.governor import has_leftovers, prepare
+from bpnas.android_bench.phone.device_folder import DeviceFolder
+from bpnas.android_bench.phone.governor import has_leftovers, prepare
+from bpnas.base.findings import Finding
 from tests.folder_phone import FolderPhone, facts_of
 from tests.phone.daemon import Adbd, wait_until
 from tests.phone.legacy import LegacyDaemon
@@ -274,7 +275,7 @@ def test_errors_become_findings(monkeypatch: pytest.MonkeyPatch, error: DeviceEr
     def refuse(serial: str) -> None:
         raise error
 
-    monkeypatch.setattr("bpnas.android_bench.attached.connect", refuse)
+    monkeypatch.setattr("bpnas.android_bench.connect.connect", refuse)
     (finding,) = diagnose("S1")
     assert (finding.level, finding.what) == ("error", what)
     assert finding.remedy.startswith(remedy)
@@ -285,7 +286,7 @@ def test_a_phone_lost_in_the_middle_is_a_finding_and_is_hung_up(
 ) -> None:
     closed: list[bool] = []
     phone.lost = True
-    monkeypatch.setattr("bpnas.android_bench.attached.connect", lambda serial: phone)
+    monkeypatch.setattr("bpnas.android_bench.connect.connect", lambda serial: phone)
     monkeypatch.setattr(phone, "close", lambda: closed.append(True))
     (finding,) = diagnose("folder")
     assert (finding.level, finding.what) == ("error", "the connection is gone")

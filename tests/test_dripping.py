@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 from click.testing import Result
 
-from bpnas.android_bench.attached import attached_devices, connect
-from bpnas.android_bench.device_folder import DeviceFolder
+from bpnas.android_bench.connect import attached_devices, connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
-from bpnas.android_bench.facts import read_facts
+from bpnas.android_bench.phone.device_folder import DeviceFolder
+from bpnas.android_bench.phone.facts import read_facts
 from tests.folder_phone import FolderPhone
 from tests.phone.chaos import impatience
 from tests.phone.hostile import VERSION, HostileDaemon, packet, shell_frame
@@ -178,7 +178,7 @@ def test_a_device_that_takes_drop_by_drop_is_given_up(serve: Callable[..., Serve
 
 
 def test_a_shell_that_drips_its_readiness_is_given_up(rooted: FolderPhone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bpnas.android_bench.device_folder._READY_SECONDS", SECOND)
+    monkeypatch.setattr("bpnas.android_bench.phone.device_folder._READY_SECONDS", SECOND)
     facts, stream = read_facts(rooted, rooted.base), rooted.stream
     monkeypatch.setattr(rooted, "stream", lambda command: stream("while sleep 0.05; do printf .; done"))
     with pytest.raises(DeviceError, match=r"cannot be used on the device \(\.{3}"):

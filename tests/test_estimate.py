@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpnas.profiler.drift import THROTTLED, read_drift
-from bpnas.profiler.estimate import PRECISION, estimate, of_sessions
-from bpnas.profiler.sentinel import is_sentinel
-from bpnas.profiler.session import COARSE, MIN_SAMPLES, NOISY, summarize
+from bpnas.profiler.campaign.drift import THROTTLED, read_drift
+from bpnas.profiler.campaign.estimate import PRECISION, estimate, of_sessions
+from bpnas.profiler.campaign.sentinel import is_sentinel
+from bpnas.profiler.campaign.session import COARSE, MIN_SAMPLES, NOISY, summarize
 from tests.records_factory import measurement
 from tests.simulated_device import SECONDS, SENTINEL, SimulatedDevice, truth_ms
 

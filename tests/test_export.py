@@ -16,10 +16,10 @@ torch = pytest.importorskip("torch")
 
 from torch import nn
 
-from bpnas.android_bench.runtimes import TfliteSession, open_session
+from bpnas.android_bench.local.runtimes import TfliteSession, open_session
 from bpnas.profiler import Backbone, Block, ComplexPath, SimplePath, Site, build_module, to_onnx, to_tflite
 from bpnas.profiler.backbone import BackboneError, Stage
-from bpnas.profiler.graph import EXPORT_VERSION
+from bpnas.profiler.models.graph import EXPORT_VERSION
 from bpnas.profiler.paths import ContextPart, HeadPart, JoinPart, NeighboursPart, PathPart, StemPart, all_paths
 
 RUNTIMES = ["onnxruntime", "tflite"]

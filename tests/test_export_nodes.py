@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bpnas.android_bench.runtimes import TfliteSession, open_session
-from bpnas.profiler.graph import Activation, Array, Function, Graph
+from bpnas.android_bench.local.runtimes import TfliteSession, open_session
+from bpnas.profiler.models.graph import Activation, Array, Function, Graph
 from tests.model_graphs import FORMATS, random_weights, write_graph
 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {

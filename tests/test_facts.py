@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bpnas.android_bench.errors import DeviceError
-from bpnas.android_bench.facts import PhoneFacts, device_info, read_facts, short_name
-from bpnas.android_bench.hardware import Core, Zone, big_cores, choose_zone, cores_of, mask_of, read_zones
-from bpnas.android_bench.local_remote import LocalRemote
+from bpnas.android_bench.local.remote import LocalRemote
+from bpnas.android_bench.phone.facts import PhoneFacts, device_info, read_facts, short_name
+from bpnas.android_bench.phone.hardware import Core, Zone, big_cores, choose_zone, cores_of, mask_of, read_zones
 from bpnas.android_bench.remote import ShellResult
 from tests.folder_phone import S9_CORES, SNAPDRAGON_855_CORES, FolderPhone, facts_of
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.errors import BpnasError, SpaceError
-from bpnas.android_bench.files import write_atomically
+from bpnas.base.errors import BpnasError, SpaceError
+from bpnas.base.files import write_atomically
 
 
 @pytest.fixture

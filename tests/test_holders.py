@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.attached import connect
-from bpnas.android_bench.conditions import read_conditions
-from bpnas.android_bench.device_folder import DeviceFolder
+from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError
-from bpnas.android_bench.facts import read_facts
-from bpnas.android_bench.governor import prepare
-from bpnas.android_bench.held_cores import HeldCores, holder_of_cores, sharing_a_clock
+from bpnas.android_bench.local.held_cores import HeldCores, holder_of_cores, sharing_a_clock
+from bpnas.android_bench.phone.conditions import read_conditions
+from bpnas.android_bench.phone.device_folder import DeviceFolder
+from bpnas.android_bench.phone.facts import read_facts
+from bpnas.android_bench.phone.governor import prepare
 from tests.folder_phone import FolderPhone, facts_of
 from tests.patience import PATIENCE
 from tests.phone.adb_client import AdbServer
@@ -35,7 +35,7 @@ THIS = rf"@\S*, process {os.getpid()}, since 20\d\d-\d\d-\d\d \d\d:\d\d UTC"
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bpnas.android_bench.held_cores.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("bpnas.android_bench.local.held_cores.PATIENCE_SECONDS", 0.0)
 
 
 # --- phones
@@ -187,7 +187,7 @@ def test_the_governor_of_a_record_is_read(start_adbd: StartAdbd) -> None:
 
 CHILD = """
 import subprocess, sys
-from bpnas.android_bench.held_cores import HeldCores
+from bpnas.android_bench.local.held_cores import HeldCores
 held = HeldCores([4001, 4002])
 if sys.argv[1] == "passed on":
     subprocess.Popen(["sleep", "600"], pass_fds=held.descriptors, stdout=subprocess.DEVNULL)
@@ -252,7 +252,7 @@ def test_cores_that_share_a_clock_are_known(monkeypatch: pytest.MonkeyPatch, tmp
 def test_where_there_are_no_such_sockets_a_lock_file_does_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, impatient: None
 ) -> None:
-    monkeypatch.setattr("bpnas.android_bench.held_cores.sys.platform", "darwin")
+    monkeypatch.setattr("bpnas.android_bench.local.held_cores.sys.platform", "darwin")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with HeldCores([4000, 4001]) as held:
         assert held.descriptors == ()
@@ -272,7 +272,7 @@ def test_a_second_campaign_on_this_machine_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     impatient: None,
 ) -> None:
-    from bpnas.android_bench.held_cores import own_cores
+    from bpnas.base.cores import own_cores
 
     monkeypatch.chdir(tmp_path)
     places = {"RUNNER": str(write_runner(tmp_path)), "OTHER": str(tmp_path / "other")}

@@ -15,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from bpnas.android_bench.command import Command, Group, echo
+from bpnas.base.command import Command, Group, echo
 from tests.patience import PATIENCE
 
 SENTENCE = "Error: interrupted; what was done is kept, call the same command again to go on"

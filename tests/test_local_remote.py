@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.attached import connect
+from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
-from bpnas.android_bench.local_remote import LocalRemote
+from bpnas.android_bench.local.remote import LocalRemote
 from bpnas.android_bench.remote import FileToPush, Remote
 from tests.patience import PATIENCE
 from tests.phone.daemon import wait_until
@@ -69,7 +69,7 @@ def test_a_command_notices_that_this_process_is_gone(tmp_path: Path) -> None:
     """Its input ends: what watches over the device then gives back what was set."""
     program = (
         "import os, sys, signal\n"
-        "from bpnas.android_bench.local_remote import LocalRemote\n"
+        "from bpnas.android_bench.local.remote import LocalRemote\n"
         f"stream = LocalRemote().stream('read line; touch {tmp_path}/noticed')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -146,7 +146,7 @@ def test_a_stream_closed_between_waiting_and_reading_is_read_or_lost(
         time.sleep(0.05)
         return read(number, size)
 
-    monkeypatch.setattr("bpnas.android_bench.local_remote.os.read", read_late)
+    monkeypatch.setattr("bpnas.android_bench.local.remote.os.read", read_late)
     assert stream.read(PATIENCE).startswith(b"y\n")
     monkeypatch.undo()
     closers[0].join()

@@ -8,8 +8,8 @@ import pytest
 
 from bpnas.profiler import Records
 from bpnas.tables import BuildError, build_table
-from bpnas.tables.doctor import diagnose_table
 from bpnas.tables.schema import read_table, write_table
+from bpnas.tables.tools.doctor import diagnose_table
 from tests.records_factory import TOOLS, make_plan, measurement, tasks, write_records
 from tests.simulated_device import SENTINEL, SimulatedDevice, truth_ms
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpnas.android_bench import mock
+from bpnas.android_bench.measurement import Measurement, RunSettings
 from bpnas.android_bench.mock import PROFILES, MockDevice
 from bpnas.android_bench.operators import Operator, read_operators
-from bpnas.android_bench.runner import Measurement, RunSettings
-from bpnas.profiler.graph import Graph
-from bpnas.profiler.zoo import ZooPart, zoo_network, zoo_networks
-from bpnas.profiler.zoo_graph import zoo_graph
+from bpnas.profiler.models.graph import Graph
+from bpnas.profiler.models.zoo import ZooPart, zoo_network, zoo_networks
+from bpnas.profiler.models.zoo_graph import zoo_graph
 from tests.model_graphs import FORMATS, random_weights, request_for, write_graph
 
 COSTS = PROFILES["s9"].costs

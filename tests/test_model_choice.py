@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
+from bpnas.profiler.campaign.records import Plan
 from bpnas.profiler.networks import fold_of, random_networks
 from bpnas.profiler.paths import JoinPart, NetworkPart, select_paths
-from bpnas.profiler.records import Plan
 from bpnas.tables import BuildError, LatencyTable, build_table
-from bpnas.tables.accuracy import accuracy
-from bpnas.tables.additivity import AS_MEASURED, Terms
-from bpnas.tables.correction import LEAST_NETWORKS, fit_correction
-from bpnas.tables.sound_weights import LEAST_SHARE, SoundWeights
+from bpnas.tables.additivity.accuracy import accuracy
+from bpnas.tables.additivity.correction import LEAST_NETWORKS, fit_correction
+from bpnas.tables.additivity.models import AS_MEASURED, Terms
+from bpnas.tables.additivity.sound_weights import LEAST_SHARE, SoundWeights
 from tests.known_truth import PATHS, Truth, known_backbone, known_plan, known_records
 from tests.records_factory import make_plan, write_records
 
@@ -27,7 +27,7 @@ def build(folder, truth, plan, **options) -> LatencyTable:
 
 
 def sound_weights(table: LatencyTable) -> SoundWeights:
-    return SoundWeights.of(Terms(table.entry), table.meta.backbones, table)
+    return SoundWeights.of(Terms(table.entry), table.meta.backbones, table.__contains__)
 
 
 def unseen(truth: Truth, model: LatencyTable, count: int = 40) -> np.ndarray:

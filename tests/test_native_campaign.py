@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.attached import connect
+from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
 from bpnas.android_bench.errors import DeviceLostError
-from bpnas.android_bench.native_device import NativeDevice
-from bpnas.android_bench.runner import RunSettings
+from bpnas.android_bench.measurement import RunSettings
+from bpnas.android_bench.runner.device import NativeDevice
 from bpnas.profiler import Records, run_campaign
-from bpnas.profiler.records import Plan, Setup
+from bpnas.profiler.campaign.records import Plan, Setup
 from tests.patience import PATIENCE
 from tests.phone.chaos import write_fake_runner
 from tests.records_factory import backbone, read_everything, tasks
@@ -29,7 +29,7 @@ def fake_models(monkeypatch):
     """What the fake runner does with a model stands in its file."""
     verbs: dict[str, str] = {}
     monkeypatch.setattr(
-        "bpnas.profiler.model_files.export_part",
+        "bpnas.profiler.campaign.model_files.export_part",
         lambda part, runtime: verbs.get(part.key, f"ok:{part.key}").encode(),
     )
     return verbs
@@ -140,7 +140,7 @@ def test_ctrl_c_ends_phones_in_mid_work_and_keeps_what_came(tmp_path, open_phone
 
 
 def test_a_model_that_hangs_on_one_phone_does_not_keep_it_from_ending(tmp_path, open_phones, fake_models, monkeypatch):
-    monkeypatch.setattr("bpnas.profiler.crew._PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("bpnas.profiler.campaign.crew._PATIENCE_SECONDS", 0.5)
     daemons, devices = open_phones(2)
     fake_models.update((key, "hang") for key, _ in tasks(plan_for(devices[0])))
     timer = threading.Timer(1.0, os.kill, (os.getpid(), 2))

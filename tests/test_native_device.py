@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.attached import connect
+from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
-from bpnas.android_bench.errors import DeviceError, RuntimeUnavailableError, UsageError
-from bpnas.android_bench.native_device import NativeDevice
-from bpnas.android_bench.runner import Failure, Measurement, Outcome, RunSettings
+from bpnas.android_bench.errors import DeviceError, RuntimeUnavailableError
+from bpnas.android_bench.measurement import Failure, Measurement, Outcome, RunSettings
+from bpnas.android_bench.runner.device import NativeDevice
+from bpnas.base.errors import UsageError
 from tests.phone.chaos import write_fake_runner, write_requests
 from tests.phone.daemon import Adbd, wait_until
 
@@ -178,7 +179,7 @@ def test_a_file_that_changed_is_refused_in_its_place(open_native: Serve, tmp_pat
 def test_a_second_campaign_on_the_same_device_waits_and_then_is_refused(
     open_native: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bpnas.android_bench.held_cores.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("bpnas.android_bench.local.held_cores.PATIENCE_SECONDS", 0.5)
     first = open_native()
     who = rf"@.*, process {os.getpid()}, since 20\d\d-\d\d-\d\d \d\d:\d\d UTC"
     with pytest.raises(DeviceError, match=who):
@@ -206,10 +207,10 @@ def test_a_killed_host_leaves_neither_files_nor_processes(
     script = f"""
 import hashlib, sys
 from pathlib import Path
-from bpnas.android_bench.attached import connect
+from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
-from bpnas.android_bench.native_device import NativeDevice
-from bpnas.android_bench.runner import RunRequest, RunSettings
+from bpnas.android_bench.runner.device import NativeDevice
+from bpnas.android_bench.measurement import RunRequest, RunSettings
 options = DeviceOptions(runner=Path({str(fake_runner)!r}), directory={folder!r}, keep_governor=True)
 device = NativeDevice(connect({serial!r}, {str(Path(folder).parent)!r}), "tflite", options)
 path = Path({str(tmp_path / "hang")!r})

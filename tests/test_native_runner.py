@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from bpnas.android_bench.errors import DeviceError
-from bpnas.android_bench.runner_build import arch_of_this_machine, build_runner
-from bpnas.android_bench.runner_lines import Profiled, parse_line
-from bpnas.android_bench.runtime_wheels import find_wheel, read_wheel, runtime_wheel
-from bpnas.android_bench.runtimes import open_session
+from bpnas.android_bench.local.runtimes import open_session
+from bpnas.android_bench.runner.build import arch_of_this_machine, build_runner
+from bpnas.android_bench.runner.lines import Profiled, parse_line
+from bpnas.android_bench.runner.wheels import find_wheel, read_wheel, runtime_wheel
 from tests.model_graphs import FORMATS, convolution, one_of_each, write_graph
 from tests.patience import PATIENCE
 

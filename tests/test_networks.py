@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bpnas.profiler import Backbone, BackboneError, Block, BlockError, Records
-from bpnas.profiler.campaign import plan_parts
+from bpnas.profiler.campaign.run import plan_parts
 from bpnas.profiler.networks import fold_of, parse_network, random_networks
 from bpnas.profiler.paths import NetworkPart, all_paths, select_paths
 from bpnas.tables import build_table

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpnas.android_bench.operators import ModelFormatError, Operator, read_operators
-from bpnas.profiler.graph import Graph
+from bpnas.profiler.models.graph import Graph
 from tests.model_graphs import FORMATS, convolution, one_of_each, random_weights, write_graph
 
 

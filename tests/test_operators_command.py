@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from bpnas.android_bench.attached import connect
+from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
-from bpnas.android_bench.native_device import NativeDevice
+from bpnas.android_bench.runner.device import NativeDevice
 from tests.phone.chaos import write_fake_runner
 
 Operators = Callable[..., Result]
@@ -27,7 +27,7 @@ def operators(cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.Mo
         chosen = DeviceOptions(runner=runner, directory=str(tmp_path / "device"), affinity="none", keep_governor=True)
         return NativeDevice(connect("local", str(tmp_path)), runtime, chosen)
 
-    monkeypatch.setattr("bpnas.android_bench.native_device.open_native_device", opened)
+    monkeypatch.setattr("bpnas.android_bench.runner.device.open_native_device", opened)
 
     def call(profile: dict[str, Any], *options: str) -> Result:
         model = tmp_path / "model.tflite"

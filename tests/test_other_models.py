@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from bpnas.android_bench.errors import BpnasError
 from bpnas.android_bench.mock import PROFILES
 from bpnas.android_bench.operators import ModelFormatError, read_operators
+from bpnas.base.errors import BpnasError
 from bpnas.profiler import Records
-from bpnas.profiler.graph import Graph
-from bpnas.profiler.other_models import file_parts
+from bpnas.profiler.campaign.other_models import file_parts
+from bpnas.profiler.models.graph import Graph
 from tests.model_graphs import FORMATS, convolution, one_of_each, write_graph
 from tests.records_factory import make_plan, read_everything, write_records
 
@@ -249,7 +249,7 @@ def test_an_open_shape_of_tflite_is_seen() -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     from bpnas.android_bench.model_inputs import ModelInput, read_inputs
-    from bpnas.profiler import tflite_export
+    from bpnas.profiler.models import tflite_export
 
     content = Path("b.tflite").read_bytes()
     assert read_inputs(content) == (ModelInput("input", (1, 20, 20, 8)),)

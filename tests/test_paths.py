@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Backbone, ComplexPath, SimplePath, Site
 from bpnas.profiler.paths import (
     ContextPart,

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from bpnas.android_bench.adb_attached import Attached
-from bpnas.android_bench.doctor import Finding
-from bpnas.android_bench.errors import DeviceError, UsageError
+from bpnas.android_bench.adb.attached import Attached
+from bpnas.android_bench.errors import DeviceError
+from bpnas.base.errors import UsageError
+from bpnas.base.findings import Finding
 
 Cli = Callable[..., Result]
 PHONES = (
@@ -22,7 +23,7 @@ PHONES = (
 
 
 def attach(monkeypatch: pytest.MonkeyPatch, *devices: Attached) -> None:
-    monkeypatch.setattr("bpnas.android_bench.attached.attached_devices", lambda: devices)
+    monkeypatch.setattr("bpnas.android_bench.connect.attached_devices", lambda: devices)
 
 
 def say(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> list[tuple[str, str | None]]:
@@ -183,7 +184,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object,
         (folder / "runner").write_bytes(b"x" * 2_500_000)
         return FakeBundle(folder, "ab" * 32, {"runner": None})
 
-    monkeypatch.setattr("bpnas.android_bench.bundle.build_bundle", build_bundle)
+    monkeypatch.setattr("bpnas.android_bench.runner.bundle.build_bundle", build_bundle)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return calls
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bpnas.android_bench.errors import DeviceChangedError, DeviceError, DeviceSpaceError
-from bpnas.android_bench.runner import Measurement
+from bpnas.android_bench.measurement import Measurement
 from tests.phone.bench import SETTINGS, Bench, at
 from tests.phone.chaos import (
     check_clean,

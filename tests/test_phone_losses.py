@@ -10,10 +10,10 @@ from importlib import import_module
 
 import pytest
 
-from bpnas.android_bench.adb_connection import AdbConnection
-from bpnas.android_bench.attached import _connect_adb
+from bpnas.android_bench.adb.connection import AdbConnection
+from bpnas.android_bench.connect import _connect_adb
 from bpnas.android_bench.errors import DeviceLostError, UnknownSerialError
-from bpnas.profiler.campaign import Progress
+from bpnas.profiler.campaign.run import Progress
 from tests.patience import PATIENCE
 from tests.phone.adb_client import AdbServer
 from tests.phone.bench import Bench, at
@@ -146,7 +146,7 @@ def test_a_daemon_behind_an_adb_server_that_comes_back_costs_nothing(
     adb_server: AdbServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bpnas.android_bench.adb_server._ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("bpnas.android_bench.adb.server._ANSWER_SECONDS", 1.0)
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(adb_server.port))
     adb_server.connect(phone.serial)
     device = bench.open(phone)
@@ -187,7 +187,7 @@ def test_a_cable_that_is_out_for_a_while_costs_nothing(
         missing = 3
         phone.restart()
 
-    monkeypatch.setattr("bpnas.android_bench.attached._connect_adb", attach)
+    monkeypatch.setattr("bpnas.android_bench.connect._connect_adb", attach)
     bench.contents = model_contents(bench.keys, seconds=0.02)
     device = bench.open(phone, "R58M123")
     assert bench.run(device, on_progress=at(5, pull_out)).is_complete

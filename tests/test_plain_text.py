@@ -13,9 +13,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from bpnas.android_bench.command import Command, fail, print_result
-from bpnas.android_bench.errors import BpnasError, UsageError
-from bpnas.android_bench.plain_text import as_text
+from bpnas.base.command import Command, fail, print_result
+from bpnas.base.errors import BpnasError, UsageError
+from bpnas.base.plain_text import as_text
 from tests.model_graphs import convolution, write_graph
 
 Cli = Callable[..., Result]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from bpnas.android_bench.bundle import default_bundle
 from bpnas.android_bench.errors import DeviceError
-from bpnas.android_bench.facts import base_folder
-from bpnas.android_bench.private_folder import cache_folder, private_folder
+from bpnas.android_bench.local.private_folder import cache_folder, private_folder
+from bpnas.android_bench.phone.facts import base_folder
+from bpnas.android_bench.runner.bundle import default_bundle
 from tests.phone.chaos import write_fake_runner
 
 Cli = Callable[..., Result]
@@ -45,7 +45,7 @@ def test_a_relative_cache_is_ignored_and_no_home_is_said(monkeypatch: pytest.Mon
     def nowhere() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr("bpnas.android_bench.private_folder.Path.home", nowhere)
+    monkeypatch.setattr("bpnas.android_bench.local.private_folder.Path.home", nowhere)
     with pytest.raises(DeviceError, match="set HOME or XDG_CACHE_HOME"):
         cache_folder()
 
@@ -61,7 +61,7 @@ def plant(folder: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> str:
         folder.symlink_to(made)
         return "is no folder but a link"
     if how == "of another user":
-        monkeypatch.setattr("bpnas.android_bench.private_folder.os.geteuid", lambda: os.getuid() + 1)
+        monkeypatch.setattr("bpnas.android_bench.local.private_folder.os.geteuid", lambda: os.getuid() + 1)
         return "belongs to another user"
     if how == "open to all":
         folder.chmod(0o777)
@@ -113,6 +113,6 @@ def test_a_bundle_that_others_may_have_put_there_is_not_taken(cache: Path, monke
     with pytest.raises(DeviceError, match=f"others may write to the folder {folder}"):
         default_bundle("arm64")
     folder.chmod(0o755)
-    monkeypatch.setattr("bpnas.android_bench.private_folder.os.geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr("bpnas.android_bench.local.private_folder.os.geteuid", lambda: os.getuid() + 1)
     with pytest.raises(DeviceError, match="belongs to another user"):
         default_bundle("arm64")

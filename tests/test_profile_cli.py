@@ -16,8 +16,8 @@ import pytest
 
 from bpnas.android_bench.device import DeviceOptions
 from bpnas.android_bench.errors import DeviceLostError
+from bpnas.android_bench.measurement import RunSettings
 from bpnas.android_bench.mock import MockDevice
-from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler import Backbone, Records, RecordsError
 from tests.patience import PATIENCE
 from tests.records_factory import make_plan, read_everything, write_records
@@ -51,7 +51,7 @@ def torch():
 @pytest.fixture
 def bad_models(monkeypatch):
     """Model files that no device takes, and that need no torch."""
-    monkeypatch.setattr("bpnas.profiler.model_files.export_part", lambda part, runtime: b"no model")
+    monkeypatch.setattr("bpnas.profiler.campaign.model_files.export_part", lambda part, runtime: b"no model")
 
 
 def files_here() -> set[str]:
@@ -196,7 +196,7 @@ def test_no_space_for_model_files(cli, monkeypatch):
     def full(part, runtime):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.tflite")
 
-    monkeypatch.setattr("bpnas.profiler.model_files.export_part", full)
+    monkeypatch.setattr("bpnas.profiler.campaign.model_files.export_part", full)
     done = cli("profile-device", *MOCK)
     assert done.exit_code == 1
     assert "model.tflite: no space left on the disk" in error_line(done.stderr)
@@ -595,7 +595,7 @@ def test_a_second_signal_does_not_cut_the_clean_up_short(cli, monkeypatch):
         closed.append(self)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("bpnas.profiler.campaign_options.run_campaign", interrupted)
+    monkeypatch.setattr("bpnas.profiler.commands.campaign_options.run_campaign", interrupted)
     monkeypatch.setattr(MockDevice, "close", close)
     assert cli("profile-device", *MOCK).exit_code == 143
     assert len(closed) == 1

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bpnas.android_bench.device import DeviceOptions
-from bpnas.android_bench.native_device import NativeDevice
+from bpnas.android_bench.measurement import Measurement, RunSettings
 from bpnas.android_bench.remote import FileToPush
-from bpnas.android_bench.runner import Measurement, RunSettings
+from bpnas.android_bench.runner.device import NativeDevice
 from tests.folder_phone import FolderPhone
 from tests.phone.chaos import write_fake_runner, write_requests
 

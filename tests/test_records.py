@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.errors import SpaceError
-from bpnas.android_bench.runner import RunSettings
+from bpnas.android_bench.measurement import RunSettings
+from bpnas.base.errors import SpaceError
 from bpnas.profiler import Records, RecordsError
-from bpnas.profiler.records import SCHEMA_VERSION, is_records_file
+from bpnas.profiler.campaign.records import SCHEMA_VERSION, is_records_file
 from tests.records_factory import (
     TOOLS,
     backbone,
@@ -550,7 +550,7 @@ def small_disk():
 
 FILL = """
 from pathlib import Path
-from bpnas.android_bench.errors import SpaceError
+from bpnas.base.errors import SpaceError
 from bpnas.profiler import Records
 from tests.records_factory import TOOLS, make_plan, measurement, read_everything
 setup, path = make_plan().setup, Path(sys.argv[1]) / "r.sqlite"

@@ -17,20 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpnas.android_bench.adb_connection import DirectConnection
-from bpnas.android_bench.adb_remote import AdbRemote
-from bpnas.android_bench.adb_usb import PatientUsbTransport
-from bpnas.android_bench.attached import connect
-from bpnas.android_bench.errors import DeviceError, DeviceLostError, DeviceSpaceError, UsageError
-from bpnas.android_bench.remote import (
-    MAX_ERROR_BYTES,
-    MAX_SHELL_OUTPUT_BYTES,
-    FileToPush,
-    Remote,
-    ShellStream,
-    printable,
-    quote,
-)
+from bpnas.android_bench.adb.connection import DirectConnection
+from bpnas.android_bench.adb.remote import AdbRemote
+from bpnas.android_bench.adb.usb import PatientUsbTransport
+from bpnas.android_bench.connect import connect
+from bpnas.android_bench.errors import DeviceError, DeviceLostError, DeviceSpaceError
+from bpnas.android_bench.remote import MAX_ERROR_BYTES, MAX_SHELL_OUTPUT_BYTES, FileToPush, Remote, ShellStream, quote
+from bpnas.base.errors import UsageError
+from bpnas.base.plain_text import printable
 from tests.patience import PATIENCE
 from tests.phone.daemon import wait_until
 from tests.phone.fixtures import StartAdbd
@@ -63,7 +57,7 @@ def legacy_over_usb(port: int, folder: str) -> Remote:
 @pytest.fixture(params=WAYS)
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
     way: str = request.param
-    monkeypatch.setattr("bpnas.android_bench.adb_usb._POLL_SECONDS", 0.02)  # closing waits for the transfer under way
+    monkeypatch.setattr("bpnas.android_bench.adb.usb._POLL_SECONDS", 0.02)  # closing waits for the transfer under way
     if way == "local":
         remote, folder = connect("local"), str(tmp_path / "device")
         Path(folder).mkdir()

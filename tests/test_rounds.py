@@ -8,13 +8,13 @@ import pytest
 
 from bpnas.android_bench.errors import DeviceLostError
 from bpnas.profiler import Records, run_campaign
-from bpnas.profiler.campaign import plan_parts
-from bpnas.profiler.estimate import PRECISION, estimate
-from bpnas.profiler.model_files import ModelFiles
-from bpnas.profiler.rounds import MAX_SESSIONS
-from bpnas.profiler.sentinel import EVERY, SentinelTasks, is_sentinel, sentinel_model
-from bpnas.profiler.session import summarize
-from bpnas.profiler.work_queue import WorkQueue
+from bpnas.profiler.campaign.estimate import PRECISION, estimate
+from bpnas.profiler.campaign.model_files import ModelFiles
+from bpnas.profiler.campaign.rounds import MAX_SESSIONS
+from bpnas.profiler.campaign.run import plan_parts
+from bpnas.profiler.campaign.sentinel import EVERY, SentinelTasks, is_sentinel, sentinel_model
+from bpnas.profiler.campaign.session import summarize
+from bpnas.profiler.campaign.work_queue import WorkQueue
 from tests.records_factory import backbone, failure, make_plan, measurement, read_everything, read_sentinels, tasks
 from tests.simulated_device import SECONDS, SimulatedDevice
 
@@ -110,7 +110,7 @@ def test_each_of_several_phones_times_it_before_between_and_after(file):
 
 @pytest.mark.parametrize("what", [{"name": "s9-emulator"}, {"os": "Linux 6.1"}], ids=["emulator", "no phone"])
 def test_what_is_no_phone_is_never_throttled(file, monkeypatch, what):
-    monkeypatch.setattr("bpnas.profiler.sentinel.EVERY", 4)
+    monkeypatch.setattr("bpnas.profiler.campaign.sentinel.EVERY", 4)
     plan = make_plan(sessions=3, **{**PHONE, **what})
     device = SimulatedDevice(slowdown=hot, info=plan.setup.device)
     result = campaign(file, device, plan)
@@ -199,7 +199,7 @@ def hot(now):
 
 
 def test_what_was_measured_while_the_device_was_throttled_is_measured_again(file, monkeypatch):
-    monkeypatch.setattr("bpnas.profiler.sentinel.EVERY", 4)
+    monkeypatch.setattr("bpnas.profiler.campaign.sentinel.EVERY", 4)
     device = SimulatedDevice(slowdown=hot)
     result = campaign(file, device)
     slow = {(one.key, one.session) for _, one in read_everything(file)[1] if hot(one.started_at - 1.7e9) > 1}
@@ -215,7 +215,7 @@ def test_what_was_measured_while_the_device_was_throttled_is_measured_again(file
 
 
 def test_only_the_phone_that_was_throttled_measures_in_vain(file, monkeypatch):
-    monkeypatch.setattr("bpnas.profiler.sentinel.EVERY", 4)
+    monkeypatch.setattr("bpnas.profiler.campaign.sentinel.EVERY", 4)
     phones = [SimulatedDevice("A", slowdown=hot), SimulatedDevice("B")]
     result = campaign(file, phones, serials=["A", "B"])
     assert {s.serial for one in result.assessment.estimates.values() for s, _ in one.quarantined} <= {"A"}
@@ -401,7 +401,7 @@ def test_the_budget_holds_in_every_round(file):
     clock = [0.0]
     device = Slow(session_noise=0.03)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bpnas.profiler.campaign.time.monotonic", lambda: clock[-1])
+        patch.setattr("bpnas.profiler.campaign.run.time.monotonic", lambda: clock[-1])
         result = campaign(file, device, asked(0.001), budget_seconds=1000)
     assert not result.is_complete
     assert 1 <= len(extra(device)) <= 2

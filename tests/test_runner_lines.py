@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bpnas.android_bench.measurement import RunSettings
 from bpnas.android_bench.remote import quote
-from bpnas.android_bench.runner import RunSettings
-from bpnas.android_bench.runner_lines import (
+from bpnas.android_bench.runner.lines import (
     MAX_LINE_BYTES,
     AnswerError,
     Begin,

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bpnas.android_bench.errors import DeviceError, RuntimeUnavailableError, UsageError
-from bpnas.android_bench.runtimes import open_session, runtime_sha256, runtime_version, tflite_package
+from bpnas.android_bench.errors import DeviceError, RuntimeUnavailableError
+from bpnas.android_bench.local.runtimes import open_session, runtime_sha256, runtime_version, tflite_package
+from bpnas.base.errors import UsageError
 from tests.model_graphs import FORMATS, convolution, one_of_each, write_graph
 
 WORKING = """

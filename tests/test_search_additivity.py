@@ -8,9 +8,9 @@ import pytest
 
 from bpnas.profiler import Block
 from bpnas.search import BlockSpace
-from bpnas.search.derive import most_probable_blocks
+from bpnas.search.connections.derive import most_probable_blocks
 from bpnas.tables import LatencyTable, build_table
-from bpnas.tables.model_record import MODEL_NAMES
+from bpnas.tables.additivity.model_record import MODEL_NAMES
 from tests.known_truth import Truth, known_plan, known_records
 
 PATHS = "K1G1,K3G1,K3G8,K3E1G1,K7E4G1,K3E4G8"
@@ -74,8 +74,8 @@ def test_the_network_that_is_derived_is_the_one_that_enumeration_finds(table, na
 def test_the_differentiable_latency_is_that_of_the_model(table, name):
     torch = pytest.importorskip("torch")
     from bpnas.search import LatencyLoss, SupernetLatency, expected_latency
-    from bpnas.search.connect import candidate_latencies
-    from bpnas.search.supernet import site_candidates
+    from bpnas.search.connections.connect import candidate_latencies
+    from bpnas.search.connections.supernet import site_candidates
 
     model = table.with_additivity(name)
     backbone = model.backbone()

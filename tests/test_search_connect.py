@@ -7,11 +7,11 @@ torch = pytest.importorskip("torch")
 
 from bpnas.profiler import Block
 from bpnas.search import DataError, Preset, SearchError, Supernet
-from bpnas.search.checkpoint import save_checkpoint
-from bpnas.search.connect import candidate_latencies, connect, new_supernet
-from bpnas.search.data import load_data
-from bpnas.search.executor import set_threads, threads_kept
-from bpnas.search.judge import inherited_accuracy
+from bpnas.search.connections.connect import candidate_latencies, connect, new_supernet
+from bpnas.search.connections.inherited_accuracy import inherited_accuracy
+from bpnas.search.data.dataset import load_data
+from bpnas.search.training.checkpoint import save_checkpoint
+from bpnas.search.training.threads import set_threads, threads_kept
 from tests.search_helpers import FormulaTable
 
 PROPOSALS = tuple(map(Block.parse, ("K3G1", "K1G1+K3E2G2", "K5E1G1")))
@@ -123,7 +123,7 @@ def test_a_search_that_stopped_in_the_middle_ends_as_an_undisturbed_one(saves, d
         if len(done) == saves:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("bpnas.search.connect.save_checkpoint", save_and_stop)
+    monkeypatch.setattr("bpnas.search.connections.connect.save_checkpoint", save_and_stop)
     options = {"checkpoint": tmp_path / "c.pt", "checkpoint_seconds": 0.0}
     with pytest.raises(KeyboardInterrupt):
         run(digits, **options)
@@ -140,7 +140,7 @@ def test_a_search_that_stopped_in_the_middle_ends_as_an_undisturbed_one(saves, d
 
 
 def test_long_epochs_tell_how_they_go(digits, monkeypatch):
-    monkeypatch.setattr("bpnas.search.connect.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("bpnas.search.connections.connect.PROGRESS_SECONDS", 0.0)
     told = []
     run(digits, on_step=lambda share, text: told.append((share, text)))
     # 64 images for weights and 16 for alphas, in batches of 16; the first epoch is a warm-up.

@@ -20,21 +20,21 @@ import sys
 
 import torch
 
-import bpnas.search.connect
+import bpnas.search.connections.connect
 from bpnas.search import Preset, run_search
 
 sys.path.append({str(Path(__file__).parents[1])!r})
 from tests.search_helpers import FormulaTable
 
 
-def die_in_the_third_epoch(settings, progress, learning_rate=bpnas.search.connect.learning_rate):
+def die_in_the_third_epoch(settings, progress, learning_rate=bpnas.search.connections.connect.learning_rate):
     if progress > 0.7:
         os.kill(os.getpid(), signal.SIGKILL)
     return learning_rate(settings, progress)
 
 
 if os.environ["RANK"] == sys.argv[2]:
-    bpnas.search.connect.learning_rate = die_in_the_third_epoch
+    bpnas.search.connections.connect.learning_rate = die_in_the_third_epoch
 changes = {{
     "connections.train.train_images": 60,
     "connections.train.epochs": 3,

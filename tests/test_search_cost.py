@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from bpnas.search.cost import candidate_images, estimate_from_candidates, stage_images
+from bpnas.search.paper_cost import candidate_images, estimate_from_candidates, stage_images
 from bpnas.search.presets import Preset
 
 PAPER = Preset.load("paper")

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.search import DataError, load_data
 
 CIFAR = next(

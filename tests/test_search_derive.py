@@ -3,9 +3,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.search import InfeasibleLimitError, argmax_blocks, k_most_probable_blocks, most_probable_blocks
-from bpnas.search.derive import log_softmax
+from bpnas.search.connections.derive import log_softmax
 
 
 def problem(seed, sites=5, ties=False):

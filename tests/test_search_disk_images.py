@@ -14,18 +14,18 @@ torch = pytest.importorskip("torch")
 
 from PIL import Image
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.search import DataError, Preset, load_data, run_search
-from bpnas.search import data as data_module
-from bpnas.search.batches import batches, in_order, on_device
-from bpnas.search.data import Split
-from bpnas.search.disk_images import CHUNK, DiskSplit, decode_workers, read_images
-from bpnas.search.executor import threads_kept
-from bpnas.search.image_files import choose_classes
-from bpnas.search.pictures import centre_crop, random_box, random_crop
+from bpnas.search.data import dataset as data_module
+from bpnas.search.data.batches import batches, in_order, on_device
+from bpnas.search.data.dataset import Split
+from bpnas.search.data.decoding import centre_crop, random_box, random_crop
+from bpnas.search.data.disk_images import CHUNK, DiskSplit, decode_workers, read_images
+from bpnas.search.data.image_files import choose_classes
+from bpnas.search.data.sources import Source
 from bpnas.search.presets import TrainSettings
-from bpnas.search.sources import Source
-from bpnas.search.train import accuracy, train
+from bpnas.search.training.threads import threads_kept
+from bpnas.search.training.train import accuracy, train
 from tests.search_helpers import FormulaTable, tiny_backbone
 from tests.test_search_data import write_folder
 from tests.test_search_train import KilledError, model, weights
@@ -220,7 +220,7 @@ def test_the_parquet_edition_gives_the_same_classes(tmp_path, arrow_cache, worke
 
 
 def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, workers):
-    from bpnas.search import train as train_module
+    from bpnas.search.training import train as train_module
 
     workers(0)
     dataset = load_data(f"imagenet:{folder}", input_size=32, train_images=50)
@@ -388,7 +388,7 @@ def test_a_search_runs_on_images_on_disk(tmp_path, workers):
 
 
 def test_a_study_of_blocks_refuses_them_in_a_sentence(tmp_path):
-    from bpnas.search.study_trainer import StudyTraining
+    from bpnas.search.studies.proposals.trainer import StudyTraining
 
     write_imagenet(tmp_path, classes=10, train=4)
     training = StudyTraining(tiny_backbone(), f"imagenet:{tmp_path}", Preset.load("tiny"))

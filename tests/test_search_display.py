@@ -1,7 +1,7 @@
 """What a running search shows."""
 
-from bpnas.search import display as display_module
-from bpnas.search.display import display
+from bpnas.search.commands import display as display_module
+from bpnas.search.commands.display import display
 
 
 def run(progress):

@@ -12,15 +12,21 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bpnas.android_bench.errors import UsageError
-from bpnas.search.distributed import SyncedBatchNorm2d, from_main, mean_over_ranks, process_group, sync_batch_norms
+from bpnas.base.errors import UsageError
+from bpnas.search.training.distributed import (
+    SyncedBatchNorm2d,
+    from_main,
+    mean_over_ranks,
+    process_group,
+    sync_batch_norms,
+)
 from tests.patience import PATIENCE
 
 # Each process normalises its share of ten images, one has more than the other; all of it is held against one process.
 PROGRAM = """
 import sys
 import torch
-from bpnas.search.distributed import from_main, is_main, mean_over_ranks, process_group, rank, sync_batch_norms
+from bpnas.search.training.distributed import from_main, is_main, mean_over_ranks, process_group, rank, sync_batch_norms
 
 torch.set_num_threads(1)
 

@@ -15,20 +15,20 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block, to_onnx
 from bpnas.search import CandidateEvaluator, Preset, RunError, load_data, run_search
-from bpnas.search import evaluate as evaluate_module
-from bpnas.search.checkpoint import load_checkpoint, save_checkpoint
+from bpnas.search.connections.latency_loss import LatencyLoss
 from bpnas.search.errors import DivergedError
-from bpnas.search.latency_loss import LatencyLoss
-from bpnas.search.network_file import NetworkFile, load_network, save_weights
-from bpnas.search.retrain import retrain
-from bpnas.search.stage2_arms import lambda_study
-from bpnas.search.stage2_study import run_stage2_study
-from bpnas.search.study import run_study
-from bpnas.search.study_arms import Study
-from bpnas.search.train import accuracy, train
+from bpnas.search.networks.network_file import NetworkFile, load_network, save_weights
+from bpnas.search.networks.retrain import retrain
+from bpnas.search.proposals import evaluator as evaluate_module
+from bpnas.search.studies.connections.arms import lambda_study
+from bpnas.search.studies.connections.study import run_stage2_study
+from bpnas.search.studies.proposals.arms import Study
+from bpnas.search.studies.proposals.study import run_study
+from bpnas.search.training.checkpoint import load_checkpoint, save_checkpoint
+from bpnas.search.training.train import accuracy, train
 from tests.network_factory import stored_network
 from tests.search_helpers import FormulaTable, Steps, tiny_backbone, torchrun
 from tests.test_search_train import SETTINGS, flat_model, small, trained
@@ -325,7 +325,7 @@ def test_networks_of_one_run_are_trained_alike(tmp_path, monkeypatch):
     def poisoned(model, dataset, split, settings, **options):
         return train(model, dataset, split, wild(settings), **options)
 
-    monkeypatch.setattr("bpnas.search.final_training.train", poisoned)
+    monkeypatch.setattr("bpnas.search.networks.final_training.train", poisoned)
     with pytest.raises(DivergedError, match=r"networks that are finished are kept.*another --out"):
         search(tmp_path, **targets)
     assert "network.json" in files(tmp_path) and "networks/0.3ms/network.json" not in files(tmp_path)
@@ -480,14 +480,14 @@ PROGRAM = f"""
 import sys
 
 sys.path.append({str(Path(__file__).parents[1])!r})
-import bpnas.search.connect
-import bpnas.search.train
-from bpnas.search.distributed import process_group, rank
+import bpnas.search.connections.connect
+import bpnas.search.training.train
+from bpnas.search.training.distributed import process_group, rank
 from bpnas.search.errors import DivergedError
 from tests import test_search_divergence as tests
 
 # The first one looks after every step, the other at the end of the phase.
-for module in (bpnas.search.connect, bpnas.search.train):
+for module in (bpnas.search.connections.connect, bpnas.search.training.train):
     module.CHECKPOINT_SECONDS = module.PROGRESS_SECONDS = 0
 
 with process_group():

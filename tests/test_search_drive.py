@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.search import levonas
-from bpnas.search.drive import drive
 from bpnas.search.errors import SearchError
-from bpnas.search.evolution import Evolution
-from bpnas.search.executor import LocalExecutor
-from bpnas.search.space import BlockSpace
+from bpnas.search.execution.executor import LocalExecutor
+from bpnas.search.proposals.evolution import Evolution
+from bpnas.search.proposals.schedules import drive
+from bpnas.search.proposals.space import BlockSpace
 from tests.search_helpers import FormulaTable
 from tests.stubs.stub_evaluator import Judged, score_of
 

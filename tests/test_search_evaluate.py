@@ -5,11 +5,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.search import CandidateEvaluator, load_data
-from bpnas.search import train as train_module
 from bpnas.search.presets import PRESETS, Preset, TrainSettings
+from bpnas.search.training import train as train_module
 from tests.search_helpers import tiny_backbone
 
 BLOCK = Block.parse("K3G1")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.errors import UsageError
-from bpnas.android_bench.threads import usable_cores
+from bpnas.base.cores import usable_cores
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.search.errors import DataError, SearchError, WorkerLostError
-from bpnas.search.executor import LocalExecutor, check_executor, default_threads, set_threads, threads_kept
-from bpnas.search.process_executor import ProcessExecutor
+from bpnas.search.execution.executor import LocalExecutor, check_executor, default_threads
+from bpnas.search.execution.process_executor import ProcessExecutor
+from bpnas.search.training.threads import set_threads, threads_kept
 from tests.patience import PATIENCE
 
 STUBS = Path(__file__).parent / "stubs"
@@ -33,7 +34,7 @@ def written(folder, code):
     """A file that runs `code`, for which blocks and the executor are imported."""
     path = folder / "program.py"
     path.write_text(
-        "from bpnas.profiler import Block\nfrom bpnas.search.process_executor import ProcessExecutor\n" + code
+        "from bpnas.profiler import Block\nfrom bpnas.search.execution.process_executor import ProcessExecutor\n" + code
     )
     return path
 
@@ -233,7 +234,7 @@ def test_senseless_executors(arguments, message):
 
 
 def test_without_ray_there_is_a_sentence(monkeypatch):
-    monkeypatch.setattr("bpnas.search.ray_executor.find_spec", lambda name: None)
+    monkeypatch.setattr("bpnas.search.execution.ray_executor.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'bpnas\[ray\]'"):
         check_executor("ray", None, None)
 
@@ -254,7 +255,7 @@ def test_more_threads_than_cores_are_not_trained_with_and_left_as_they_were():
 def test_threads_are_left_as_they_were_where_torch_is_loaded_in_between():
     pytest.importorskip("torch")
     code = (
-        "from bpnas.search.executor import set_threads, threads_kept\n"
+        "from bpnas.search.execution.executor import set_threads, threads_kept\n"
         "with threads_kept():\n"
         "    set_threads(1)\n"
         "import torch\n"

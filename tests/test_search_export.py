@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 
 from bpnas.search import load_data
-from bpnas.search.batches import on_device
-from bpnas.search.executor import set_threads, threads_kept
-from bpnas.search.export import accuracy_of, export_int8, write_models
-from bpnas.search.exported import open_model
-from bpnas.search.network_file import NetworkFile, load_network, save_weights
+from bpnas.search.data.batches import on_device
+from bpnas.search.networks.export import accuracy_of, export_int8, write_models
+from bpnas.search.networks.interpreters import open_model
+from bpnas.search.networks.network_file import NetworkFile, load_network, save_weights
 from bpnas.search.presets import Preset
-from bpnas.search.train import accuracy, train
+from bpnas.search.training.threads import set_threads, threads_kept
+from bpnas.search.training.train import accuracy, train
 from tests.network_factory import stored_network
 from tests.search_helpers import tiny_backbone
 
@@ -120,7 +120,7 @@ def test_int8_files_are_timed_like_the_others(network: NetworkFile, cli: Any) ->
 def test_without_the_quantiser_of_tflite_onnx_is_written_alone(
     network: NetworkFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bpnas.search.export.find_spec", lambda name: None)
+    monkeypatch.setattr("bpnas.search.networks.export.find_spec", lambda name: None)
     result = export_int8(network, calibration_images=8, test_images=10)
     assert set(result.files) == {"network.int8.onnx"}
     assert result.left_out is not None and "pip install" in result.left_out

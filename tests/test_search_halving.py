@@ -1,7 +1,7 @@
 import pytest
 
-from bpnas.android_bench.errors import UsageError
-from bpnas.search.halving import SuccessiveHalving, rung_epochs
+from bpnas.base.errors import UsageError
+from bpnas.search.proposals.halving import SuccessiveHalving, rung_epochs
 
 
 @pytest.mark.parametrize(

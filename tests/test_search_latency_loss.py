@@ -2,12 +2,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.search import LatencyLoss, SearchError, SupernetLatency, expected_latency
-from bpnas.search.connect import candidate_latencies
+from bpnas.search.connections.connect import candidate_latencies
+from bpnas.search.connections.supernet import site_candidates
 from bpnas.search.presets import Preset
-from bpnas.search.supernet import site_candidates
 from tests.search_helpers import FormulaTable
 
 PROPOSALS = tuple(map(Block.parse, ("K3G1", "K1G1+K3E6G2", "K5E3G1+K3E1G8")))

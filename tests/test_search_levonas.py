@@ -5,9 +5,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.search import BlockSpace, InfeasibleLimitError, RunError, SearchError, StuckError, Trial, levonas
-from bpnas.search.evolution import Evolution
+from bpnas.search.proposals.evolution import Evolution
 from tests.search_helpers import FormulaTable
 
 RNGS = {"random.Random": random.Random, "numpy": np.random.default_rng}

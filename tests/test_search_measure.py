@@ -11,11 +11,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from bpnas.android_bench.measurement import RunSettings
 from bpnas.android_bench.open_device import open_device
-from bpnas.android_bench.runner import RunSettings
 from bpnas.profiler import to_onnx, to_tflite
-from bpnas.profiler.graph import EXPORT_VERSION
-from bpnas.profiler.records import Records, Setup
+from bpnas.profiler.campaign.records import Records, Setup
+from bpnas.profiler.models.graph import EXPORT_VERSION
 from tests.network_factory import stored_network
 from tests.search_helpers import tiny_backbone
 

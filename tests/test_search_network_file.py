@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bpnas.search.errors import RunError
-from bpnas.search.features import FeatureMaps
-from bpnas.search.network_file import NetworkFile, load_network, network_values
+from bpnas.search.networks.features import FeatureMaps
+from bpnas.search.networks.network_file import NetworkFile, load_network, network_values
 from tests.network_factory import stored_network
 
 

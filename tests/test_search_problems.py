@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bpnas.search import BlockSpace, levonas
-from bpnas.search.problems import BlockProblem, cell_problem, fragmented_problem, rugged_problem
+from bpnas.search.proposals.known_optima import BlockProblem, cell_problem, fragmented_problem, rugged_problem
 from tests.search_helpers import FormulaTable
 
 SPACE = BlockSpace(FormulaTable.tiny("K1G*,K3G*,K3E*G1,K5E*G2"))

@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from bpnas.search.connections.random_connections import RandomConnections
 from bpnas.search.errors import InfeasibleLimitError
-from bpnas.search.random_connections import RandomConnections
 
 ROWS = [np.array(row) for row in ([0.3, 0.7, 1.1], [0.2, 0.0], [0.5, 0.9, 0.4, 0.0], [0.31, 0.62])]
 

@@ -7,11 +7,11 @@ import pytest
 ray = pytest.importorskip("ray")
 pytest.importorskip("torch")
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.search import Preset, run_search
 from bpnas.search.errors import DataError, SearchError, WorkerLostError
-from bpnas.search.ray_executor import RayExecutor
+from bpnas.search.execution.ray_executor import RayExecutor
 from tests.search_helpers import FormulaTable, Steps
 
 STUBS = Path(__file__).parent / "stubs"

@@ -4,12 +4,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.search import Preset, RunError
-from bpnas.search.executor import set_threads, threads_kept
-from bpnas.search.network_file import NetworkFile, block_texts, load_network
-from bpnas.search.retrain import retrain
+from bpnas.search.networks.network_file import NetworkFile, block_texts, load_network
+from bpnas.search.networks.retrain import retrain
+from bpnas.search.training.threads import set_threads, threads_kept
 from tests.search_helpers import FormulaTable, Steps, tiny_backbone
 from tests.test_search_data import write_folder
 from tests.test_search_disk_images import write_imagenet
@@ -71,7 +71,7 @@ def test_a_network_is_trained_again(found, tmp_path):
 
 @threads_kept()
 def test_a_killed_one_ends_as_an_undisturbed_one(found, tmp_path, monkeypatch):
-    from bpnas.search import train as train_module
+    from bpnas.search.training import train as train_module
 
     set_threads(1)
     monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0)

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 from click.testing import CliRunner, Result
 
 from bpnas.search.cli import main as run_search_command
-from bpnas.search.network_file import load_network, network_values, save_weights
+from bpnas.search.networks.network_file import load_network, network_values, save_weights
 from bpnas.search.run_directory import RunDirectory
 from tests.network_factory import stored_network
 from tests.records_factory import backbone, make_plan
@@ -432,7 +432,7 @@ def test_a_network_is_noted_in_as_long_as_it_is_whole(run: Path) -> None:
 
 def load_network_of(run: Path) -> Any:
     from bpnas.profiler import Backbone, build_module
-    from bpnas.search.network_file import parse_blocks
+    from bpnas.search.networks.network_file import parse_blocks
 
     values = json.loads((run / "network.json").read_text())
     return build_module(parse_blocks(values["blocks"]), Backbone.from_dict(values["backbone"]))

@@ -10,11 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.profiler.backbone import Stage
 from bpnas.search import InfeasibleLimitError, Preset, RunError
-from bpnas.search.stage2_arms import (
+from bpnas.search.studies.connections.arms import (
     FBNET_BLOCKS,
     RandomArm,
     Stage2Study,
@@ -27,9 +27,9 @@ from bpnas.search.stage2_arms import (
     random_study,
     stacked_network,
 )
-from bpnas.search.stage2_study import run_stage2_study
-from bpnas.search.stage2_summary import NetworkRow, summarise_stage2
-from bpnas.search.stage2_text import stage2_lines
+from bpnas.search.studies.connections.study import run_stage2_study
+from bpnas.search.studies.connections.summary import NetworkRow, summarise_stage2
+from bpnas.search.studies.connections.text import stage2_lines
 from tests.search_helpers import FormulaTable, Steps, tiny_backbone
 
 PROPOSALS = tuple(map(Block.parse, ("K1G1", "K3G4", "K3E3G2", "K5E6G1")))

@@ -6,7 +6,14 @@ import statistics
 import pytest
 from scipy import stats
 
-from bpnas.search.statistics import compare_pairs, holm, mean_interval, rank_correlation, sign_flip_p, smallest_p
+from bpnas.search.studies.statistics import (
+    compare_pairs,
+    holm,
+    mean_interval,
+    rank_correlation,
+    sign_flip_p,
+    smallest_p,
+)
 
 VALUES = [0.61, 0.64, 0.58, 0.66, 0.60, 0.63]
 

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
+from bpnas.base.randomness import derived_seed
 from bpnas.search import InfeasibleLimitError, Preset, RunError
-from bpnas.search.chance import derived_seed
-from bpnas.search.executor import LocalExecutor
-from bpnas.search.space import BlockSpace
-from bpnas.search.study import run_study
-from bpnas.search.study_arms import STUDIES, Study
+from bpnas.search.execution.executor import LocalExecutor
+from bpnas.search.proposals.space import BlockSpace
+from bpnas.search.studies.proposals.arms import STUDIES, Study
+from bpnas.search.studies.proposals.study import run_study
 from tests.search_helpers import FormulaTable, as_of_an_earlier_bpnas
 
 SMALL = Preset.load("tiny").override({"proposals.population": 3, "proposals.sample": 2, "proposals.cycles": 8})

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from bpnas.search.executor import threads_kept
+from bpnas.search.training.threads import threads_kept
 from tests.halt import halted
 from tests.patience import PATIENCE
 from tests.records_factory import backbone, make_plan
@@ -135,7 +135,7 @@ def test_random_stage_1_has_a_hundred_trials_as_the_papers(cli, table, tmp_path,
         asked.append((study.name, options["preset"].proposals.cycles, options["preset"].proposals.strategy))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bpnas.search.study.run_study", note)
+    monkeypatch.setattr("bpnas.search.studies.proposals.study.run_study", note)
     common = ["--table", table, "--out", tmp_path]
     assert cli("run-search", "study", "random-stage1", *common).exit_code == 130
     assert cli("run-search", "study", "random-stage1", *common, "--preset", "paper").exit_code == 130
@@ -153,7 +153,7 @@ def test_random_stage_1_has_a_hundred_trials_as_the_papers(cli, table, tmp_path,
 def test_winners_see_test_images_and_the_same_training_images():
     from bpnas.profiler import Block
     from bpnas.search import CandidateEvaluator, Preset, load_data
-    from bpnas.search.study_trainer import StudyTraining
+    from bpnas.search.studies.proposals.trainer import StudyTraining
     from tests.search_helpers import tiny_backbone
 
     preset = Preset.load("tiny").override(

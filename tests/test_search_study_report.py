@@ -5,11 +5,11 @@ import struct
 import pytest
 
 from bpnas.profiler import Block
-from bpnas.search.study_arms import Arm
-from bpnas.search.study_plot import png, study_figure
-from bpnas.search.study_search import StudySearch, StudyTrial
-from bpnas.search.study_summary import Outcome, summarise
-from bpnas.search.study_text import summary_lines
+from bpnas.search.studies.proposals.arms import Arm
+from bpnas.search.studies.proposals.plot import png, study_figure
+from bpnas.search.studies.proposals.search import StudySearch, StudyTrial
+from bpnas.search.studies.proposals.summary import Outcome, summarise
+from bpnas.search.studies.proposals.text import summary_lines
 
 
 def outcomes(seeds, differences, limits=(2.0, 4.0)):

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from bpnas.profiler import Block, Site
 from bpnas.search import Supernet
-from bpnas.search.depthwise import depthwise_conv
-from bpnas.search.executor import set_threads, threads_kept
-from bpnas.search.super_block import SuperBlock
-from bpnas.search.supernet import site_candidates
+from bpnas.search.connections.depthwise import depthwise_conv
+from bpnas.search.connections.super_block import SuperBlock
+from bpnas.search.connections.supernet import site_candidates
+from bpnas.search.training.threads import set_threads, threads_kept
 from tests.search_helpers import tiny_backbone
 
 BLOCKS = tuple(map(Block.parse, ("K1G2+K1E2G4", "K3G1+K5E2G2+K7E1G1", "K1G1", "K3E3G1+K1E1G8", "K5G8+K1E4G1")))
@@ -202,7 +202,7 @@ def test_one_sampled_path_is_that_block_alone_with_the_gradient_of_its_probabili
 
 
 def test_sampled_paths_follow_alpha():
-    from bpnas.search.supernet import gumbel_softmax, sampled_gates
+    from bpnas.search.connections.supernet import gumbel_softmax, sampled_gates
 
     alpha, generator = torch.log(torch.tensor([0.6, 0.3, 0.1])), torch.Generator().manual_seed(0)
     pairs = torch.stack([sampled_gates(gumbel_softmax(alpha, 1.0, generator), 2) != 0 for _ in range(4000)])
@@ -211,7 +211,7 @@ def test_sampled_paths_follow_alpha():
 
 
 def test_another_number_of_paths_is_refused():
-    from bpnas.android_bench.errors import UsageError
+    from bpnas.base.errors import UsageError
 
     with pytest.raises(UsageError, match="3 paths"):
         Supernet(tiny_backbone(), BLOCKS).draw_sampled(1.0, torch.Generator(), paths=3)

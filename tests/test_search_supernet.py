@@ -2,10 +2,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block, build_module
 from bpnas.search import Supernet
-from bpnas.search.supernet import gumbel_softmax, site_candidates
+from bpnas.search.connections.supernet import gumbel_softmax, site_candidates
 from tests.search_helpers import tiny_backbone
 
 PROPOSALS = (Block.parse("K3G1"), Block.parse("K1G1+K3E2G2"))

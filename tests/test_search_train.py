@@ -8,15 +8,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block, build_module
 from bpnas.search import DataError, load_data
-from bpnas.search.batches import augmented, batches, on_device
-from bpnas.search.data import Dataset, Split
+from bpnas.search.data.batches import augmented, batches, on_device
+from bpnas.search.data.dataset import Dataset, Split
 from bpnas.search.errors import RunError
-from bpnas.search.executor import set_threads, threads_kept
 from bpnas.search.presets import Preset, TrainSettings
-from bpnas.search.train import accuracy, learning_rate, make_sgd, train
+from bpnas.search.training.threads import set_threads, threads_kept
+from bpnas.search.training.train import accuracy, learning_rate, make_sgd, train
 from tests.search_helpers import tiny_backbone
 
 CPU = torch.device("cpu")
@@ -142,7 +142,7 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize(("seed", "settings"), [(0, SETTINGS), (1, SETTINGS), (2, EVERYTHING), (3, EVERYTHING)])
 def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(seed, settings, tmp_path, monkeypatch):
-    from bpnas.search import train as train_module
+    from bpnas.search.training import train as train_module
 
     expected, rng, file = trained(settings), random.Random(seed), tmp_path / "training.pt"
     original = train_module.save_checkpoint
@@ -168,7 +168,7 @@ def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(seed, settings
 
 
 def test_the_report_of_an_epoch_survives_an_interruption(tmp_path, monkeypatch):
-    from bpnas.search import train as train_module
+    from bpnas.search.training import train as train_module
 
     whole, parts, file = [], [], tmp_path / "training.pt"
     trained(on_epoch=whole.append)
@@ -188,7 +188,7 @@ def test_the_report_of_an_epoch_survives_an_interruption(tmp_path, monkeypatch):
 
 
 def test_an_epoch_tells_how_it_goes(monkeypatch):
-    from bpnas.search import train as train_module
+    from bpnas.search.training import train as train_module
 
     told, reports = [], []
     monkeypatch.setattr(train_module, "PROGRESS_SECONDS", 1000)

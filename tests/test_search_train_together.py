@@ -14,9 +14,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bpnas.search.errors import DataError
-from bpnas.search.executor import set_threads, threads_kept
 from bpnas.search.presets import TrainSettings
-from bpnas.search.train import accuracy, train
+from bpnas.search.training.threads import set_threads, threads_kept
+from bpnas.search.training.train import accuracy, train
 from tests.patience import PATIENCE
 from tests.test_search_train import flat_model, model, small
 
@@ -27,7 +27,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from tests.test_search_train_together import run
-from bpnas.search.distributed import process_group
+from bpnas.search.training.distributed import process_group
 
 with process_group():
     run(Path(sys.argv[1]), *map(int, sys.argv[2:]))
@@ -130,7 +130,7 @@ def test_two_processes_that_take_batches_in_parts_follow_the_gradient_of_the_who
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bpnas.search import train as train_module
+    from bpnas.search.training import train as train_module
 
     monkeypatch.setattr(train_module, "world_size", lambda: 17)
     with pytest.raises(DataError, match="a batch of 16 images is too small for 17 processes"):

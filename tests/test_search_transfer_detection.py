@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.search.errors import DataError
-from bpnas.search.transfer.coco import CocoSet
-from bpnas.search.transfer.detection_presets import DetectionSettings
+from bpnas.search.transfer.detection.coco import CocoSet
+from bpnas.search.transfer.detection.settings import DetectionSettings
 from tests.coco_factory import SHAPES, annotation, coco_data, write_annotations
 
 Command = Callable[..., Result]
@@ -173,7 +173,7 @@ def test_values_out_of_range_are_refused(values: dict[str, Any], message: str) -
 
 
 def test_the_command_refuses_what_it_cannot_do(cli: Command, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bpnas.search.transfer.detection.find_spec", lambda name: None)
+    monkeypatch.setattr("bpnas.search.transfer.detection.run.find_spec", lambda name: None)
     for options, code, message in (
         ((), 2, "no images: give --data DIR, or --train-images DIR with --train-annotations FILE"),
         (("--train-images", data), 2, "--train-images and --train-annotations belong together"),
@@ -189,7 +189,7 @@ def test_the_command_refuses_what_it_cannot_do(cli: Command, data: Path, monkeyp
 
 def test_batches_hold_every_image_once_and_keep_wide_ones_apart(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from bpnas.search.transfer.detection_images import epoch_order
+    from bpnas.search.transfer.detection.images import epoch_order
 
     images = load(coco_data(tmp_path / "many", train=30, val=1)).images
     order = epoch_order(images, 4, torch.Generator().manual_seed(1))
@@ -202,7 +202,7 @@ def test_batches_hold_every_image_once_and_keep_wide_ones_apart(tmp_path: Path) 
 
 def test_boxes_are_mirrored_with_their_image(data: Path) -> None:
     torch = pytest.importorskip("torch")
-    from bpnas.search.transfer.detection_images import example, read_image
+    from bpnas.search.transfer.detection.images import example, read_image
 
     image = load(data).images[0]
     pixels, cpu = read_image(image), torch.device("cpu")
@@ -215,7 +215,7 @@ def test_boxes_are_mirrored_with_their_image(data: Path) -> None:
 
 def test_an_image_of_another_size_or_none_is_named(data: Path) -> None:
     pytest.importorskip("torch")
-    from bpnas.search.transfer.detection_images import read_image
+    from bpnas.search.transfer.detection.images import read_image
 
     changed(data, put("images", "width", 300))
     images = load(data).images

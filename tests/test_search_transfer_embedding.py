@@ -22,22 +22,22 @@ from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.search.errors import DataError, DivergedError, RunError
-from bpnas.search.executor import set_threads, threads_kept
-from bpnas.search.transfer.augment import augmented, erased_rectangles
+from bpnas.search.training.threads import set_threads, threads_kept
 from bpnas.search.transfer.backbones import load_features
-from bpnas.search.transfer.embedding import Embedder, embed
-from bpnas.search.transfer.embedding_run import BackboneChoice
-from bpnas.search.transfer.embedding_training import train_embedder
-from bpnas.search.transfer.face import run_face
-from bpnas.search.transfer.identification import gallery_sizes, rank_1_rates
-from bpnas.search.transfer.layout import identity_folders, market_images
-from bpnas.search.transfer.objectives import ArcFace, TripletAndIdentity
-from bpnas.search.transfer.reid import run_reid
-from bpnas.search.transfer.retrieval import retrieval_scores
-from bpnas.search.transfer.sampling import pk_batches, shuffled_batches
-from bpnas.search.transfer.settings import FACE_PRESETS, REID_PRESETS
+from bpnas.search.transfer.embedding.augment import augmented, erased_rectangles
+from bpnas.search.transfer.embedding.face import run_face
+from bpnas.search.transfer.embedding.identification import gallery_sizes, rank_1_rates
+from bpnas.search.transfer.embedding.layout import identity_folders, market_images
+from bpnas.search.transfer.embedding.model import Embedder, embed
+from bpnas.search.transfer.embedding.objectives import ArcFace, TripletAndIdentity
+from bpnas.search.transfer.embedding.reid import run_reid
+from bpnas.search.transfer.embedding.retrieval import retrieval_scores
+from bpnas.search.transfer.embedding.run import BackboneChoice
+from bpnas.search.transfer.embedding.sampling import pk_batches, shuffled_batches
+from bpnas.search.transfer.embedding.settings import FACE_PRESETS, REID_PRESETS
+from bpnas.search.transfer.embedding.train import train_embedder
 from tests.search_helpers import Steps
 from tests.transfer_images import faces, market, small_network
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.search.errors import DataError
-from bpnas.search.transfer.layout import identity_folders, images_below, market_images
-from bpnas.search.transfer.settings import FACE_PRESETS, REID_PRESETS
+from bpnas.search.transfer.embedding.layout import identity_folders, images_below, market_images
+from bpnas.search.transfer.embedding.settings import FACE_PRESETS, REID_PRESETS
 
 
 def touch(*paths: Path) -> None:

@@ -8,16 +8,17 @@ from itertools import islice
 
 import pytest
 
-from bpnas.android_bench.errors import DeviceChangedError, DeviceError, DeviceLostError, DeviceSpaceError, UsageError
+from bpnas.android_bench.errors import DeviceChangedError, DeviceError, DeviceLostError, DeviceSpaceError
+from bpnas.android_bench.measurement import RunSettings
 from bpnas.android_bench.mock import MockDevice
-from bpnas.android_bench.runner import RunSettings
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Records, run_campaign
-from bpnas.profiler.campaign import plan_parts, refuse_unequal
-from bpnas.profiler.crew import MAX_FAILURES_IN_A_ROW
-from bpnas.profiler.model_files import ModelFiles, export_part
-from bpnas.profiler.records import Plan, Setup
-from bpnas.profiler.sentinel import is_sentinel
-from bpnas.profiler.work_queue import WorkQueue
+from bpnas.profiler.campaign.crew import MAX_FAILURES_IN_A_ROW
+from bpnas.profiler.campaign.model_files import ModelFiles, export_part
+from bpnas.profiler.campaign.records import Plan, Setup
+from bpnas.profiler.campaign.run import plan_parts, refuse_unequal
+from bpnas.profiler.campaign.sentinel import is_sentinel
+from bpnas.profiler.campaign.work_queue import WorkQueue
 from tests.patience import PATIENCE
 from tests.records_factory import QUICK, backbone, failure, make_plan, measurement, read_everything, tasks
 
@@ -431,7 +432,7 @@ def test_a_bug_in_one_device_stops_the_others_and_is_raised(file):
 
 
 def test_a_device_that_never_answers_does_not_keep_the_campaign_from_ending(file, monkeypatch):
-    monkeypatch.setattr("bpnas.profiler.crew._PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("bpnas.profiler.campaign.crew._PATIENCE_SECONDS", 0.2)
     held, others = threading.Event(), set(threading.enumerate())
 
     def hangs(request, number):
@@ -458,7 +459,7 @@ def test_a_model_that_cannot_be_written_ends_it_after_what_was_taken(file, monke
         written.append(part.key)
         return part.key.encode()
 
-    monkeypatch.setattr("bpnas.profiler.model_files.export_part", full)
+    monkeypatch.setattr("bpnas.profiler.campaign.model_files.export_part", full)
     phones = [Phone(seconds=0.001), Phone(seconds=0.001)]
     error = campaign(file, phones)
     assert isinstance(error, OSError) and error.errno == 28

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from bpnas.profiler import Backbone, Block
-from bpnas.profiler.graph import EXPORT_VERSION
+from bpnas.profiler.models.graph import EXPORT_VERSION
 from bpnas.profiler.paths import all_paths, enumerate_parts
 from bpnas.tables import LatencyTable
-from bpnas.tables.model_record import TableModels
+from bpnas.tables.additivity.model_record import TableModels
 
 BACKBONES = tuple(Backbone.load("mobilenetv2", size) for size in (32, 224))
 

@@ -197,7 +197,7 @@ def test_bad_input(cli, arguments, exit_code, sentence):
 
 def test_a_table_that_cannot_be_replaced_stays(cli, monkeypatch):
     """No space: the old table is still there, whole."""
-    from bpnas.android_bench import files
+    from bpnas.base import files
 
     write_records(Path("r.sqlite"), PLAN)
     assert cli("build-table").exit_code == 0

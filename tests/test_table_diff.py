@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bpnas.profiler.estimate import estimate
-from bpnas.profiler.session import Session
+from bpnas.profiler.campaign.estimate import estimate
+from bpnas.profiler.campaign.session import Session
 from bpnas.tables import TableError, diff_tables
 from bpnas.tables.table_meta import ImportedFrom
 from tests.records_factory import QUICK, backbone, make_plan

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bpnas.android_bench.device import DeviceInfo
-from bpnas.android_bench.runner import RunSettings
+from bpnas.android_bench.measurement import RunSettings
 from bpnas.tables.readers.reader import readers
 from bpnas.tables.schema import COLUMNS
 from bpnas.tables.table_meta import SCHEMA_VERSION, ImportedFrom, TableMeta

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.plain_text import shown
+from bpnas.base.plain_text import shown
 from bpnas.profiler import Backbone, Block, Site, parse_path
 from bpnas.profiler.paths import HeadPart, PathPart, StemPart
 from bpnas.search import BlockSpace, levonas

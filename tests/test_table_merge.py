@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpnas.profiler.campaign import plan_parts
+from bpnas.profiler.campaign.run import plan_parts
 from bpnas.tables import LatencyTable, TableError, build_table, merge_tables
 from bpnas.tables.schema import read_table, write_table
 from bpnas.tables.table_meta import ImportedFrom

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block, ComplexPath, Records, RecordsError, SimplePath, Site
-from bpnas.profiler.campaign import plan_parts
+from bpnas.profiler.campaign.run import plan_parts
 from bpnas.profiler.paths import all_paths, select_paths
 from bpnas.tables import BuildError, LatencyTable, MissingEntryError, TableError, TableMeta, build_table, table_meta
 from bpnas.tables.schema import COLUMNS, read_table, write_table

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from bpnas.android_bench.attached import connect
+from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
-from bpnas.android_bench.errors import UsageError
-from bpnas.android_bench.local import LocalDevice
-from bpnas.android_bench.native_device import NativeDevice
+from bpnas.android_bench.local.device import LocalDevice
+from bpnas.android_bench.measurement import Measurement, RunSettings
 from bpnas.android_bench.open_device import open_device
-from bpnas.android_bench.runner import Measurement, RunSettings
-from bpnas.profiler.campaign import run_campaign
-from bpnas.profiler.records import Records, Setup
+from bpnas.android_bench.runner.device import NativeDevice
+from bpnas.base.errors import UsageError
+from bpnas.profiler.campaign.records import Records, Setup
+from bpnas.profiler.campaign.run import run_campaign
 from tests.phone.chaos import write_backbone, write_fake_runner, write_requests
 from tests.records_factory import make_plan
 from tests.test_native_device import BENCHMARK_MODEL

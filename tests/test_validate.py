@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 
 from bpnas.android_bench.device import Device, DeviceInfo
-from bpnas.android_bench.errors import DeviceLostError, UsageError
-from bpnas.android_bench.runner import Failure
+from bpnas.android_bench.errors import DeviceLostError
+from bpnas.android_bench.measurement import Failure
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Backbone, Records
+from bpnas.profiler.campaign.records import Plan
+from bpnas.profiler.campaign.sentinel import is_sentinel
 from bpnas.profiler.cost import network_cost
-from bpnas.profiler.graph import EXPORT_VERSION
+from bpnas.profiler.models.graph import EXPORT_VERSION
 from bpnas.profiler.networks import fold_of, parse_network, random_networks
 from bpnas.profiler.paths import NetworkPart, select_paths
-from bpnas.profiler.records import Plan
-from bpnas.profiler.sentinel import is_sentinel
 from bpnas.tables import LatencyTable, build_table
-from bpnas.tables.accuracy import accuracy
+from bpnas.tables.additivity.accuracy import accuracy
 from bpnas.tables.schema import write_table
-from bpnas.tables.time_networks import plan_networks, time_networks
-from bpnas.tables.validate import TimedNetwork, validate
+from bpnas.tables.validation.time_networks import plan_networks, time_networks
+from bpnas.tables.validation.validate import TimedNetwork, validate
 from tests.known_truth import PATHS, Truth, known_backbone, known_plan, known_records
 from tests.records_factory import device_info, failure, measurement, write_records
 

@@ -14,8 +14,8 @@ timm = pytest.importorskip("timm", exc_type=Exception)
 
 from torch import nn
 
-from bpnas.profiler.zoo import ZooPart, zoo_network
-from bpnas.profiler.zoo_graph import zoo_graph
+from bpnas.profiler.models.zoo import ZooPart, zoo_network
+from bpnas.profiler.models.zoo_graph import zoo_graph
 
 THEIRS: dict[str, Callable[[], Any]] = {
     "mobilenetv1": lambda: timm.create_model("mobilenetv1_100"),

@@ -19,18 +19,18 @@ from pycocotools.cocoeval import COCOeval
 from safetensors.torch import load as load_tensors
 from torch import nn
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Backbone
 from bpnas.profiler.backbone import Stage
 from bpnas.search.errors import DivergedError
-from bpnas.search.executor import set_threads, threads_kept
-from bpnas.search.transfer import detection_train
+from bpnas.search.training.threads import set_threads, threads_kept
 from bpnas.search.transfer.backbones import load_features
-from bpnas.search.transfer.coco import CocoSet, coco_files
-from bpnas.search.transfer.detection import run_detection
-from bpnas.search.transfer.detection_model import build_detector, detection_features
-from bpnas.search.transfer.detection_presets import DetectionSettings
-from bpnas.search.transfer.detection_score import METRICS, coco_metrics, detect
+from bpnas.search.transfer.detection import train as detection_train
+from bpnas.search.transfer.detection.coco import CocoSet, coco_files
+from bpnas.search.transfer.detection.model import build_detector, detection_features
+from bpnas.search.transfer.detection.run import run_detection
+from bpnas.search.transfer.detection.score import METRICS, coco_metrics, detect
+from bpnas.search.transfer.detection.settings import DetectionSettings
 from tests.coco_factory import coco_data
 from tests.network_factory import stored_network
 

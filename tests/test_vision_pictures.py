@@ -9,7 +9,7 @@ transforms = pytest.importorskip("torchvision.transforms", exc_type=Exception)
 
 from PIL import Image
 
-from bpnas.search.pictures import centre_crop, random_box
+from bpnas.search.data.decoding import centre_crop, random_box
 
 
 @pytest.mark.parametrize("size", [(500, 375), (333, 500), (224, 224), (640, 225), (97, 1011)])

@@ -12,9 +12,9 @@ pytest.importorskip("torchvision", exc_type=Exception)
 timm = pytest.importorskip("timm", exc_type=Exception)
 
 import bpnas.search.timm_models  # noqa: F401
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.search.errors import RunError
-from bpnas.search.network_file import load_network
+from bpnas.search.networks.network_file import load_network
 from tests.network_factory import stored_network
 from tests.search_helpers import tiny_backbone
 

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm", exc_type=Exception)
 pytest.importorskip("pytorch_metric_learning")
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.search.errors import RunError, SearchError
-from bpnas.search.executor import set_threads, threads_kept
+from bpnas.search.training.threads import set_threads, threads_kept
 from bpnas.search.transfer.backbones import load_features
 from tests.transfer_images import faces, market
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.android_bench.local.runtimes import TfliteSession, open_session
 from bpnas.android_bench.operators import read_operators
-from bpnas.android_bench.runtimes import TfliteSession, open_session
-from bpnas.profiler.zoo import InvertedLayer, ZooPart, zoo_network, zoo_networks
-from bpnas.profiler.zoo_graph import zoo_graph
+from bpnas.base.errors import UsageError
+from bpnas.profiler.models.zoo import InvertedLayer, ZooPart, zoo_network, zoo_networks
+from bpnas.profiler.models.zoo_graph import zoo_graph
 from tests.model_graphs import FORMATS, write_graph
 
 NAMES = [network.name for network in zoo_networks()]

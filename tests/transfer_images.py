@@ -15,7 +15,7 @@ from PIL import Image, ImageColor, ImageDraw
 
 from bpnas.profiler import Backbone, Block, build_module
 from bpnas.profiler.backbone import Stage
-from bpnas.search.network_file import block_texts, save_weights
+from bpnas.search.networks.network_file import block_texts, save_weights
 
 HUES = 10
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bpnas.android_bench.errors import UsageError
-from bpnas.search.divergence import first_bad
+from bpnas.base.errors import UsageError
 from bpnas.search.errors import RunError, SearchError
-from bpnas.search.features import FeatureMaps
-from bpnas.search.network_file import NetworkFile, load_network
+from bpnas.search.networks.features import FeatureMaps
+from bpnas.search.networks.network_file import NetworkFile, load_network
+from bpnas.search.training.divergence import first_bad
 
 BPNAS = "bpnas"
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bpnas.android_bench.threads import usable_cores
+from bpnas.base.cores import usable_cores
+from bpnas.search.data.decoding import decoded
+from bpnas.search.data.image_files import one_line
 from bpnas.search.errors import DataError
-from bpnas.search.image_files import one_line
-from bpnas.search.pictures import decoded
 
 T = TypeVar("T")
 

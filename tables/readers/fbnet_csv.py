@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from bpnas.android_bench.errors import UsageError
+from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import Site
 from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, ComplexPath
 from bpnas.profiler.paths import PathPart

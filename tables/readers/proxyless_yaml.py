@@ -31,12 +31,12 @@ from pathlib import Path
 
 import yaml
 
-from bpnas.android_bench.errors import UsageError
-from bpnas.android_bench.plain_text import shown
+from bpnas.base.errors import UsageError
+from bpnas.base.plain_numbers import read_whole_number
+from bpnas.base.plain_text import shown
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Site
 from bpnas.profiler.block import EXPANSIONS, KERNELS, ComplexPath
 from bpnas.profiler.paths import HeadPart, Part, PathPart, StemPart
-from bpnas.profiler.plain_numbers import read_whole_number
 from bpnas.tables.errors import TableError
 from bpnas.tables.readers.reader import MOST_SAMPLES, MOST_SIZE, ReadRow, milliseconds, whole_number
 

@@ -19,11 +19,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
-from bpnas.android_bench.errors import UsageError
-from bpnas.android_bench.plain_text import shown
-from bpnas.profiler.file_kinds import kind_of
+from bpnas.base.errors import UsageError
+from bpnas.base.file_kinds import kind_of
+from bpnas.base.plain_numbers import read_number, read_whole_number
+from bpnas.base.plain_text import shown
 from bpnas.profiler.paths import Part
-from bpnas.profiler.plain_numbers import read_number, read_whole_number
 from bpnas.tables.errors import TableError
 
 GROUP = "bpnas.table_readers"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bpnas.android_bench.device import DeviceOptions
-from bpnas.android_bench.native_device import NativeDevice, open_native_device
-from bpnas.android_bench.runner import RunSettings
+from bpnas.android_bench.measurement import RunSettings
+from bpnas.android_bench.runner.device import NativeDevice, open_native_device
 from bpnas.profiler import Backbone, Records, run_campaign
-from bpnas.profiler.campaign import CampaignResult, Progress
-from bpnas.profiler.records import Plan, Setup
+from bpnas.profiler.campaign.records import Plan, Setup
+from bpnas.profiler.campaign.run import CampaignResult, Progress
 from tests.phone.chaos import (
     PATHS,
     SIZES,

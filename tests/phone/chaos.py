@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from bpnas.android_bench.runner import RunRequest
+from bpnas.android_bench.measurement import RunRequest
 from bpnas.profiler import Backbone
 from bpnas.profiler.paths import enumerate_parts, select_paths
 from tests.patience import PATIENCE, slowness

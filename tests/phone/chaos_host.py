@@ -8,7 +8,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from bpnas.profiler import cli, model_files
+from bpnas.profiler import cli
+from bpnas.profiler.campaign import model_files
 
 given = json.loads(Path(sys.argv[1]).read_text())
 for name, value in given["constants"].items():

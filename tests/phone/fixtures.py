@@ -146,6 +146,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     with ExitStack() as stack:
         made = Bench(tmp_path, stack)
         monkeypatch.setattr(
-            "bpnas.profiler.model_files.export_part", lambda part, runtime: made.contents.get(part.key, "ok").encode()
+            "bpnas.profiler.campaign.model_files.export_part",
+            lambda part, runtime: made.contents.get(part.key, "ok").encode(),
         )
         yield made

@@ -160,7 +160,7 @@ def wheels(place: Path) -> None:
     """What `build_bundle` asks for, so that no test needs the network."""
     try:
         from bpnas.android_bench.errors import DeviceError
-        from bpnas.android_bench.runtime_wheels import download_wheel, runtime_wheel
+        from bpnas.android_bench.runner.wheels import download_wheel, runtime_wheel
     except ImportError as error:
         raise CannotPrepareError(f"bpnas knows which wheels there are, and is not installed here ({error})") from None
     os.environ.update(PIP_RETRIES="1", PIP_TIMEOUT="20")  # a machine without network is to learn so soon

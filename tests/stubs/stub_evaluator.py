@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpnas.android_bench.errors import UsageError
-from bpnas.search.chance import derived_seed
+from bpnas.base.errors import UsageError
+from bpnas.base.randomness import derived_seed
 from bpnas.search.errors import DataError, InfeasibleLimitError
 
 ERRORS = {

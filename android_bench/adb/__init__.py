@@ -1,0 +1,1 @@
+"""The wire to a phone: adb's protocol, directly or through a server."""

@@ -1,0 +1,1 @@
+"""Timing through the native runner, a program of its own on the device."""

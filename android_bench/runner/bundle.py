@@ -1,0 +1,282 @@
+"""A bundle: one folder with all that runs on a device, the runner, its loader and libraries, and the runtimes.
+
+    bundle-ARCH-HASH/manifest.json    what it is, with the size and SHA-256 of every file
+                     bpnas-runner     and the libraries beside it
+                     licenses/        of all that is in it
+
+The folder is named after its content and appears whole or not at all. The same inputs give the same bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from bpnas.android_bench.device import RUNTIMES
+from bpnas.android_bench.errors import DeviceError
+from bpnas.android_bench.local.private_folder import cache_folder, refuse_others
+from bpnas.android_bench.runner.build import (
+    arch_of_this_machine,
+    build_runner,
+    loader_command,
+    own_licences,
+    system_libraries,
+)
+from bpnas.android_bench.runner.wheels import download_wheel, find_wheel, read_wheel, runtime_wheel
+from bpnas.base.errors import UsageError
+
+MANIFEST = "manifest.json"
+ARCH_OF_ABI = {"arm64-v8a": "arm64", "x86_64": "x86_64"}
+"""From Android's names of instruction sets to those of bundles."""
+
+_RUNNER = "bpnas-runner"
+_ARCHES = tuple(ARCH_OF_ABI.values())
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFile:
+    """One file of a bundle.
+
+    Attributes:
+        sha256: of its content, in hexadecimal.
+        size: in bytes.
+        mode: permission bits.
+    """
+
+    sha256: str
+    size: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class BundledRuntime:
+    """A runtime in a bundle.
+
+    Attributes:
+        library: name of its file.
+        version: package and version, as `onnxruntime 1.32.0`.
+    """
+
+    library: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What a bundle's manifest says.
+
+    Attributes:
+        directory: where it lies.
+        arch: `arm64` or `x86_64`.
+        sha256: over all that it holds, in hexadecimal.
+        launcher: the words before the runner's name, empty where the system's own loader does; names of files are
+            relative to the directory, which `.` stands for.
+        runner: name of the program's file.
+        runner_version: of the lines that it prints.
+        runtimes: by name, see `RUNTIMES`.
+        files: by name relative to the directory, all but the manifest.
+    """
+
+    directory: Path
+    arch: str
+    sha256: str
+    launcher: tuple[str, ...]
+    runner: str
+    runner_version: str
+    runtimes: Mapping[str, BundledRuntime]
+    files: Mapping[str, BundleFile]
+
+    def library(self, runtime: str) -> str:
+        """Name of the runtime's file.
+
+        Raises:
+            DeviceError: the bundle lacks that runtime.
+        """
+        return self._runtime(runtime).library
+
+    def version(self, runtime: str) -> str:
+        """The runtime's package and version.
+
+        Raises:
+            DeviceError: the bundle lacks that runtime.
+        """
+        return self._runtime(runtime).version
+
+    def _runtime(self, runtime: str) -> BundledRuntime:
+        try:
+            return self.runtimes[runtime]
+        except KeyError:
+            raise DeviceError(
+                f"{self.directory}: the bundle lacks {runtime}; build one that has it with 'profile-device bundle "
+                f"--arch {self.arch} --runtime {runtime}'"
+            ) from None
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Bundle:
+        """Read a bundle's manifest and compare every file with it.
+
+        Raises:
+            DeviceError: it is no bundle, cannot be read, or is damaged.
+        """
+        directory = Path(directory)
+        another = "name a folder that 'profile-device bundle' has made"
+        remedy = "build it again with 'profile-device bundle'"
+
+        def read(path: Path) -> bytes:
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                raise DeviceError(f"{path}: is not there; {another if path.name == MANIFEST else remedy}") from None
+            except OSError as error:
+                raise DeviceError(f"{path}: cannot be read ({error.strerror}); see to its permissions") from error
+
+        try:
+            values = json.loads(read(directory / MANIFEST))
+            bundle = cls._from_manifest(directory, values)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise DeviceError(f"{directory / MANIFEST}: is no manifest of a bundle; {another}") from None
+        if _content_hash(values) != bundle.sha256:
+            raise DeviceError(f"{directory / MANIFEST}: is not as it was built (SHA-256 differs); {remedy}")
+        for name, file in bundle.files.items():
+            path = directory / name
+            if hashlib.sha256(read(path)).hexdigest() != file.sha256:
+                raise DeviceError(f"{path}: is not as it was built (SHA-256 differs); {remedy}")
+        return bundle
+
+    @classmethod
+    def _from_manifest(cls, directory: Path, values: Mapping[str, Any]) -> Bundle:
+        """Raises ValueError, TypeError, KeyError or AttributeError on what is no manifest."""
+        bundle = cls(
+            directory=directory,
+            arch=values["arch"],
+            sha256=values["sha256"],
+            launcher=tuple(values["launcher"]),
+            runner=values["runner"],
+            runner_version=values["runner_version"],
+            runtimes={name: BundledRuntime(**runtime) for name, runtime in values["runtimes"].items()},
+            files={name: BundleFile(**file) for name, file in values["files"].items()},
+        )
+        named = {bundle.runner, *(runtime.library for runtime in bundle.runtimes.values())}
+        if bundle.arch not in _ARCHES or not _SHA256.fullmatch(bundle.sha256) or not named <= bundle.files.keys():
+            raise ValueError("a field makes no sense")
+        # These names become paths here and on the device.
+        if not all(PurePosixPath(name).parts and _is_inside(PurePosixPath(name)) for name in bundle.files):
+            raise ValueError("a name leads out of the bundle")
+        return bundle
+
+
+def bundles_folder() -> Path:
+    """Where bundles go if nothing else is said: `bundles` in `cache_folder`. Raises DeviceError as that does."""
+    return cache_folder() / "bundles"
+
+
+def default_bundle(arch: str) -> Bundle | None:
+    """The bundle for `arch` that was built last, of those in `bundles_folder`; None if there is none.
+
+    Raises:
+        DeviceError: it is damaged, or others may have put it there.
+    """
+    if not bundles_folder().exists():
+        return None
+    refuse_others(bundles_folder())
+    manifests = bundles_folder().glob(f"bundle-{_resolved(arch)}-*/{MANIFEST}")
+    newest = max(manifests, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return None if newest is None else Bundle.load(newest.parent)
+
+
+def build_bundle(
+    arch: str, out: str | Path, runtimes: Sequence[str] = RUNTIMES, wheels: str | Path | None = None
+) -> Bundle:
+    """Compile the runner and put it together with all that it needs.
+
+    Args:
+        arch: `arm64`, `x86_64`, or `host` for this machine's. An arm64 bundle brings its own loader and C library and
+            so runs on any 64-bit ARM Linux, Android included; an x86_64 one takes those of the machine it is built on.
+        out: folder that the bundle's folder is made in.
+        runtimes: which of `RUNTIMES`.
+        wheels: folder that holds the runtimes' wheels already; nothing is fetched then.
+
+    Raises:
+        UsageError: there is no such arch or runtime.
+        DeviceError: a tool, a library or the network is missing; the message says what to install.
+    """
+    arch, out = _resolved(arch), Path(out)
+    if not runtimes:
+        raise UsageError("a bundle needs at least one runtime: onnxruntime or tflite")
+    chosen = {runtime: runtime_wheel(runtime, arch) for runtime in dict.fromkeys(runtimes)}
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out) as scratch:
+        place, work = Path(scratch) / "bundle", Path(scratch) / "work"
+        (place / "licenses").mkdir(parents=True)
+        work.mkdir()
+        bundled = {}
+        for runtime, wheel in chosen.items():  # first, for this is what fails most
+            source = download_wheel(wheel, work) if wheels is None else find_wheel(wheel, Path(wheels))
+            content = read_wheel(source, wheel)
+            (place / content.library).write_bytes(content.content)
+            for name, text in content.licences.items():
+                (place / "licenses" / f"{wheel.project}-{name}").write_bytes(text)
+            bundled[runtime] = asdict(BundledRuntime(content.library, f"{wheel.project} {wheel.version}"))
+        runner_version = build_runner(arch, work / "build", place / _RUNNER)
+        for library in system_libraries(arch):
+            shutil.copyfile(library, place / library.name)
+        for name, text in own_licences(arch).items():
+            (place / "licenses" / name).write_bytes(text)
+        values: dict[str, Any] = {
+            "arch": arch,
+            "launcher": list(loader_command(arch)),
+            "runner": _RUNNER,
+            "runner_version": runner_version,
+            "runtimes": bundled,
+        }
+        return _publish(place, values, out)
+
+
+def _publish(place: Path, values: dict[str, Any], out: Path) -> Bundle:
+    """Describe what is in `place` and move it to its own name in `out`."""
+    programs = {values["runner"], *values["launcher"]}
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(path for path in place.rglob("*") if path.is_file()):
+        name, content = path.relative_to(place).as_posix(), path.read_bytes()
+        mode = 0o755 if name in programs else 0o644
+        path.chmod(mode)
+        files[name] = asdict(BundleFile(hashlib.sha256(content).hexdigest(), len(content), mode))
+    values["files"] = files
+    values["sha256"] = _content_hash(values)
+    (place / MANIFEST).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
+    target = out / f"bundle-{values['arch']}-{values['sha256'][:16]}"
+    if target.exists():
+        try:
+            bundle = Bundle.load(target)
+            (target / MANIFEST).touch()  # it is the newest now
+            return bundle
+        except DeviceError:
+            shutil.rmtree(target)
+    place.chmod(0o755)
+    place.rename(target)
+    return Bundle.load(target)
+
+
+def _content_hash(values: Mapping[str, Any]) -> str:
+    described = {name: value for name, value in values.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _is_inside(path: PurePosixPath) -> bool:
+    return not path.is_absolute() and ".." not in path.parts and str(path).isprintable()
+
+
+def _resolved(arch: str) -> str:
+    if arch == "host":
+        return arch_of_this_machine()
+    if arch not in _ARCHES:
+        raise UsageError(f"arch {arch!r} is unknown: use arm64, x86_64 or host")
+    return arch

@@ -1,0 +1,1 @@
+"""Timing everything that a plan names, and keeping it."""

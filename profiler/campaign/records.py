@@ -1,0 +1,506 @@
+"""The campaign's store: every raw sample and every failure, append-only, in one SQLite file.
+
+Opening a file checks it as SQLite does, and every row carries a SHA-256 over its own content, so that a damaged file
+gives an error and never a number. Samples are JSON arrays of nanoseconds, so that SQLite's and DuckDB's own JSON
+functions can look into them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from bpnas.android_bench.device import DeviceInfo
+from bpnas.android_bench.measurement import Failure, Measurement, RunSettings
+from bpnas.base.errors import BpnasError, SpaceError, UsageError
+from bpnas.base.file_kinds import kind_of
+from bpnas.base.plain_text import shown, storable
+from bpnas.profiler.backbone import Backbone
+
+SCHEMA_VERSION = 1
+_APPLICATION_ID = 0x62706E61  # "bpna"
+_HEADER_BYTES = 100  # of every SQLite file
+
+_COMMON = """
+    key TEXT NOT NULL,
+    session INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL REFERENCES device,
+    settings TEXT NOT NULL REFERENCES settings,
+    export_version INTEGER NOT NULL,
+    tools TEXT NOT NULL REFERENCES tools,
+    sha256 TEXT NOT NULL,
+    started_at REAL NOT NULL,
+"""
+# Beside the plan, for the same plan with another precision is no other plan; files of before do not have it.
+_PRECISION = "CREATE TABLE IF NOT EXISTS precision (plan TEXT PRIMARY KEY REFERENCES plan, value REAL NOT NULL)"
+_SCHEMA = f"""
+CREATE TABLE device (digest TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE settings (digest TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE tools (digest TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE plan (digest TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE measurement ({_COMMON}
+    samples_ns TEXT NOT NULL,
+    repeats INTEGER NOT NULL,
+    warmup_runs INTEGER NOT NULL,
+    warmup_ns INTEGER NOT NULL,
+    load_ns INTEGER NOT NULL,
+    conditions TEXT NOT NULL,
+    row_sha256 TEXT NOT NULL,
+    UNIQUE (key, session, fingerprint, settings, export_version)
+);
+CREATE TABLE failure ({_COMMON}
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    row_sha256 TEXT NOT NULL
+);
+"""
+
+
+class RecordsError(BpnasError):
+    """A records file that cannot be opened, is damaged, or is in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the measurements of one campaign have in common; only equal setups may meet in one table."""
+
+    device: DeviceInfo
+    settings: RunSettings
+    export_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a campaign set out to measure.
+
+    Attributes:
+        setup: on what and how.
+        backbones: one per input size.
+        paths: the path filter, or None for all 272.
+        sessions: fresh sessions of every part.
+        networks: random whole networks per backbone, beside its parts.
+        context: the paths also between neighbours.
+        test_seed: where given, the plan is of `networks` test networks alone, drawn with it; no table is made of it.
+        precision: half the confidence interval over the estimate that was asked for last, or None. Plans that differ
+            in nothing else are equal.
+    """
+
+    setup: Setup
+    backbones: tuple[Backbone, ...]
+    paths: str | None
+    sessions: int
+    networks: int = 0
+    context: bool = False
+    test_seed: int | None = None
+    precision: float | None = field(default=None, compare=False)
+
+
+def differences(setups: Sequence[Setup]) -> list[str]:
+    """What these setups do not have in common, for people: `seconds: 0.5 | 1.0`."""
+    fields = [{**asdict(s.device), **asdict(s.settings), "export_version": s.export_version} for s in setups]
+    values = {name: dict.fromkeys(str(each[name]) for each in fields) for name in fields[0]}
+    return [f"{name}: {' | '.join(different)}" for name, different in values.items() if len(different) > 1]
+
+
+class Records:
+    """An open records file. Use `Records.write` or `Records.read` as a context manager."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = lock
+
+    @classmethod
+    def write(cls, path: str | Path) -> Records:
+        """Open for appending, creating the file where there is none. One process at a time.
+
+        Raises:
+            RecordsError: another process writes to it, it is damaged, or no records file.
+        """
+        path = Path(path)
+        if not path.absolute().parent.is_dir():
+            raise RecordsError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
+        with _faults(path):
+            _refuse_other_kinds(path, empty_is_new=True)  # before a lock is put next to somebody else's file
+        lock = FileLock(f"{path}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RecordsError(
+                f"{path}: another process is writing to it; wait until it is done, or name another file with --records"
+            ) from None
+        except OSError as error:
+            raise _cannot(path, "written", error.strerror or str(error)) from error
+        try:
+            return cls(path, cls._connect(path, create=True), lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def read(cls, path: str | Path) -> Records:
+        """Open for reading, also while a campaign writes.
+
+        Raises:
+            RecordsError: there is no such file, it is damaged, or no records file.
+        """
+        path = Path(path)
+        with _faults(path):
+            if not path.exists():
+                raise RecordsError(f"{path}: no such records file; make one with profile-device --records {path}")
+            _refuse_other_kinds(path)
+        return cls(path, cls._connect(path, create=False), None)
+
+    @classmethod
+    def _connect(cls, path: Path, create: bool) -> sqlite3.Connection:
+        with _faults(path):
+            address = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'ro'}"
+            connection = sqlite3.connect(address, uri=True, isolation_level=None)
+            try:
+                if create and connection.execute("PRAGMA schema_version").fetchone() == (0,):
+                    connection.executescript(
+                        f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; "
+                        f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                    )
+                if connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
+                    raise RecordsError(f"{path}: is an SQLite file, but no bpnas records; name another file")
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                if version != SCHEMA_VERSION:
+                    raise RecordsError(
+                        f"{path}: records schema version {version}, but this bpnas reads version {SCHEMA_VERSION}; "
+                        "use the bpnas that wrote it"
+                    )
+                problems = [row[0] for row in connection.execute("PRAGMA integrity_check(1)")]
+                if problems != ["ok"]:
+                    raise RecordsError(_damaged(path, problems[0]))
+                if create:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                # Killed processes lose nothing with NORMAL; only a power cut may cost the last rows, never the file.
+                connection.execute("PRAGMA synchronous = NORMAL")
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    # Writing
+
+    def add_plan(self, plan: Plan) -> None:
+        """Note what a campaign sets out to measure; the same plan twice is one."""
+        value: dict[str, Any] = {
+            "fingerprint": plan.setup.device.fingerprint,
+            "settings": plan.setup.settings.digest,
+            "export_version": plan.setup.export_version,
+            "backbones": [backbone.to_dict() for backbone in plan.backbones],
+            "paths": plan.paths,
+            "sessions": plan.sessions,
+        }
+        if plan.networks:  # so that a plan without them is the text that it always was
+            value["networks"] = plan.networks
+        if plan.context:
+            value["context"] = True
+        if plan.test_seed is not None:
+            value["test_seed"] = plan.test_seed
+        with _faults(self.path), self._transaction():
+            self._put_setup(plan.setup)
+            digest = self._put("plan", json.dumps(value, sort_keys=True))
+            if plan.precision is not None:
+                self._connection.execute(_PRECISION)
+                self._connection.execute("INSERT OR REPLACE INTO precision VALUES (?, ?)", (digest, plan.precision))
+
+    def add(self, setup: Setup, tools: dict[str, str], outcome: Measurement | Failure) -> None:
+        """Append one outcome; it is in the file when this returns.
+
+        Raises:
+            SpaceError: the disk is full; what was appended before is kept.
+            RecordsError: the same thing was measured already.
+        """
+        row: dict[str, Any] = asdict(outcome)
+        row["fingerprint"], row["settings"] = setup.device.fingerprint, setup.settings.digest
+        row["export_version"] = setup.export_version
+        if isinstance(outcome, Measurement):
+            row["samples_ns"] = json.dumps(outcome.samples_ns, separators=(",", ":"))
+            row["conditions"] = json.dumps(outcome.conditions, sort_keys=True)
+        table = "measurement" if isinstance(outcome, Measurement) else "failure"
+        with _faults(self.path), self._transaction():
+            self._put_setup(setup)
+            row["tools"] = self._put("tools", json.dumps(tools, sort_keys=True))
+            # A failure may name a file, and a file's name need not be UTF-8.
+            row = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
+            row["row_sha256"] = _row_sha256(row)
+            columns = ", ".join(row)
+            marks = ", ".join(f":{name}" for name in row)
+            self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)
+
+    def _put_setup(self, setup: Setup) -> None:
+        self._put("device", setup.device.to_json())
+        self._put("settings", setup.settings.to_json())
+
+    def _put(self, table: str, value: str) -> str:
+        digest = hashlib.sha256(value.encode()).hexdigest()
+        self._connection.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", (digest, value))
+        return digest
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # on a full disk SQLite may have rolled back already
+                self._connection.execute("ROLLBACK")
+            raise
+
+    # Reading
+
+    def plans(self) -> tuple[Plan, ...]:
+        """All plans, in a fixed order.
+
+        Raises:
+            RecordsError: the file is damaged.
+        """
+        with _faults(self.path):
+            values, precisions = self._values("plan"), self._precisions()
+        return tuple(self._plan(value, precisions.get(digest)) for digest, value in values.items())
+
+    def _plan(self, value: str, precision: float | None) -> Plan:
+        with _stored(self.path, "a plan"):
+            fields = json.loads(value)
+            identity = fields["fingerprint"], fields["settings"], fields["export_version"]
+            backbones = tuple(Backbone.from_dict(backbone) for backbone in fields["backbones"])
+            rest = fields["paths"], fields["sessions"], fields.get("networks", 0), fields.get("context", False)
+            test_seed = fields.get("test_seed")
+        return Plan(self._setup(*identity), backbones, *rest, test_seed, precision)
+
+    def refuse_other_setups(self, setup: Setup) -> None:
+        """Refuse to go on in this file where nothing new could meet what is there in one table.
+
+        Raises:
+            RecordsError: the file holds a campaign with the same runtime, but another device, setting or version.
+        """
+        for other in dict.fromkeys(plan.setup for plan in self.plans()):
+            if other.device.runtime == setup.device.runtime and other != setup:
+                raise RecordsError(
+                    f"{self.path}: holds a campaign that must not meet this one in a table "
+                    f"({'; '.join(differences([other, setup])[:3])}); repeat its settings, or name another file with "
+                    "--records"
+                )
+
+    def done(self, setup: Setup) -> set[tuple[str, int]]:
+        """(key, session) of everything measured with this setup."""
+        return self._tasks("measurement", setup)
+
+    def failed(self, setup: Setup) -> set[tuple[str, int]]:
+        """(key, session) of everything that failed with this setup, whether it was measured later or not."""
+        return self._tasks("failure", setup)
+
+    def _tasks(self, table: str, setup: Setup) -> set[tuple[str, int]]:
+        with _faults(self.path):
+            rows = self._connection.execute(
+                f"SELECT key, session FROM {table} WHERE fingerprint = ? AND settings = ? AND export_version = ?",
+                (setup.device.fingerprint, setup.settings.digest, setup.export_version),
+            )
+            return {(key, session) for key, session in rows}
+
+    def measurements(self) -> Iterator[tuple[Setup, Measurement]]:
+        """Everything measured, ordered by key and session.
+
+        Raises:
+            RecordsError: a row is damaged.
+        """
+        for setup, row in self._rows("measurement"):
+            with _stored(self.path, "a measurement"):
+                row["samples_ns"] = tuple(json.loads(row["samples_ns"]))
+                row["conditions"] = json.loads(row["conditions"])
+                measurement = Measurement(**row)
+            yield setup, measurement
+
+    def measurements_of(self, setup: Setup) -> Iterator[Measurement]:
+        """Everything measured with this setup, ordered by key and session. Raises RecordsError."""
+        return (measurement for other, measurement in self.measurements() if other == setup)
+
+    def failures(self) -> Iterator[tuple[Setup, Failure]]:
+        """Every failure, ordered by key and session; a part that was measured later appears in both lists."""
+        for setup, row in self._rows("failure"):
+            with _stored(self.path, "a failure"):
+                failure = Failure(**row)
+            yield setup, failure
+
+    def _rows(self, table: str) -> Iterator[tuple[Setup, dict[str, Any]]]:
+        setups: dict[tuple[str, str, int], Setup] = {}
+        # A cursor that lives on in a traceback would keep the file locked, and the next writer waiting.
+        query = self._connection.execute
+        with _faults(self.path), closing(query(f"SELECT * FROM {table} ORDER BY key, session, rowid")) as cursor:
+            names = [column[0] for column in cursor.description]
+            for values in cursor:
+                row = dict(zip(names, values, strict=True))
+                try:
+                    whole = row.pop("row_sha256") == _row_sha256(row)
+                    del row["tools"]
+                    identity = (row.pop("fingerprint"), row.pop("settings"), row.pop("export_version"))
+                except (KeyError, TypeError, ValueError) as error:  # a column's name or type has changed
+                    raise RecordsError(_damaged(self.path, f"a {table} row: {shown(error)}")) from error
+                if not whole:
+                    raise RecordsError(_damaged(self.path, f"a {table} row of {shown(row['key'])} has changed"))
+                if identity not in setups:
+                    setups[identity] = self._setup(*identity)
+                yield setups[identity], row
+
+    def _setup(self, fingerprint: str, settings: str, export_version: int) -> Setup:
+        with _faults(self.path):
+            devices, all_settings = self._values("device"), self._values("settings")
+        if fingerprint not in devices or settings not in all_settings:
+            raise RecordsError(_damaged(self.path, "a row's device or settings are missing"))
+        with _stored(self.path, "a device or its settings"):
+            device = DeviceInfo.from_json(devices[fingerprint])
+            return Setup(device, RunSettings.from_json(all_settings[settings]), export_version)
+
+    def _precisions(self) -> dict[str, float]:
+        if not self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'precision'").fetchall():
+            return {}
+        values = dict(self._connection.execute("SELECT plan, value FROM precision"))
+        if not all(isinstance(value, float) and 0.0 < value < 1.0 for value in values.values()):
+            raise RecordsError(_damaged(self.path, "a precision row has changed"))
+        return values
+
+    def _values(self, table: str) -> dict[str, str]:
+        values = dict(self._connection.execute(f"SELECT digest, value FROM {table} ORDER BY digest"))
+        for digest, value in values.items():
+            if not isinstance(value, str) or hashlib.sha256(value.encode()).hexdigest() != digest:
+                raise RecordsError(_damaged(self.path, f"a {table} row has changed"))
+        return values
+
+    def close(self) -> None:
+        """Close the file and let others write to it."""
+        try:
+            if self._lock is not None:
+                # One self-contained file at rest, which may be copied or read from a read-only folder.
+                with suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+            self._connection.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def is_records_file(path: str | Path) -> bool:
+    """Whether the file calls itself bpnas records (whatever state it is in)."""
+    try:
+        with Path(path).open("rb") as file:
+            return _is_of_records(file.read(_HEADER_BYTES))
+    except OSError:
+        return False
+
+
+def _is_of_records(header: bytes) -> bool:
+    # Bytes 68..71 of an SQLite file: the application id. https://www.sqlite.org/fileformat2.html
+    return (
+        len(header) == _HEADER_BYTES
+        and header.startswith(b"SQLite format 3\0")
+        and header[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+    )
+
+
+def _row_sha256(row: dict[str, Any]) -> str:
+    content = {name: value for name, value in row.items() if name != "row_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_other_kinds(path: Path, empty_is_new: bool = False) -> None:
+    """Say what a file is that is no records file, before anything is done to it or put next to it.
+
+    Raises:
+        RecordsError: see above.
+        OSError: it cannot be read.
+    """
+    if not path.exists() or (empty_is_new and path.is_file() and not path.stat().st_size):
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+        if _is_of_records(header):
+            return
+    raise RecordsError(f"{path}: {kind_of(path).instead_of('bpnas records')}")
+
+
+def _cannot(path: Path, done: str, reason: str) -> RecordsError:
+    return RecordsError(
+        f"{path}: cannot be {done} ({reason}); see who may read and write it and its folder, or name another file"
+    )
+
+
+def _damaged(path: Path, detail: str) -> str:
+    detail = " ".join(detail.split())  # SQLite's findings take two lines
+    return (
+        f"{path}: the records are damaged ({detail}); restore a copy, or name another file with --records, and "
+        "keep this one: SQLite's own program saves what is whole of it with its command .recover"
+    )
+
+
+@contextmanager
+def _stored(path: Path, what: str) -> Iterator[None]:
+    """Content whose hash is right, and which still cannot be read: another program wrote it, or a later bpnas."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError) as error:
+        reason = shown(f"{type(error).__name__}: {error}", 200)
+        raise RecordsError(
+            f"{path}: {what} in it cannot be read ({reason}); use the bpnas that wrote the file, or name another file"
+        ) from error
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    """Errors of SQLite and of the system as ours. Damage is only what SQLite says of the file's own content."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise RecordsError(f"{path}: the same thing was measured already ({error})") from error
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+        raise  # ours, and nothing about the file
+    except UnicodeDecodeError as error:  # a name in the file's own schema
+        raise RecordsError(_damaged(path, str(error))) from error
+    except sqlite3.Error as error:
+        # The lower byte is the kind of the fault; without one, it is a text that Python could not decode.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise SpaceError(f"{path}: no space left on the disk; free some and call the same command again") from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise RecordsError(f"{path}: another program is using it; close that and try again") from error
+        if code in _DAMAGE:
+            raise RecordsError(_damaged(path, str(error))) from error
+        if code == sqlite3.SQLITE_IOERR:
+            raise RecordsError(
+                f"{path}: the disk could not be read or written ({error}); check the disk and its connection, and call "
+                "the same command again"
+            ) from error
+        raise _cannot(path, "opened or written", str(error)) from error
+    except OSError as error:
+        raise _cannot(path, "read", error.strerror or str(error)) from error
+
+
+_DAMAGE = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_ERROR,  # a table or column is not there: our statements are right
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_MISMATCH,
+}

@@ -1,0 +1,287 @@
+"""The loop that times every part of some backbones: shuffled, resumable, on one device or several alike; a crash costs
+one model, a lost device costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from bpnas.android_bench.device import Conditions, Device
+from bpnas.android_bench.errors import DeviceError
+from bpnas.android_bench.measurement import Failure, Measurement, Outcome
+from bpnas.android_bench.threads import check_threads
+from bpnas.base.errors import UsageError
+from bpnas.profiler.campaign.crew import Crew
+from bpnas.profiler.campaign.model_files import ModelFiles
+from bpnas.profiler.campaign.other_models import AnyPart, OtherPart
+from bpnas.profiler.campaign.records import Plan, Records, Setup, differences
+from bpnas.profiler.campaign.rounds import MAX_SESSIONS, Assessment, Rounds
+from bpnas.profiler.campaign.sentinel import SentinelTasks, is_phone, is_sentinel, sentinel_model
+from bpnas.profiler.campaign.session import summarize
+from bpnas.profiler.campaign.work_queue import WorkQueue
+from bpnas.profiler.networks import Fold, random_networks
+from bpnas.profiler.paths import Part, all_paths, context_parts, enumerate_parts, select_paths
+
+WORTH_PROCESSES = 32
+"""Fewer models than this are written before another process has loaded torch."""
+
+_TOOLS = ("bpnas", "torch", "onnx", "flatbuffers", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The state of a campaign after one more model.
+
+    Attributes:
+        total, done: sessions of the plan's parts, of which more are added where a round follows; measured, in this call
+            or before. The sentinel counts in none of these.
+        measured, failures: in this call.
+        elapsed_seconds: of this call.
+        conditions: the device's state after its last measurement; of several devices, each name after the serial.
+        lost: one sentence per device that was given up, while others go on.
+    """
+
+    total: int
+    done: int
+    measured: int
+    failures: int
+    elapsed_seconds: float
+    conditions: Conditions
+    lost: tuple[str, ...] = ()
+
+    @property
+    def per_second(self) -> float:
+        """Models a second in this call."""
+        return (self.measured + self.failures) / self.elapsed_seconds if self.elapsed_seconds else 0.0
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """Time to the end at this rate; None as long as there is no rate."""
+        return (self.total - self.done - self.failures) / self.per_second if self.per_second else None
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignResult:
+    """How a call of `run_campaign` ended.
+
+    Attributes:
+        total: sessions of the plan's parts, those of further rounds included.
+        done: measured by now, in this call or before.
+        measured: in this call.
+        failures: of this call, the sentinel's among them.
+        elapsed_seconds: of this call.
+        assessment: how well the parts are known by now.
+        lost: one sentence per device that was given up, while others went on.
+    """
+
+    total: int
+    done: int
+    measured: int
+    failures: tuple[Failure, ...]
+    elapsed_seconds: float
+    assessment: Assessment
+    lost: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was to be measured is, well or not."""
+        return self.done == self.total
+
+
+def plan_parts(plan: Plan) -> tuple[Part, ...]:
+    """The parts that a plan covers.
+
+    Raises:
+        UsageError: its path filter matches nothing.
+    """
+    paths = all_paths() if plan.paths is None else select_paths(plan.paths)
+    fold: Fold = "fit" if plan.test_seed is None else "test"
+    networks = [
+        network
+        for backbone in plan.backbones
+        for network in random_networks(backbone, paths, plan.networks, fold=fold, seed=plan.test_seed or 0)
+    ]
+    if plan.test_seed is not None:
+        return tuple(networks)
+    in_context = context_parts(plan.backbones, paths) if plan.context else ()
+    return (*enumerate_parts(plan.backbones, paths), *in_context, *networks)
+
+
+def refuse_unequal(devices: Mapping[str, Device], setup: Setup) -> None:
+    """Refuse devices whose latencies must not meet in one table, or would not be those of the models.
+
+    Args:
+        devices: by the name that they have in messages.
+        setup: of the plan that they are to measure.
+
+    Raises:
+        UsageError: their fingerprints differ, or are not the plan's; the message lists where. Or one has fewer cores
+            than the plan's settings have threads.
+    """
+    for name, device in devices.items():
+        check_threads(device, setup.settings, name, device.info.affinity)
+    different = differences([setup, *(replace(setup, device=device.info) for device in devices.values())])
+    if different:
+        raise UsageError(
+            f"{' and '.join(devices)} cannot share this campaign, for their latencies must not meet in one table "
+            f"({'; '.join(different)}); measure each with records of its own"
+        )
+
+
+def run_campaign(
+    device: Device | Sequence[Device],
+    records: Records,
+    plan: Plan,
+    *,
+    others: Sequence[OtherPart] = (),
+    serials: Sequence[str] = (),
+    seed: int = 0,
+    max_sessions: int = MAX_SESSIONS,
+    budget_seconds: float | None = None,
+    jobs: int = 1,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> CampaignResult:
+    """Measure what of the plan is not in the records yet.
+
+    All parts are timed once in random order, then all once more in another order, and so on for every session of the
+    plan, so that a slow change of the device meets all parts alike. Each outcome is in the file before anything else
+    happens with it. A part that failed is tried again by the next call. The sentinel is timed between the parts.
+
+    Then what was noisy, or lies where a device was throttled, is measured once more. If the plan asks for a precision,
+    parts that are not known as well get another session, and another, until all are or have `max_sessions`. If it does
+    not, a call that finds everything measured gives those parts one more session that are not known within
+    `estimate.PRECISION`.
+
+    Several devices share the work, each at its own pace. What a lost one took and did not answer is done by the
+    others. On Ctrl-C, and at the end of the budget, what they are at is still waited for and kept, for some seconds.
+
+    Args:
+        device: open, one or several; their info must be that of `plan.setup`.
+        records: open for writing.
+        others: these models instead of the plan's parts; then no plan is noted, so that no table asks for them, and no
+            sentinel is timed.
+        serials: names of the devices in messages; by default `device 1`, `device 2`, ...
+        seed: of the order.
+        max_sessions: of one part, if the plan itself has not more.
+        budget_seconds: begin no other model once so much time has gone.
+        jobs: processes that write model files while a device waits for the next ones.
+        on_progress: called at the start of every round and after every model.
+
+    Raises:
+        UsageError: the fingerprints of the devices differ, or there are more threads than cores.
+        DeviceError: no device is left: the last one was lost, or too many models in a row failed on it.
+        SpaceError: the disk is full.
+    """
+    start = time.monotonic()
+    team = list(device) if isinstance(device, Sequence) else [device]
+    names = list(serials) or [f"device {n + 1}" for n in range(len(team))]
+    if not team or not len(team) == len(names) == len(set(names)):
+        raise UsageError(f"a campaign needs devices with one serial each, not {len(team)} with {', '.join(names)}")
+    devices = dict(zip(names, team, strict=True))
+    setup = plan.setup
+    refuse_unequal(devices, setup)
+    parts: dict[str, AnyPart] = {part.key: part for part in others or plan_parts(plan)}
+    if not others:
+        records.add_plan(plan)
+    rounds = Rounds(
+        list(parts),
+        plan.sessions,
+        seed=seed,
+        precision=plan.precision,
+        max_sessions=max_sessions,
+        failed=records.failed(setup),
+        can_throttle=is_phone(setup.device),
+    )
+    for one in records.measurements_of(setup):
+        rounds.add(summarize(one))
+    tasks = rounds.next()
+    wanted = rounds.planned_tasks | rounds.measured_tasks | set(tasks)
+    tools = _tool_versions()
+    measured, failures, lost, is_over = 0, list[Failure](), dict[str, str](), False
+    states = {name: one.conditions() for name, one in devices.items()}
+    sentinels = None
+    if not others:
+        sentinel, parts[sentinel] = sentinel_model(plan.backbones[0])
+        sentinels = SentinelTasks(sentinel, records.done(setup))
+
+    def report() -> None:
+        on_progress(
+            Progress(
+                total=len(wanted),
+                done=rounds.measured,
+                measured=measured,
+                failures=sum(not is_sentinel(failure.key) for failure in failures),
+                elapsed_seconds=time.monotonic() - start,
+                conditions=_conditions(states),
+                lost=tuple(lost.values()),
+            )
+        )
+
+    def take(name: str, outcome: Outcome, queue: WorkQueue) -> None:
+        nonlocal measured, is_over
+        records.add(setup, tools, outcome)
+        if isinstance(outcome, Measurement):
+            rounds.add(summarize(outcome))
+            measured += not is_sentinel(outcome.key)
+            states[name] = {**states[name], **outcome.conditions.get("after", {})}
+        else:
+            failures.append(outcome)
+        if is_sentinel(outcome.key):
+            return
+        report()
+        if budget_seconds is not None and time.monotonic() - start >= budget_seconds:
+            is_over = True
+            queue.stop()
+
+    processes = jobs if len(tasks) > WORTH_PROCESSES else 1
+    folder = records.path.with_name(f".{records.path.name}.models")
+    report()
+    with ModelFiles(folder, parts, setup.device.runtime, processes) as models:
+        while tasks:
+            there = {name: one for name, one in devices.items() if name not in lost}
+            queue = WorkQueue(tasks, models, len(there), sentinels)
+            with Crew(there, queue, setup.settings, lost) as crew:
+                try:
+                    for name, outcome in crew.outcomes():
+                        take(name, outcome, queue)
+                except KeyboardInterrupt:
+                    queue.stop()
+                    with suppress(DeviceError):  # that devices end badly is no news after Ctrl-C
+                        for name, outcome in crew.outcomes():
+                            take(name, outcome, queue)
+                    raise
+            tasks = [] if is_over else rounds.next()
+            wanted.update(tasks)
+            if tasks:
+                report()
+    return CampaignResult(
+        total=len(wanted),
+        done=rounds.measured,
+        measured=measured,
+        failures=tuple(failures),
+        elapsed_seconds=time.monotonic() - start,
+        assessment=rounds.assess(),
+        lost=tuple(lost.values()),
+    )
+
+
+def _conditions(states: Mapping[str, Conditions]) -> Conditions:
+    if len(states) == 1:
+        (only,) = states.values()
+        return only
+    return {f"{serial} {name}": value for serial, state in states.items() for name, value in state.items()}
+
+
+def _tool_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _TOOLS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

@@ -1,0 +1,1 @@
+"""Stage 2: one block for each site, chosen in a supernet."""

@@ -1,0 +1,303 @@
+"""Stage 2 in a run directory: train the supernet, derive a network that meets its target, retrain and export it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bpnas.base.randomness import derived_seed
+from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.block import Block, Blocks
+from bpnas.search.connections.connect import ConnectionEpoch, candidate_latencies, connect, new_supernet
+from bpnas.search.connections.derive import Assignment, argmax_blocks, fastest_blocks, k_most_probable_blocks
+from bpnas.search.connections.inherited_accuracy import inherited_accuracy, judged_count
+from bpnas.search.connections.super_block import Candidates
+from bpnas.search.connections.supernet import site_candidates
+from bpnas.search.data.dataset import Dataset, load_data
+from bpnas.search.data.judged_images import JudgedImages
+from bpnas.search.errors import DivergedError, InfeasibleLimitError, RunError
+from bpnas.search.event_files import event_files
+from bpnas.search.fields import FieldError, Fields, fields_of
+from bpnas.search.networks.final_training import train_network
+from bpnas.search.networks.network_file import (
+    NetworkFile,
+    block_texts,
+    check_sites,
+    check_weights,
+    latency_facts,
+    parse_blocks,
+)
+from bpnas.search.presets import Preset
+from bpnas.search.progress import Progress
+from bpnas.search.run_directory import RunDirectory, limit_name
+from bpnas.search.sealed import RESTORE, shortened
+from bpnas.search.training.checkpoint import finished_epochs
+from bpnas.search.training.distributed import from_main, is_main
+from bpnas.search.training.divergence import stage_in
+
+if TYPE_CHECKING:
+    from bpnas.tables import LatencyTable
+
+_RETRY = "the block proposals are kept, call the same command again with a smaller --connection-rate"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkResult:
+    """The network that a search ends with.
+
+    Attributes:
+        backbone: where the blocks sit.
+        blocks: one per site, None for Skip.
+        predicted_latency_ms: by the table's model; at most `target_ms`.
+        target_ms: its limit.
+        accuracy: 0..1, after retraining, on `accuracy_on`.
+        argmax_latency_ms: of the paper's argmax per site, which may miss the target.
+        accuracy_on: the images; None where an earlier bpnas trained it and did not note them.
+    """
+
+    backbone: Backbone
+    blocks: Blocks
+    predicted_latency_ms: float
+    target_ms: float
+    accuracy: float
+    argmax_latency_ms: float
+    accuracy_on: JudgedImages | None = None
+
+
+def check_target(table: LatencyTable, backbone: Backbone, proposals: Sequence[Block], target_ms: float) -> None:
+    """Refuse a target that no network of these proposals and Skip meets.
+
+    Raises:
+        InfeasibleLimitError: with the smallest latency there is.
+        MissingEntryError: the table lacks a path of a proposal at some site.
+    """
+    latencies = candidate_latencies(table, backbone, proposals)
+    fastest = fastest_blocks([np.zeros(len(row)) for row in latencies], latencies)
+    blocks = _blocks([site_candidates(proposals, site) for site in backbone.sites], fastest.choices)
+    smallest = table.network(blocks, backbone.input_size, backbone.classes)
+    if smallest > target_ms:
+        raise InfeasibleLimitError(target_ms, smallest, "network of these block proposals")
+
+
+def run_connections(
+    directory: RunDirectory,
+    table: LatencyTable,
+    backbone: Backbone,
+    proposals: Sequence[Block],
+    data: str,
+    target_ms: float,
+    preset: Preset,
+    seed: int,
+    progress: Progress,
+    further_ms: Sequence[float] = (),
+) -> tuple[NetworkResult, ...]:
+    """Search the connections, retrain the network that they name, export it; every epoch is a checkpoint.
+
+    Args:
+        target_ms: what the latency loss aims at, and the limit of the first network, whose files lie in `directory`.
+        further_ms: limits of further networks out of the same supernet, each retrained and kept in
+            `networks/LIMITms` below [ours].
+
+    Returns:
+        The network of `target_ms` and those of `further_ms`.
+
+    Raises:
+        DivergedError: the supernet or a network came to numbers that are not finite.
+    """
+    for ms in (target_ms, *further_ms):
+        check_target(table, backbone, proposals, ms)
+    places = {target_ms: directory, **{ms: directory.below(Path("networks", limit_name(ms))) for ms in further_ms}}
+    if from_main(all(place.has("network.json") for place in places.values())):
+        progress.note("the network is there already")
+        return tuple(_read_network(place, table, backbone, ms) for ms, place in places.items())
+    wanted = [preset.connections.train.train_images, preset.retraining.train_images]
+    dataset = load_data(data, backbone.input_size, None if None in wanted else max(n for n in wanted if n is not None))
+    derivation: Callable[[float], dict[str, Any]] | None = None
+    for ms, place in places.items():
+        if from_main(place.has("connections.json")):
+            continue
+        if derivation is None:
+            derivation = _search(directory, table, backbone, proposals, dataset, target_ms, preset, seed, progress)
+        place.write_json("connections.json", derivation(ms))
+    results = []
+    for ms, place in places.items():
+        if from_main(place.has("network.json")):
+            results.append(_read_network(place, table, backbone, ms))
+        else:
+            found = from_main(place.read_json("connections.json") if is_main() else {})
+            # Networks of one run are trained alike: once one of them is, the recipe is settled.
+            with _one_recipe(directory):
+                results.append(_retrain(place, table, backbone, dataset, ms, preset, seed, progress, found))
+    return tuple(results)
+
+
+def _search(
+    directory: RunDirectory,
+    table: LatencyTable,
+    backbone: Backbone,
+    proposals: Sequence[Block],
+    dataset: Dataset,
+    target_ms: float,
+    preset: Preset,
+    seed: int,
+    progress: Progress,
+) -> Callable[[float], dict[str, Any]]:
+    """Train the supernet as far as that is not done, and return what derives a network within a limit from it."""
+    settings = preset.connections
+    checkpoint = directory.checkpoints / "connections.pt"
+    progress.stage("block connections", settings.train.epochs, finished_epochs(checkpoint))
+    recorded = directory.epochs("connections.jsonl")
+
+    def report(epoch: ConnectionEpoch) -> None:
+        if epoch.epoch >= len(recorded):
+            line = {
+                "epoch": epoch.epoch,
+                "tau": epoch.tau,
+                "weight_loss": epoch.weight_loss,
+                "alpha_loss": epoch.alpha_loss,
+                "expected_latency_ms": epoch.latency_ms,
+                "argmax_latency_ms": epoch.argmax_latency_ms,
+                "entropy": sum(epoch.entropies) / len(epoch.entropies),
+                "entropies": epoch.entropies,
+                "alphas": epoch.alphas,
+            }
+            directory.append("connections.jsonl", line)
+            recorded.append(line)
+            curves(line)
+        work = {"stage": "connections", "images": epoch.images, "seconds": epoch.seconds}
+        directory.append("timings.jsonl", work)
+        loss = "" if epoch.alpha_loss is None else f", alpha loss {epoch.alpha_loss:.3f}"
+        progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.weight_loss:.3f}{loss}, latency {epoch.latency_ms:.4g} ms")
+
+    latencies = candidate_latencies(table, backbone, proposals)
+    fixed = table.fixed(backbone.input_size, backbone.classes)
+    model_seed = derived_seed(seed, "supernet")
+    supernet = new_supernet(backbone, proposals, settings, model_seed)
+    stage = stage_in(directory, "the connection search", lines="connections.jsonl", checkpoint=checkpoint, retry=_RETRY)
+    with stage, event_files(directory, "connections", recorded) as curves:
+        learned = connect(
+            supernet,
+            dataset,
+            latencies,
+            settings,
+            target_ms=target_ms,
+            fixed_ms=fixed,
+            seed=model_seed,
+            checkpoint=checkpoint,
+            on_epoch=report,
+            on_step=progress.within,
+        )
+
+    def exact_ms(choices: tuple[int, ...]) -> float:
+        return table.network(_blocks(learned.candidates, choices), backbone.input_size, backbone.classes)
+
+    def as_dict(assignment: Assignment) -> dict[str, Any]:
+        return {
+            "blocks": block_texts(_blocks(learned.candidates, assignment.choices)),
+            "latency_ms": exact_ms(assignment.choices),
+            "log_probability": assignment.log_probability,
+        }
+
+    def derived(limit_ms: float) -> dict[str, Any]:
+        found = k_most_probable_blocks(learned.log_probabilities, latencies, limit_ms, settings.k_best, fixed, exact_ms)
+        result = {
+            "mock": table.meta.mock,
+            "target_ms": limit_ms,
+            "argmax": as_dict(argmax_blocks(learned.log_probabilities, latencies, fixed)),
+            "chosen": as_dict(found[0]),
+        }
+        if settings.k_best > 1:
+            _, held_out = dataset.train.first(settings.train.train_images).parted(settings.weight_share)
+            judged = []
+            for assignment in found:
+                score = inherited_accuracy(supernet, assignment.choices, dataset, held_out, settings.train.batch)
+                judged.append({**as_dict(assignment), "inherited_accuracy": score})
+            images = JudgedImages.held_out(
+                dataset.source, judged_count(len(held_out), settings.train.batch), dataset.input_size
+            )
+            result["inherited_accuracy_on"] = None if images is None else asdict(images)
+            # The most probable one of equally good ones.
+            result |= {"chosen": max(judged, key=lambda one: one["inherited_accuracy"]), "judged": judged}
+        return result
+
+    return derived
+
+
+def _retrain(
+    directory: RunDirectory,
+    table: LatencyTable,
+    backbone: Backbone,
+    dataset: Dataset,
+    target_ms: float,
+    preset: Preset,
+    seed: int,
+    progress: Progress,
+    found: dict[str, Any],
+) -> NetworkResult:
+    path = directory.root / "connections.json"
+    with fields_of(f"{path}: is damaged"):
+        fields = Fields(found)
+        blocks = parse_blocks(fields.part("chosen").texts("blocks"))
+        check_sites(blocks, backbone)
+        argmax = fields.part("argmax")
+        check_sites(parse_blocks(argmax.texts("blocks")), backbone)
+        argmax_ms = argmax.latency("latency_ms")
+        if fields.latency("target_ms") != target_ms:
+            raise FieldError(f"'target_ms' is not the {target_ms:g} ms of this network")
+    facts = {**latency_facts(table, blocks, backbone, target_ms), "argmax": argmax.values}
+    _check_latency(path, facts["predicted_latency_ms"], target_ms, fields.part("chosen").values.get("latency_ms"))
+    reached = train_network(directory, blocks, backbone, dataset, preset, seed, progress, facts)
+    predicted_ms = facts["predicted_latency_ms"]
+    return NetworkResult(backbone, blocks, predicted_ms, target_ms, reached.accuracy, argmax_ms, reached.accuracy_on)
+
+
+@contextmanager
+def _one_recipe(directory: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except DivergedError as error:
+        if not from_main(directory.has_trained()):
+            raise
+        raise error.of(
+            error.stage,
+            "the networks that are finished are kept, and all of a run are trained alike: start another run with a "
+            "smaller --retrain-rate and another --out",
+        ) from None
+
+
+def _read_network(directory: RunDirectory, table: LatencyTable, backbone: Backbone, target_ms: float) -> NetworkResult:
+    """The network that an earlier call has left."""
+    file = NetworkFile.load(directory.root / "network.json")
+    check_weights(file.path)
+    with fields_of(f"{file.path}: is damaged"):
+        fields = Fields(file.values)
+        accuracy, argmax_ms = fields.share("accuracy"), fields.part("argmax").latency("latency_ms")
+        if (file.backbone, file.target_ms) != (backbone, target_ms):
+            raise FieldError("its backbone or its target_ms is not that of this search")
+    _check_latency(
+        file.path,
+        table.network(file.blocks, backbone.input_size, backbone.classes),
+        target_ms,
+        file.predicted_latency_ms,
+    )
+    predicted_ms = fields.latency("predicted_latency_ms")
+    return NetworkResult(backbone, file.blocks, predicted_ms, target_ms, accuracy, argmax_ms, file.accuracy_on)
+
+
+def _check_latency(path: Path, latency_ms: float, target_ms: float, stored_ms: Any) -> None:
+    """Refuse a file whose network is not what a search under this limit, by this table, has left there."""
+    if not isinstance(stored_ms, int | float) or not math.isclose(stored_ms, latency_ms, rel_tol=1e-6):
+        said = shortened(str(stored_ms))
+        raise RunError(f"{path}: says {said} ms of blocks that take {latency_ms:.6g} ms by table; {RESTORE}")
+    if latency_ms > target_ms:
+        raise RunError(f"{path}: its blocks take {latency_ms:.6g} ms, above the limit of {target_ms:.6g} ms; {RESTORE}")
+
+
+def _blocks(candidates: Sequence[Candidates], choices: Sequence[int]) -> Blocks:
+    return tuple(options[choice] for options, choice in zip(candidates, choices, strict=True))

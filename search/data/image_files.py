@@ -1,0 +1,263 @@
+"""Images that are read one by one: a folder per class, or the parquet edition of ImageNet. Nothing is decoded here."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from bpnas.base.randomness import derived_seed, sample
+from bpnas.search.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow
+
+T = TypeVar("T")
+Rows = npt.NDArray[np.int64]
+
+_EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
+_SUBSET_CLASSES = 100
+
+
+class ImageStore(Protocol):
+    """Encoded images by number."""
+
+    def name(self, row: int) -> str:
+        """For messages."""
+
+    def read(self, row: int) -> bytes:
+        """The content of the file."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listing:
+    """All images of a source.
+
+    Attributes:
+        store: the training images, then the test images.
+        labels: (rows of the store,), from 0.
+        train_count: how many are for training.
+        class_names: one per label.
+        test_name: what the images behind those for training are: `validation` or `test`.
+    """
+
+    store: ImageStore
+    labels: Rows
+    train_count: int
+    class_names: tuple[str, ...]
+    test_name: str
+
+
+class _Files:
+    """Files below a folder."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        # One array, since a list of a million texts would be copied into every process that touches it.
+        self._root, self._names = root, np.array([os.fsencode(name) for name in names])
+
+    def name(self, row: int) -> str:
+        return str(self._root / os.fsdecode(self._names[row]))
+
+    def read(self, row: int) -> bytes:
+        return Path(self.name(row)).read_bytes()
+
+
+class _ParquetRows:
+    """Rows of parquet files, by way of the memory-mapped copy that `datasets` keeps of them."""
+
+    def __init__(self, rows: datasets.Dataset, folder: Path) -> None:
+        self._rows, self._folder = rows, folder
+
+    def name(self, row: int) -> str:
+        return f"{self._folder}: {self._rows[row]['image'].get('path') or f'row {row}'}"
+
+    def read(self, row: int) -> bytes:
+        content: bytes = self._rows[row]["image"]["bytes"]
+        return content
+
+
+def choose_classes(count: int, seed: int) -> list[int]:
+    """Which 100 of `count` classes make up the ImageNet-100 of a seed, in ascending order, on every machine.
+
+    A partial Fisher-Yates shuffle (`bpnas.base.randomness.sample`) of 0 .. count - 1 by `random.Random`, seeded with a
+    hash of the seed; the numbers are the labels in the order of the folders' names, which is ImageNet's own.
+    """
+    return sorted(sample(random.Random(derived_seed(seed, "imagenet100")), range(count), _SUBSET_CLASSES))
+
+
+def list_images(directory: Path, class_seed: int | None = None) -> Listing:
+    """Find the images below `directory`.
+
+    Args:
+        directory: has the folders `train` and `val` (or `test`), with a folder per class in each; or parquet files
+            `train-*.parquet` and `validation-*.parquet`, there or in `data`, with columns `image` and `label`. Of
+            those, `datasets` makes a copy in its cache, as large as what is asked for.
+        class_seed: of ImageNet-100 (see `choose_classes`); None for all classes.
+
+    Raises:
+        DataError: there are no such folders or files, a class is missing, or there are fewer than 100 classes to
+            choose from.
+    """
+    files = _parquet_files(directory)
+    if files is None:
+        return _list_folders(directory, class_seed)
+    return _list_parquet(directory, *files, class_seed)
+
+
+def count_classes(directory: Path) -> int:
+    """How many classes `directory` has (see `list_images`); 0 if it holds no images.
+
+    Raises:
+        DataError: a parquet file is damaged.
+    """
+    files = _parquet_files(directory)
+    return len(_class_folders(directory / "train")) if files is None else len(_parquet_class_names(files[0]))
+
+
+def readable(where: Path, action: Callable[[], T]) -> T:
+    """Run a reader, whose errors are many and come from several libraries, as one `DataError`."""
+    try:
+        return action()
+    except Exception as error:
+        raise DataError(f"{where}: cannot be read ({one_line(error)})") from error
+
+
+def one_line(error: Exception) -> str:
+    """An error of another library, for a message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _chosen(directory: Path, names: Sequence[str], class_seed: int | None) -> list[int]:
+    if class_seed is None:
+        return list(range(len(names)))
+    if len(names) < _SUBSET_CLASSES:
+        raise DataError(f"{directory}: has {len(names)} classes; imagenet100 chooses {_SUBSET_CLASSES} of them")
+    return choose_classes(len(names), class_seed)
+
+
+def _class_folders(part: Path) -> list[str]:
+    return sorted(child.name for child in part.iterdir() if child.is_dir()) if part.is_dir() else []
+
+
+def _list_folders(directory: Path, class_seed: int | None) -> Listing:
+    test_folder = _test_folder(directory)
+    names = _class_folders(directory / "train")
+    if not names:
+        raise DataError(f"{directory / 'train'}: holds no folder; there must be one per class")
+    unknown = sorted(set(_class_folders(directory / test_folder)) - set(names))
+    if unknown:
+        raise DataError(f"{directory / test_folder / unknown[0]}: is the folder of a class that train does not have")
+    chosen = [names[number] for number in _chosen(directory, names, class_seed)]
+    found: list[str] = []
+    labels: list[int] = []
+    counts = []
+    for part in ("train", test_folder):
+        for label, name in enumerate(chosen):
+            files = _image_files(directory, f"{part}/{name}")
+            if not files:
+                raise DataError(f"{directory / part / name}: holds no images; every class needs some in train and test")
+            found += files
+            labels += [label] * len(files)
+        counts.append(len(found))
+    return Listing(_Files(directory, found), np.array(labels, np.int64), counts[0], tuple(chosen), test_name(directory))
+
+
+def _image_files(root: Path, folder: str) -> list[str]:
+    """Images below `folder`, relative to `root`, in the same order everywhere."""
+    found = []
+    for where, _, names in os.walk(root / folder, followlinks=True):
+        inside = os.path.relpath(where, root)
+        found += [f"{inside}/{name}" for name in names if os.path.splitext(name)[1].lower() in _EXTENSIONS]  # noqa: PTH122
+    return sorted(found)
+
+
+def _parquet_files(directory: Path) -> tuple[list[Path], list[Path]] | None:
+    if (directory / "train").is_dir():
+        return None
+    for folder in (directory / "data", directory):
+        train = sorted(folder.glob("train-*.parquet"))
+        # ImageNet's own test images have no labels.
+        for prefix in ("validation", "val", "test"):
+            if train and (test := sorted(folder.glob(f"{prefix}-*.parquet"))):
+                return train, test
+    return None
+
+
+def _parquet_schema(file: Path) -> pyarrow.Schema:
+    import pyarrow.parquet as pq
+
+    schema = readable(file, partial(pq.read_schema, file))
+    missing = {"image", "label"} - set(schema.names)
+    if missing:
+        raise DataError(f"{file}: has no column {' and '.join(sorted(missing))}; columns image and label are needed")
+    return schema
+
+
+def _parquet_class_names(files: Sequence[Path]) -> tuple[str, ...]:
+    """As the files name them; without names, the numbers up to the largest label."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    schema = _parquet_schema(files[0])
+    described: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
+    if names:
+        return tuple(map(str, names))
+    labels = [readable(file, partial(pq.read_table, file, columns=["label"]))["label"] for file in files]
+    return tuple(map(str, range(max(int(pc.max(column).as_py() or 0) for column in labels) + 1)))
+
+
+def _list_parquet(directory: Path, train: list[Path], test: list[Path], class_seed: int | None) -> Listing:
+    from datasets import Dataset, Image, concatenate_datasets
+
+    names = _parquet_class_names(train)
+    chosen = _chosen(directory, names, class_seed)
+    filters = None if class_seed is None else [("label", "in", chosen)]
+    parts = []
+    for files in (train, test):
+        for file in files:  # a damaged one would not be named otherwise
+            _parquet_schema(file)
+        read = partial(Dataset.from_parquet, [str(file) for file in files], columns=["image", "label"], filters=filters)
+        rows = readable(files[0].parent, read)
+        parts.append(
+            rows.cast_column("image", Image(decode=False)) if isinstance(rows.features["image"], Image) else rows
+        )
+    labels = np.concatenate([part.data.column("label").to_numpy() for part in parts]).astype(np.int64)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+        raise DataError(f"{directory}: a label lies outside 0..{len(names) - 1}")
+    # Positions among the chosen ones, which are in ascending order.
+    return Listing(
+        _ParquetRows(concatenate_datasets(parts), directory),
+        np.searchsorted(chosen, labels).astype(np.int64),
+        len(parts[0]),
+        tuple(names[number] for number in chosen),
+        test_name(directory),
+    )
+
+
+def test_name(directory: Path) -> str:
+    """What the images of `directory` that are not for training are: `validation` or `test`.
+
+    Raises:
+        DataError: it has none.
+    """
+    files = _parquet_files(directory)
+    name = _test_folder(directory) if files is None else files[1][0].name.partition("-")[0]
+    return "test" if name == "test" else "validation"
+
+
+def _test_folder(directory: Path) -> str:
+    name = next((name for name in ("val", "test") if (directory / name).is_dir()), None)
+    if not (directory / "train").is_dir() or name is None:
+        raise DataError(f"{directory}: needs the folders train and val (or test), with one folder per class in each")
+    return name

@@ -1,0 +1,1 @@
+"""Stage 1: blocks to choose from, found by evolution."""

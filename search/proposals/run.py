@@ -1,0 +1,310 @@
+"""Stage 1 in a run directory: LEvoNAS once per latency limit. BP-NAS, block proposal search."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bpnas.base.randomness import derived_seed
+from bpnas.profiler.block import CODE_BITS, Block
+from bpnas.search.data.judged_images import JudgedImages, on_images
+from bpnas.search.errors import RunError
+from bpnas.search.execution.evaluation import Evaluation
+from bpnas.search.execution.executor import Executor
+from bpnas.search.fields import FieldError, Fields, fields_of
+from bpnas.search.presets import Preset, ProposalSettings
+from bpnas.search.progress import Progress
+from bpnas.search.proposals.evolution import Evolution, Trial
+from bpnas.search.proposals.halving import SuccessiveHalving
+from bpnas.search.proposals.levonas import replayed
+from bpnas.search.proposals.schedules import drive
+from bpnas.search.proposals.space import BlockSpace
+from bpnas.search.proposals.survivors import Survivors, check_survivor
+from bpnas.search.run_directory import RunDirectory
+from bpnas.search.sealed import LINE_REMEDY
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A block that stage 2 may put at every site.
+
+    Attributes:
+        block: the block.
+        limit_ms: the limit it was searched under; None if the user gave it.
+        latency_ms: of the network that has it at every site.
+        score: its accuracy in stage 1, 0..1, on `score_on`.
+        score_on: the held-out images; None where they are not known.
+    """
+
+    block: Block
+    limit_ms: float | None = None
+    latency_ms: float | None = None
+    score: float | None = None
+    score_on: JudgedImages | None = None
+
+
+def run_proposals(
+    directory: RunDirectory,
+    space: BlockSpace,
+    limits_ms: Sequence[float],
+    data: str,
+    preset: Preset,
+    seed: int,
+    progress: Progress,
+    executor: Executor,
+    *,
+    bands: bool = False,
+    window: int,
+    asynchronous: bool = False,
+    checkpoints: bool = True,
+) -> tuple[Proposal, ...]:
+    """The most accurate block found under each limit; every evaluation and trial is on the disk as soon as it is known.
+
+    A later call goes on behind the trials that are there. With the ordered schedule (see `drive`) it does so as if it
+    had never stopped: chance depends on the seed and the number of the limit alone, and what was evaluated is not
+    evaluated again. With the asynchronous one they make up the population, and chance depends on their number as well.
+
+    With `checkpoints`, which the workers must see, a training that is cut off goes on in its middle.
+
+    A candidate whose training diverges is a trial of score 0, is marked as diverged and is never proposed.
+
+    Raises:
+        DivergedError: all candidates under a limit have diverged, or all of the first `HOPELESS`.
+    """
+    settings = preset.proposals
+    recorded = _recorded(directory, limits_ms, space, asynchronous)
+    progress.stage("block proposals", settings.cycles * len(limits_ms), sum(map(len, recorded)))
+    known = _evaluations(directory)
+
+    def keep(block: Block, evaluation: Evaluation) -> None:
+        # Nothing that depends on the clock stands beside what a search is made of.
+        left_out = {"seconds"} | ({"diverged"} if evaluation.diverged is None else set())
+        values = {name: value for name, value in asdict(evaluation).items() if name not in left_out}
+        directory.append("evaluations.jsonl", {"block": str(block), **values})
+        work = {"images": evaluation.images, "seconds": evaluation.seconds, "workers": executor.workers}
+        directory.append("timings.jsonl", {"stage": "proposals", "block": str(block), **work})
+
+    proposals, survivors = [], Survivors()
+    for number, (limit, history) in enumerate(zip(limits_ms, recorded, strict=True)):
+        restored = history if asynchronous else []
+        evolution = Evolution(
+            space,
+            limit_ms=limit,
+            at_least_ms=limits_ms[number - 1] if bands and number else 0.0,
+            population=settings.population,
+            sample=settings.sample,
+            cycles=settings.cycles,
+            rng=random.Random(derived_seed(seed, "levonas", number, *([len(restored)] if restored else []))),
+            strategy=settings.strategy,
+        )
+        terms = _Terms(settings, directory.checkpoints if checkpoints else None)
+        evolution.restore(restored)
+        done = list(restored)
+
+        def diverged(trial: Trial[int]) -> str | None:
+            evaluation = known.get(space.block(trial.genotype))
+            return None if evaluation is None else evaluation.diverged
+
+        for trial in restored:
+            terms.learn(known.get(space.block(trial.genotype)))
+            survivors.tell(diverged(trial))
+        for trial in drive(
+            evolution,
+            executor,
+            space.block,
+            window=window,
+            asynchronous=asynchronous,
+            known=known,
+            on_evaluation=keep,
+            options=terms.options,
+        ):
+            terms.learn(known[space.block(trial.genotype)])
+            if len(done) < len(history):
+                _check_replayed(directory, history[len(done)], trial)
+            else:
+                block = space.block(trial.genotype)
+                reason = diverged(trial)
+                mark = {} if reason is None else {"diverged": True}
+                directory.append("trials.jsonl", {**_line(number, limit, trial, block), **mark})
+                judged = on_images(_held_out(known[block], data, space))
+                outcome = f"accuracy {trial.score:.3f} {judged}" if reason is None else f"diverged {reason}"
+                progress.step(f"limit {limit:g} ms: {block}, {trial.latency_ms:.4g} ms, {outcome}")
+            done.append(trial)
+            survivors.tell(diverged(trial))
+        check_survivor(map(diverged, done), limit)
+        # Few validation images make many equals: of these the faster one is worth more.
+        trained = [trial for trial in done if diverged(trial) is None]
+        best = max(trained, key=lambda trial: (trial.score, -trial.latency_ms))
+        block = space.block(best.genotype)
+        images = _held_out(known[block], data, space) if block in known else None
+        proposals.append(Proposal(block, limit, best.latency_ms, best.score, images))
+    meta = space.table.meta
+    directory.write_json(
+        "proposals.json",
+        {
+            "mock": meta.mock,
+            "device": meta.device_name,
+            "runtime": meta.runtime,
+            "table_sha256": space.table.sha256,
+            "additivity": space.table.additivity,
+            "backbone": space.backbone.to_dict(),
+            "data": data,
+            "seed": seed,
+            "proposals": [
+                {
+                    "block": str(p.block),
+                    "limit_ms": p.limit_ms,
+                    "latency_ms": p.latency_ms,
+                    "score": p.score,
+                    "score_on": None if p.score_on is None else asdict(p.score_on),
+                }
+                for p in proposals
+            ],
+        },
+    )
+    return tuple(proposals)
+
+
+class _Terms:
+    """How the trainings of one search may end early, and where a training is kept while it lasts."""
+
+    def __init__(self, settings: ProposalSettings, checkpoints: Path | None) -> None:
+        eta, self._checkpoints = settings.halving, checkpoints
+        self._halving = None if eta is None else SuccessiveHalving(settings.train.epochs, eta)
+
+    def options(self, block: Block) -> dict[str, Any]:
+        """For `CandidateEvaluator`."""
+        found: dict[str, Any] = {}
+        if self._halving is not None:
+            found["stop_below"] = self._halving.stop_below()
+        if self._checkpoints is not None:
+            found["checkpoint"] = self._checkpoints / f"{block}.pt"
+        return found
+
+    def learn(self, evaluation: Evaluation | None) -> None:
+        """A trial was told; later ones are held against it."""
+        if self._halving is not None and evaluation is not None:
+            self._halving.observe(evaluation.rungs)
+
+
+def read_proposals(directory: RunDirectory) -> tuple[Proposal, ...]:
+    """What `run_proposals` wrote.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    return parse_proposals(directory.read_json("proposals.json"), str(directory.root / "proposals.json"))
+
+
+def parse_proposals(values: Any, name: str) -> tuple[Proposal, ...]:
+    """The proposals in the content of a proposals.json.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    with fields_of(f"{name}: holds no block proposals", "give blocks, or a file that run-search wrote"):
+        found = tuple(_proposal(entry) for entry in Fields.of(values).parts("proposals"))
+    if not found:
+        raise RunError(f"{name}: holds no block proposals")
+    return found
+
+
+def _proposal(entry: Fields) -> Proposal:
+    limit_ms = entry.latency("limit_ms") if entry.has("limit_ms") else None
+    latency_ms = entry.latency("latency_ms") if entry.has("latency_ms") else None
+    if limit_ms is not None and latency_ms is not None and latency_ms > limit_ms:
+        raise FieldError(f"'{entry.place}latency_ms' of {latency_ms:g} is above its limit of {limit_ms:g}")
+    score = entry.share("score") if entry.has("score") else None
+    return Proposal(entry.block("block"), limit_ms, latency_ms, score, JudgedImages.read(entry, "score_on"))
+
+
+def _held_out(evaluation: Evaluation, data: str, space: BlockSpace) -> JudgedImages | None:
+    return JudgedImages.held_out(data, evaluation.judged_on, space.backbone.input_size)
+
+
+def _line(number: int, limit_ms: float, trial: Trial[int], block: Block) -> dict[str, Any]:
+    # Nothing that depends on the clock, so that an interrupted run ends with the same file as an undisturbed one.
+    return {
+        "limit": number,
+        "limit_ms": limit_ms,
+        "index": trial.index,
+        "genotype": trial.genotype,
+        "block": str(block),
+        "latency_ms": trial.latency_ms,
+        "score": trial.score,
+        "parent": trial.parent,
+    }
+
+
+_TRIAL = ("limit", "limit_ms", "index", "genotype", "block", "latency_ms", "score", "parent", "diverged")
+_EVALUATION = ("block", *(field.name for field in fields(Evaluation)))
+
+
+def _recorded(
+    directory: RunDirectory, limits_ms: Sequence[float], space: BlockSpace, asynchronous: bool
+) -> list[list[Trial[int]]]:
+    """The trials on the disk, one list per limit, in the order in which they were told."""
+    path = directory.root / "trials.jsonl"
+    recorded: list[list[Trial[int]]] = [[] for _ in limits_ms]
+    for row, line in enumerate(directory.lines("trials.jsonl"), start=1):
+        with fields_of(f"{path}: line {row} is no trial of this run", LINE_REMEDY):
+            number, trial = _trial(Fields(line), limits_ms, space)
+        trials = recorded[number]
+        if trial.index != len(trials) and not asynchronous:
+            raise RunError(
+                f"{path}: line {row} is trial {trial.index}, but {len(trials)} should follow; restore a copy, or move "
+                "the file away and call the same command again, which writes it from evaluations.jsonl"
+            )
+        trials.append(trial)
+    return recorded
+
+
+def _trial(line: Fields, limits_ms: Sequence[float], space: BlockSpace) -> tuple[int, Trial[int]]:
+    line.only(*_TRIAL)
+    number, genotype = line.whole("limit", 0, len(limits_ms) - 1), line.whole("genotype", 0, 2**CODE_BITS - 1)
+    latency_ms, block = line.latency("latency_ms"), line.block("block")
+    if line.latency("limit_ms") != limits_ms[number] or latency_ms > limits_ms[number]:
+        raise FieldError(f"'latency_ms' or 'limit_ms' is not within the limit of {limits_ms[number]:g} ms")
+    if space.block(genotype) != block:
+        raise FieldError(f"'genotype' is not that of {block}")
+    parent = line.whole("parent") if line.has("parent") else None
+    return number, Trial(line.whole("index"), genotype, latency_ms, line.share("score"), parent)
+
+
+def _evaluations(directory: RunDirectory) -> dict[Block, Evaluation]:
+    """The evaluations on the disk; how long they took is kept elsewhere."""
+    path = directory.root / "evaluations.jsonl"
+    known = {}
+    for row, line in enumerate(directory.lines("evaluations.jsonl"), start=1):
+        with fields_of(f"{path}: line {row} is no evaluation of this run", LINE_REMEDY):
+            found = Fields(line)
+            found.only(*_EVALUATION)
+            known[found.block("block")] = Evaluation(
+                found.share("score"),
+                found.whole("images"),
+                0.0,
+                found.whole("epochs"),
+                tuple(_rung(number, point) for number, point in enumerate(found.items("rungs"))),
+                found.whole("judged_on") if found.has("judged_on") else 0,
+                found.text("diverged") if found.has("diverged") else None,
+            )
+    return known
+
+
+def _rung(number: int, point: Any) -> tuple[int, float]:
+    name = f"rungs[{number}]"
+    epochs, score = Fields({name: point}).items(name, 2)
+    rung = Fields({"epochs": epochs, "accuracy": score}, f"{name}.")
+    return rung.whole("epochs", 1), rung.share("accuracy")
+
+
+def _check_replayed(directory: RunDirectory, earlier: Trial[int], trial: Trial[int]) -> None:
+    if replayed(earlier, trial.index, trial.genotype) != trial.score:
+        raise RunError(
+            f"{directory.root}: trial {trial.index} scored {earlier.score} in trials.jsonl, but {trial.score} in "
+            "evaluations.jsonl; restore a copy of both, or move trials.jsonl away and call the same command again, "
+            "which writes it from evaluations.jsonl"
+        )

@@ -1,0 +1,1 @@
+"""Comparing ways of searching, over many seeds."""

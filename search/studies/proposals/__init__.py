@@ -1,0 +1,1 @@
+"""A study of ways to propose blocks."""

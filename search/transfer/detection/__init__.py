@@ -1,0 +1,1 @@
+"""Object detection on a network that was found."""

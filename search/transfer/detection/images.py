@@ -1,0 +1,60 @@
+"""Images and boxes as a detector takes them, and the order in which it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bpnas.search.data.decoding import decoded
+from bpnas.search.data.image_files import one_line
+from bpnas.search.errors import DataError
+from bpnas.search.transfer.detection.coco import CocoImage
+
+Targets = dict[str, Tensor]
+
+
+def read_image(image: CocoImage) -> Tensor:
+    """The image as uint8 of (3, height, width).
+
+    Raises:
+        DataError: it is damaged, or of another size than its annotations say.
+    """
+    try:
+        pixels = np.array(decoded(image.path.read_bytes()))
+    except Exception as error:  # Pillow's decoders raise almost anything
+        raise DataError(f"{image.path}: the image cannot be decoded ({one_line(error)})") from error
+    height, width = pixels.shape[:2]
+    if (width, height) != (image.width, image.height):
+        raise DataError(
+            f"{image.path}: is of {width}x{height} pixels, its annotations are for {image.width}x{image.height}"
+        )
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def epoch_order(images: Sequence[CocoImage], batch: int, generator: torch.Generator) -> list[list[int]]:
+    """Numbers of the images of every batch of an epoch, in random order.
+
+    Wide and tall images go into batches of their own, for a batch is as wide and as high as its largest image; what is
+    left of both shares the last ones made.
+    """
+    order = torch.randperm(len(images), generator=generator).tolist()
+    wide = [number for number in order if images[number].width >= images[number].height]
+    tall = [number for number in order if images[number].width < images[number].height]
+    parts = [part[start : start + batch] for part in (wide, tall) for start in range(0, len(part), batch)]
+    whole = [part for part in parts if len(part) == batch]
+    rest = [number for part in parts if len(part) < batch for number in part]
+    whole += [rest[start : start + batch] for start in range(0, len(rest), batch)]
+    return [whole[number] for number in torch.randperm(len(whole), generator=generator).tolist()]
+
+
+def example(pixels: Tensor, image: CocoImage, mirrored: bool, device: torch.device) -> tuple[Tensor, Targets]:
+    """What torchvision's detectors train on, on `device`: the image on the scale 0..1 and its boxes and labels."""
+    boxes, labels = torch.from_numpy(image.boxes), torch.from_numpy(image.labels)
+    scaled = pixels.to(device).float() / 255
+    if mirrored:
+        scaled = scaled.flip(2)
+        boxes = torch.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], dim=1)
+    return scaled, {"boxes": boxes.to(device), "labels": labels.to(device)}

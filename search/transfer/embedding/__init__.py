@@ -1,0 +1,1 @@
+"""Face identification and person re-identification on a network that was found."""

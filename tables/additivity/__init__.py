@@ -1,0 +1,1 @@
+"""How a network's latency adds up from its entries, and how far off that is."""

@@ -1,0 +1,47 @@
+"""What the commands about tables have in common: checks of what was asked for, and lines about a table."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from bpnas.base.errors import UsageError
+from bpnas.tables.additivity.model_record import TableModels
+from bpnas.tables.build import name_some
+from bpnas.tables.table_meta import TableMeta
+
+
+def check_folder(path: Path) -> None:
+    """Refuse to write where there is no folder, before any work is done for it; raises UsageError."""
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
+
+
+def coverage_text(meta: TableMeta) -> str:
+    """What a table is for."""
+    sizes = ", ".join(map(str, sorted({b.input_size for b in meta.backbones})))
+    return f"Backbone {meta.backbones[0].name} at input size {sizes}; {len(meta.paths)} of 272 paths at every site"
+
+
+def missing_text(meta: TableMeta) -> str:
+    """What a table lacks."""
+    return f"{len(meta.missing)} planned entries are missing: {name_some(meta.missing)}"
+
+
+def models_text(models: TableModels) -> list[str]:
+    """How a table predicts networks, and how well."""
+    lines = [f"Networks are predicted by {models.default!r}: {models.reason}"]
+    for record in models.records:
+        error = record.error
+        if error is not None:
+            found = f"mean error {error.mape:.1%}, bias {error.bias:+.1%}, {error.within_5:.0%} within 5%"
+            lines.append(f"  {record.name} at {record.input_size}: {found} ({error.networks} networks)")
+        elif record.unavailable:
+            lines.append(f"  {record.name} at {record.input_size}: not available, {record.unavailable}")
+    return lines
+
+
+def terminal_width() -> int | None:
+    """In characters; None where nobody looks at a terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

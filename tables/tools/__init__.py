@@ -1,0 +1,1 @@
+"""What people do with tables: look at them, compare, examine, merge."""
