@@ -1,20 +1,14 @@
 """What `torch.hub.load(THIS_FOLDER, "bpnas", source="local", network=...)` finds: networks of run-search.
 
-Nothing needs to be installed but `dependencies`: without an installed bpnas, this folder serves as the package.
+Nothing needs to be installed but `dependencies`: torch.hub has this folder on the path while it reads this file, and so
+`bpnas` is found in it, unless another one was imported before.
 """
 
-import sys as _sys
-from importlib.util import find_spec as _find_spec
-from pathlib import Path as _Path
-from types import ModuleType as _ModuleType
 from typing import Any as _Any
 
-dependencies = ["torch", "numpy", "safetensors", "filelock"]
+import bpnas.search as _search
 
-if _find_spec("bpnas") is None:
-    _package = _ModuleType("bpnas")
-    _package.__path__ = [str(_Path(__file__).parent)]
-    _sys.modules["bpnas"] = _package
+dependencies = ["torch", "numpy", "safetensors", "filelock"]
 
 
 def bpnas(network: str, pretrained: bool = True) -> _Any:
@@ -22,11 +16,9 @@ def bpnas(network: str, pretrained: bool = True) -> _Any:
 
     Args:
         network: a network.json, or the run directory that holds it.
-        pretrained: with the weights that lie beside it; else with random ones.
+        pretrained: with the weights next to it; else with random ones.
     """
-    from bpnas.search.networks.network_file import load_network
-
-    return load_network(network, pretrained=pretrained)
+    return _search.load_network(network, pretrained=pretrained)
 
 
 def bpnas_features(network: str, pretrained: bool = True) -> _Any:
@@ -34,12 +26,10 @@ def bpnas_features(network: str, pretrained: bool = True) -> _Any:
 
     Args:
         network: a network.json, or the run directory that holds it.
-        pretrained: with the weights that lie beside it; else with random ones.
+        pretrained: with the weights next to it; else with random ones.
 
     Returns:
         A module with `.strides` and `.channels`, one of each per map.
     """
-    from bpnas.search.networks.features import FeatureMaps
-    from bpnas.search.networks.network_file import NetworkFile, load_network
-
-    return FeatureMaps(load_network(network, pretrained=pretrained), NetworkFile.load(network).backbone).eval()
+    backbone = _search.NetworkFile.load(network).backbone
+    return _search.FeatureMaps(_search.load_network(network, pretrained=pretrained), backbone).eval()

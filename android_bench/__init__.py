@@ -10,7 +10,7 @@ from bpnas.base.lazy import lazy_names
 if TYPE_CHECKING:
     from bpnas.android_bench.adb.attached import Attached
     from bpnas.android_bench.connect import attached_devices, choose_serial, connect
-    from bpnas.android_bench.device import Conditions, Device, DeviceInfo, DeviceOptions
+    from bpnas.android_bench.device import RUNTIMES, Conditions, Device, DeviceInfo, DeviceOptions
     from bpnas.android_bench.doctor import diagnose
     from bpnas.android_bench.errors import (
         DeviceChangedError,
@@ -44,6 +44,7 @@ _HOMES = {
     "ModelInput": "model_inputs",
     "Operator": "operators",
     "Outcome": "measurement",
+    "RUNTIMES": "device",
     "Remote": "remote",
     "RunRequest": "measurement",
     "RunSettings": "measurement",
@@ -60,6 +61,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "RUNTIMES",
     "Attached",
     "Bundle",
     "Conditions",

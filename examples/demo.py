@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from bpnas.android_bench.device import RUNTIMES
+from bpnas.android_bench import RUNTIMES
 
 BACKBONE = Path(__file__).with_name("small.toml")
 PATHS = "K1G1,K3G1,K3G2,K[35]E[136]G[12]"

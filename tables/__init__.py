@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from bpnas.tables.errors import BuildError, MissingEntryError, TableError
     from bpnas.tables.latency_table import LatencyTable
     from bpnas.tables.readers.published import import_table
-    from bpnas.tables.readers.reader import ReadRow, TableReader
     from bpnas.tables.table_meta import TableMeta
     from bpnas.tables.tools.diff import diff_tables
     from bpnas.tables.tools.doctor import diagnose_table
@@ -23,10 +22,8 @@ _HOMES = {
     "BuildError": "errors",
     "LatencyTable": "latency_table",
     "MissingEntryError": "errors",
-    "ReadRow": "readers.reader",
     "TableError": "errors",
     "TableMeta": "table_meta",
-    "TableReader": "readers.reader",
     "TimedNetwork": "validation.validate",
     "build_table": "build",
     "diagnose_table": "tools.doctor",
@@ -40,10 +37,8 @@ __all__ = [
     "BuildError",
     "LatencyTable",
     "MissingEntryError",
-    "ReadRow",
     "TableError",
     "TableMeta",
-    "TableReader",
     "TimedNetwork",
     "build_table",
     "diagnose_table",
