@@ -14,6 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import settings
 
+from tests.root import ROOT
+
 # Times vary on shared machines, so no example has a deadline; in CI a run repeats the last one's examples exactly.
 settings.register_profile("bpnas", deadline=None)
 settings.register_profile("bpnas-ci", deadline=None, derandomize=True, print_blob=True)
@@ -66,7 +68,7 @@ def no_real_phone(deaf_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path_fact
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets (`cifar10`, ...): BPNAS_TEST_DATA, or `shared/data` beside the repository."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
+    beside = ROOT.parent / "shared" / "data"
     folder = Path(os.environ.get("BPNAS_TEST_DATA", beside))
     if not folder.is_dir():
         pytest.skip(f"no test data: {folder} is no folder (BPNAS_TEST_DATA names another)")

@@ -1,7 +1,6 @@
 """README and docs: the options that they name are there."""
 
 import re
-from pathlib import Path
 
 import click
 import pytest
@@ -9,8 +8,8 @@ import pytest
 from bpnas.profiler.cli import main as profile_device
 from bpnas.search.cli import main as run_search
 from bpnas.tables.cli import main as build_table
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[1]
 OF_OTHER_PROGRAMS = ("native", "contributing")
 PAGES = [ROOT / "README.md", *(page for page in sorted(ROOT.glob("docs/*.md")) if page.stem not in OF_OTHER_PROGRAMS)]
 OTHERS = {"--logdir", "--nnodes", "--nproc-per-node", "--rdzv-endpoint"}  # of TensorBoard and torchrun

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.root import ROOT
+
 FACES = {
     "bpnas.android_bench": """
         Attached Bundle Conditions Device DeviceChangedError DeviceError DeviceInfo DeviceLostError DeviceOptions

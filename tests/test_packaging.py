@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.root import ROOT
+
 ROOMS = ["android_bench", "profiler", "tables", "search"]
 FOLDERS = ["bpnas", *ROOMS]
 COMMANDS = {

@@ -30,8 +30,9 @@ from bpnas.tables import LatencyTable
 from tests.model_graphs import FORMATS, convolution, one_of_each, request_for, write_graph
 from tests.phone.daemon import Adbd, wait_until
 from tests.phone.parts import phone_parts
+from tests.root import ROOT
 
-README = Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
 
 
 @pytest.fixture(scope="module")

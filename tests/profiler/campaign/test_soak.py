@@ -10,8 +10,9 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.phone.parts import phone_parts
+from tests.root import ROOT
 
-SOAK = Path(__file__).parents[1] / "benchmarks/soak.py"
+SOAK = ROOT / "benchmarks/soak.py"
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ from bpnas.android_bench.measurement import RunSettings
 from bpnas.tables.readers.reader import readers
 from bpnas.tables.schema import COLUMNS
 from bpnas.tables.table_meta import SCHEMA_VERSION, ImportedFrom, TableMeta
+from tests.root import ROOT
 
-TEXT = (Path(__file__).parents[1] / "docs" / "table.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "table.md").read_text(encoding="utf-8")
 
 
 def section(title: str) -> str:

@@ -10,30 +10,9 @@ torch = pytest.importorskip("torch")
 
 from bpnas.base.errors import UsageError
 from bpnas.search import DataError, load_data
+from tests.image_folders import write_folder
 
-CIFAR = next(
-    (
-        folder
-        for folder in (
-            Path(os.environ.get("BPNAS_TEST_DATA", "/nowhere")) / "cifar10",
-            *(parent / "shared/data/cifar10" for parent in Path(__file__).resolve().parents[1:3]),
-        )
-        if folder.is_dir()
-    ),
-    None,
-)
-
-
-def write_folder(root, classes=("cat", "dog"), size=(40, 30)):
-    from PIL import Image
-
-    for part, count in (("train", 6), ("val", 3)):
-        for label, name in enumerate(classes):
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.new("RGB", size, (40 + 100 * label, number, 0)).save(folder / f"{number}.png")
-    return root
+CIFAR = Path(os.environ.get("BPNAS_TEST_DATA", ROOT.parent / "shared/data")) / "cifar10"
 
 
 def write_fashion(root, count=20, images=None):
@@ -96,7 +75,7 @@ def test_parts_do_not_overlap(digits):
     assert torch.equal(torch.cat([first.images, rest.images]), digits.train.images[:10])
 
 
-@pytest.mark.skipif(CIFAR is None, reason="no CIFAR-10 beside the repository or under BPNAS_TEST_DATA")
+@pytest.mark.skipif(not CIFAR.is_dir(), reason="no CIFAR-10 beside the repository or under BPNAS_TEST_DATA")
 def test_cifar10():
     dataset = load_data(f"cifar10:{CIFAR}", train_images=500)
     check(dataset, 32)

@@ -26,6 +26,7 @@ from tests.records_factory import (
     tasks,
     write_records,
 )
+from tests.root import FIND_TESTS
 
 PLAN = make_plan(backbone(), backbone(32), sessions=2)
 
@@ -282,10 +283,8 @@ with Records.write(sys.argv[1]) as records:
 def test_a_killed_writer_loses_no_row_that_was_added(file):
     rng = random.Random(5)
     count = 0
-    repository = str(Path(__file__).parents[1])
-    code = f"import sys; sys.path.append({repository!r})\n{WRITE_FOR_EVER}"
     for _ in range(3):
-        with start_python(code, file, count) as writer:
+        with start_python(FIND_TESTS + WRITE_FOR_EVER, file, count) as writer:
             last = count - 1
             for _ in range(rng.randrange(1, 60)):
                 last = int(writer.stdout.readline())
@@ -538,9 +537,8 @@ def small_disk():
         pytest.skip("no mount namespaces here")
 
     def run(code: str, folder: Path) -> str:
-        preamble = f"import sys; sys.path.append({str(Path(__file__).parents[1])!r})\n"
         script = 'mount -t tmpfs -o size=400k tmpfs "$1" && exec "$2" -c "$3" "$1"'
-        command = [*IN_NAMESPACE, "sh", "-c", script, "sh", folder, sys.executable, preamble + code]
+        command = [*IN_NAMESPACE, "sh", "-c", script, "sh", folder, sys.executable, FIND_TESTS + code]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout

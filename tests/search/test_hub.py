@@ -14,8 +14,7 @@ torch = pytest.importorskip("torch")
 
 from bpnas.search.sealed import sealed_json
 from tests.network_factory import stored_network
-
-ROOT = Path(__file__).parents[1]
+from tests.root import ROOT
 
 
 def run(code: str, path: Path) -> str:

@@ -12,9 +12,10 @@ from bpnas.profiler import Block
 from bpnas.search import Preset, run_search
 from bpnas.search.errors import DataError, SearchError, WorkerLostError
 from bpnas.search.execution.ray_executor import RayExecutor
+from tests.root import ROOT
 from tests.search_helpers import FormulaTable, Steps
 
-STUBS = Path(__file__).parent / "stubs"
+STUBS = ROOT / "tests/stubs"
 BLOCKS = [Block.parse(text) for text in ("K1G1", "K3G1", "K3E1G1", "K1G1+K3E2G2", "K5E1G1")]
 # Ray opens sockets and pipes that it leaves to the garbage collector, and takes its time where cores are few.
 pytestmark = [

@@ -10,9 +10,8 @@ from bpnas.search import Preset, RunError
 from bpnas.search.networks.network_file import NetworkFile, block_texts, load_network
 from bpnas.search.networks.retrain import retrain
 from bpnas.search.training.threads import set_threads, threads_kept
+from tests.image_folders import write_folder, write_imagenet
 from tests.search_helpers import FormulaTable, Steps, tiny_backbone
-from tests.test_search_data import write_folder
-from tests.test_search_disk_images import write_imagenet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from bpnas.android_bench.mock import PROFILES
+from tests.root import ROOT
 
 COSTS = PROFILES["s9"].costs
 
 
 @pytest.fixture(scope="module")
 def program() -> SimpleNamespace:
-    path = Path(__file__).parents[1] / "benchmarks/calibrate_mock.py"
+    path = ROOT / "benchmarks/calibrate_mock.py"
     return SimpleNamespace(**runpy.run_path(str(path), run_name="calibrate_mock"))
 
 
@@ -77,6 +78,6 @@ def test_errors_are_those_that_the_documentation_tells(program, networks, blocks
     left_out = program.leave_one_out(networks, program.PUBLISHED_MS, blocks, fit)
     errors = {name: left_out[name] / ms - 1 for name, ms in program.PUBLISHED_MS.items()}
     assert np.mean(np.abs(list(errors.values()))) == pytest.approx(0.086, abs=0.003)
-    text = (Path(__file__).parents[1] / "docs/mock.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/mock.md").read_text(encoding="utf-8")
     for name, error in errors.items():
         assert f"| {name} |" in text and f"{error:+.1%}".replace("%", " %") in text, (name, error)

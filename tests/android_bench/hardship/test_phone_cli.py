@@ -14,6 +14,7 @@ from bpnas.android_bench.adb.attached import Attached
 from bpnas.android_bench.errors import DeviceError
 from bpnas.base.errors import UsageError
 from bpnas.base.findings import Finding
+from tests.root import ROOT
 
 Cli = Callable[..., Result]
 PHONES = (
@@ -45,7 +46,7 @@ def test_nothing_attached_says_how_to_attach(cli: Cli, monkeypatch: pytest.Monke
     result = cli("profile-device", "devices")
     assert result.exit_code == 0
     assert "USB debugging" in result.stdout and "docs/phone.md" in result.stdout
-    assert (Path(__file__).parents[1] / "docs/phone.md").is_file()
+    assert (ROOT / "docs/phone.md").is_file()
 
 
 def test_devices_in_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

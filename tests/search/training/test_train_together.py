@@ -18,15 +18,15 @@ from bpnas.search.presets import TrainSettings
 from bpnas.search.training.threads import set_threads, threads_kept
 from bpnas.search.training.train import accuracy, train
 from tests.patience import PATIENCE
-from tests.test_search_train import flat_model, model, small
+from tests.root import FIND_TESTS
+from tests.training_helpers import flat_model, model, small
 
 # 70 images: of the last batch, 6 images, one process gets as many as the other; of every part of a batch, too.
 SETTINGS = TrainSettings(epochs=2, batch=16, learning_rate=0.05, weight_decay=5e-4, label_smoothing=0.1, ema_decay=0.5)
 
-PROGRAM = """
-import sys
+PROGRAM = f"""{FIND_TESTS}
 from pathlib import Path
-from tests.test_search_train_together import run
+from tests.search.training.test_train_together import run
 from bpnas.search.training.distributed import process_group
 
 with process_group():
@@ -73,11 +73,10 @@ def run_together(directory: Path, processes: int, *arguments: int) -> dict:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     base = {**os.environ, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    root = Path(__file__).parents[1]
     started = [
         subprocess.Popen(
             [sys.executable, "-W", "error", str(program), str(directory), *map(str, arguments)],
-            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(root)},
+            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )

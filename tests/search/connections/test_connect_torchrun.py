@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from tests.patience import PATIENCE
+from tests.root import FIND_TESTS
 from tests.search_helpers import torchrun
 
 # A process that is to die does so in the third epoch, without a word to the others.
-PROGRAM = f"""
+PROGRAM = f"""{FIND_TESTS}
 import os
 import signal
-import sys
 
 import torch
 
 import bpnas.search.connections.connect
 from bpnas.search import Preset, run_search
 
-sys.path.append({str(Path(__file__).parents[1])!r})
 from tests.search_helpers import FormulaTable
 
 

@@ -2,56 +2,29 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from bpnas.base.errors import UsageError
-from bpnas.profiler import Block, build_module
 from bpnas.search import DataError, load_data
 from bpnas.search.data.batches import augmented, batches, on_device
-from bpnas.search.data.dataset import Dataset, Split
+from bpnas.search.data.dataset import Split
 from bpnas.search.errors import RunError
 from bpnas.search.presets import Preset, TrainSettings
 from bpnas.search.training.threads import set_threads, threads_kept
 from bpnas.search.training.train import accuracy, learning_rate, make_sgd, train
-from tests.search_helpers import tiny_backbone
+from tests.root import FIND_TESTS
+from tests.training_helpers import SETTINGS, KilledError, flat_model, model, small, trained, weights
 
 CPU = torch.device("cpu")
-SETTINGS = TrainSettings(epochs=2, batch=16, learning_rate=0.05, weight_decay=5e-4)
 EVERYTHING = replace(SETTINGS, warmup_epochs=1, label_smoothing=0.1, ema_decay=0.9, decay_norms=False, accumulate=2)
 
 
 def numbered(count, size=16):
     """Images whose pixels are all different, so that a crop can be told from where it was cut."""
     return (torch.arange(size * size).view(1, 1, size, size).expand(count, 3, -1, -1) + 0).to(torch.uint8)
-
-
-def small(count=70, flip=True):
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, 10, (count,), generator=generator)
-    split = Split(images, labels)
-    return Dataset("random", split, split, tuple(map(str, range(10))), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), flip)
-
-
-def model(seed=0, block="K3E1G1"):
-    backbone = tiny_backbone()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_module([Block.parse(block)] * len(backbone.sites), backbone)
-
-
-def weights(module):
-    return torch.cat([value.detach().double().flatten() for value in module.state_dict().values()])
-
-
-def trained(settings=SETTINGS, **arguments):
-    module, dataset = model(), small()
-    train(module, dataset, dataset.train, settings, seed=3, **arguments)
-    return weights(module)
 
 
 def test_a_crop_is_what_padding_cutting_and_mirroring_one_image_gives():
@@ -126,18 +99,15 @@ def test_training_learns_and_its_seed_decides():
 
 
 def test_another_process_with_as_many_threads_trains_the_same(tmp_path):
-    command = (
-        "import sys, torch; torch.set_num_threads(int(sys.argv[1])); "
-        "from tests.test_search_train import trained; torch.save(trained(), sys.argv[2])"
-    )
+    command = f"""{FIND_TESTS}
+import torch
+torch.set_num_threads(int(sys.argv[1]))
+from tests.training_helpers import trained
+torch.save(trained(), sys.argv[2])
+"""
     file, threads = tmp_path / "weights.pt", torch.get_num_threads()
-    root = Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-c", command, str(threads), str(file)], check=True, cwd=root)
+    subprocess.run([sys.executable, "-c", command, str(threads), str(file)], check=True)
     assert torch.equal(torch.load(file, weights_only=True), trained())
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.mark.parametrize(("seed", "settings"), [(0, SETTINGS), (1, SETTINGS), (2, EVERYTHING), (3, EVERYTHING)])
@@ -283,12 +253,6 @@ def test_labels_are_smoothed():
     target[0] += 0.5
     entropy = float(-(target * target.log()).sum())
     assert entropy < losses[-1] < losses[0]
-
-
-def flat_model():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(192, 10))
 
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole():

@@ -4,7 +4,6 @@ import csv
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +15,7 @@ from bpnas.search.execution.executor import LocalExecutor
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.studies.proposals.arms import STUDIES, Study
 from bpnas.search.studies.proposals.study import run_study
+from tests.root import ROOT
 from tests.search_helpers import FormulaTable, as_of_an_earlier_bpnas
 
 SMALL = Preset.load("tiny").override({"proposals.population": 3, "proposals.sample": 2, "proposals.cycles": 8})
@@ -259,7 +259,7 @@ def test_a_stuck_search_ends_early_and_keeps_its_best(table, monkeypatch, tmp_pa
 
 def test_the_documented_columns_and_files_are_those_written(table, tmp_path):
     run(table, tmp_path)
-    text = (Path(__file__).parents[1] / "docs/search.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/search.md").read_text(encoding="utf-8")
     described = text[text.index("The columns of `study.csv`:") :].split("\n\n")[0]
     assert re.findall(r"`(\w+)`", described) == list(rows(tmp_path)[0])
     assert {file.name for file in tmp_path.iterdir() if file.is_file()} - {".lock"} == set(

@@ -16,8 +16,9 @@ from bpnas.search.execution.executor import LocalExecutor, check_executor, defau
 from bpnas.search.execution.process_executor import ProcessExecutor
 from bpnas.search.training.threads import set_threads, threads_kept
 from tests.patience import PATIENCE
+from tests.root import ROOT
 
-STUBS = Path(__file__).parent / "stubs"
+STUBS = ROOT / "tests/stubs"
 BLOCKS = [Block.parse(text) for text in ("K1G1", "K3G1", "K3E1G1", "K1G1+K3E2G2", "K5E1G1")]
 
 

@@ -1,6 +1,5 @@
 """Images that stay on disk: folders, the parquet edition of ImageNet, and what is made of them."""
 
-import io
 import json
 import os
 import random
@@ -26,9 +25,9 @@ from bpnas.search.data.sources import Source
 from bpnas.search.presets import TrainSettings
 from bpnas.search.training.threads import threads_kept
 from bpnas.search.training.train import accuracy, train
+from tests.image_folders import encoded, picture, write_folder, write_imagenet
 from tests.search_helpers import FormulaTable, tiny_backbone
-from tests.test_search_data import write_folder
-from tests.test_search_train import KilledError, model, weights
+from tests.training_helpers import KilledError, model, weights
 
 CPU = torch.device("cpu")
 # Of Python 3.12, about a process that has threads; torch starts its workers so.
@@ -36,30 +35,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # where there are fewer cores
 ]
-
-
-def picture(number, size=(40, 30)):
-    """A smooth one of which every crop is different, and whose brightness says what it is."""
-    across, down = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
-    pixels = np.stack([across * 100 + number, down * 100 + 50, np.full(across.shape, 2.0 * number)], axis=2)
-    return Image.fromarray(pixels.astype(np.uint8))
-
-
-def encoded(number, form="PNG"):
-    """A file's content; its form is not told by its name."""
-    buffer = io.BytesIO()
-    picture(number).save(buffer, form)
-    return buffer.getvalue()
-
-
-def write_imagenet(root, classes=110, train=2, val=1, form="PNG"):
-    for part, count in (("train", train), ("val", val)):
-        for label in range(classes):
-            folder = root / part / f"n{label:03d}"
-            folder.mkdir(parents=True)
-            for number in range(count):
-                (folder / f"{number}.JPEG").write_bytes(encoded(label, form))
-    return root
 
 
 def write_parquet(root, classes=110, train=2, named=True, column="image"):

@@ -19,9 +19,9 @@ from bpnas.android_bench.runner.device import NativeDevice
 from bpnas.base.errors import UsageError
 from bpnas.profiler.campaign.records import Records, Setup
 from bpnas.profiler.campaign.run import run_campaign
+from tests.phone.benchmark_model import BENCHMARK_MODEL
 from tests.phone.chaos import write_backbone, write_fake_runner, write_requests
 from tests.records_factory import make_plan
-from tests.test_native_device import BENCHMARK_MODEL
 
 Cli = Callable[..., Result]
 

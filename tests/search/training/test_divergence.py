@@ -7,7 +7,6 @@ import json
 import subprocess
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -30,8 +29,9 @@ from bpnas.search.studies.proposals.study import run_study
 from bpnas.search.training.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.training.train import accuracy, train
 from tests.network_factory import stored_network
+from tests.root import FIND_TESTS
 from tests.search_helpers import FormulaTable, Steps, tiny_backbone, torchrun
-from tests.test_search_train import SETTINGS, flat_model, small, trained
+from tests.training_helpers import SETTINGS, flat_model, small, trained
 
 PATHS = "K1G1,K3G1,K3G4,K3E1G1,K3E3G2,K5E2G1"
 TINY = {
@@ -476,15 +476,12 @@ def test_a_run_that_ended_with_such_a_network_is_not_there_already(tmp_path):
 
 # Several processes
 
-PROGRAM = f"""
-import sys
-
-sys.path.append({str(Path(__file__).parents[1])!r})
+PROGRAM = f"""{FIND_TESTS}
 import bpnas.search.connections.connect
 import bpnas.search.training.train
 from bpnas.search.training.distributed import process_group, rank
 from bpnas.search.errors import DivergedError
-from tests import test_search_divergence as tests
+from tests.search.training import test_divergence as tests
 
 # The first one looks after every step, the other at the end of the phase.
 for module in (bpnas.search.connections.connect, bpnas.search.training.train):
