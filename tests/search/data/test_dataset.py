@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 from bpnas.base.errors import UsageError
 from bpnas.search import DataError, load_data
 from tests.image_folders import write_folder
+from tests.root import ROOT
 
 CIFAR = Path(os.environ.get("BPNAS_TEST_DATA", ROOT.parent / "shared/data")) / "cifar10"
 
