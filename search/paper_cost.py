@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.presets import Preset, TrainSettings
 from bpnas.search.proposals.space import BlockSpace
-from bpnas.search.run import SearchResult, default_limits
+from bpnas.search.run import SearchResult
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.sealed import LINE_REMEDY
+from bpnas.search.search_plan import default_limits
 
 CIFAR_IMAGES = 50_000
-# BP-NAS, for its whole search.
-PAPER_GPU_HOURS = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +34,15 @@ class CostEstimate:
         return sum(self.seconds.values())
 
 
-def candidate_images(preset: Preset) -> int:
-    """How many images the training of one candidate sees on all of CIFAR-10, over all epochs."""
-    proposals = preset.proposals
-    return round(_images(proposals.train) * (1 - proposals.validation_share)) * proposals.train.epochs
-
-
 def stage_images(preset: Preset, limits: int) -> dict[str, int]:
     """How many images each stage trains on all of CIFAR-10, over all candidates and epochs.
 
     ImageNet, which the paper takes for the second and the third stage, costs far more.
     """
-    connections, retraining = preset.connections.train, preset.retraining
+    proposals, connections, retraining = preset.proposals, preset.connections.train, preset.retraining
+    candidate = round(_images(proposals.train) * (1 - proposals.validation_share)) * proposals.train.epochs
     return {
-        "proposals": limits * preset.proposals.cycles * candidate_images(preset),
+        "proposals": limits * proposals.cycles * candidate,
         "connections": connections.epochs * _images(connections),
         "retraining": retraining.epochs * _images(retraining),
     }
@@ -78,25 +71,6 @@ def estimate_paper_cost(result: SearchResult, space: BlockSpace) -> CostEstimate
             totals[1] += fields.number("seconds", 0) / (fields.whole("workers", 1) if fields.has("workers") else 1)
     rates = {stage: count / seconds for stage, (count, seconds) in seen.items() if seconds > 0}
     return CostEstimate({stage: images[stage] / rate * slower for stage, rate in rates.items()}, rates)
-
-
-def estimate_from_candidates(preset: Preset, images_per_second: Sequence[float]) -> CostEstimate:
-    """What `preset` costs where a typical candidate of each limit trains so many images per second.
-
-    A step of the supernet is taken to cost what its candidates, one per limit, cost together, and the final network
-    trains like the middle one.
-
-    Args:
-        images_per_second: one per limit, in order of the limits, all above 0.
-    """
-    images = stage_images(preset, len(images_per_second))
-    per_image = [1 / rate for rate in images_per_second]
-    seconds = {
-        "proposals": images["proposals"] * statistics.mean(per_image),
-        "connections": images["connections"] * sum(per_image),
-        "retraining": images["retraining"] * per_image[len(per_image) // 2],
-    }
-    return CostEstimate(seconds, {stage: images[stage] / needed for stage, needed in seconds.items()})
 
 
 def _images(settings: TrainSettings) -> int:

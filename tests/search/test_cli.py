@@ -147,6 +147,29 @@ def test_a_run_in_json_resumed_and_marked_mock(small_table, tmp_path):
     assert changed.exit_code == 1 and "seed = 0, now it is 5" in changed.output
 
 
+def test_a_plan_says_what_will_be_done_and_does_nothing(small_table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--table", small_table, "--seed", 1, *MICRO)
+    done = call(*words, "--plan", "--json")
+    assert done.exit_code == 0 and not list(tmp_path.iterdir())
+    plan = json.loads(done.stdout)
+    assert plan["mock"] is True and [stage["stage"] for stage in plan["stages"]] == [
+        "proposals",
+        "connections",
+        "retraining",
+    ]
+    assert len(plan["forced_skips"]) == len(plan["targets_ms"]) == 1
+    assert plan["cost_hours"] == pytest.approx(sum(stage["cost_hours"] for stage in plan["stages"])) > 0
+    text = call(*words, "--plan").stdout
+    assert "mock: computed, not measured" in text and "Nothing was written" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert call(*words, "--out", "run").exit_code == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["constraints_ms"] == plan["limits_ms"] and [config["target_ms"]] == plan["targets_ms"]
+    trained = {line["block"] for line in map(json.loads, (tmp_path / "run/evaluations.jsonl").open())}
+    assert len(trained) <= plan["stages"][0]["trainings"]
+
+
 def test_every_accuracy_names_its_images(small_table, tmp_path):
     options = ["--table", small_table, "--out", tmp_path / "out", *MICRO, "--k-best", 2]
     done = call(*options)

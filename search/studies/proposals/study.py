@@ -209,7 +209,7 @@ def _check_terms(seeds: Sequence[int], settings: ProposalSettings) -> None:
 def _limits(space: BlockSpace, constraints: Sequence[float], settings: ProposalSettings) -> tuple[float, ...]:
     limits = tuple(sorted({float(limit) for limit in constraints}))
     if not limits:
-        from bpnas.search.run import default_limits
+        from bpnas.search.search_plan import default_limits
 
         all_limits = default_limits(space, settings.limit_quantiles)
         return tuple(sorted({all_limits[0], all_limits[len(all_limits) // 2], all_limits[-1]}))

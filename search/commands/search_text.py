@@ -1,0 +1,160 @@
+"""What `run-search` says of a plan and of a result, for machines and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpnas.search.data.judged_images import on_images
+
+if TYPE_CHECKING:
+    from bpnas.search.connections.run import NetworkResult
+    from bpnas.search.paper_cost import CostEstimate
+    from bpnas.search.plan_cost import StageCost
+    from bpnas.search.run import SearchResult
+    from bpnas.search.search_plan import SearchPlan
+
+
+def plan_values(plan: SearchPlan, costs: Sequence[StageCost]) -> dict[str, Any]:
+    """A plan for machines."""
+    meta = plan.table.meta
+    return {
+        "mock": meta.mock,
+        "device": meta.device_name,
+        "runtime": meta.runtime,
+        "additivity": plan.table.additivity,
+        "preset": plan.request.preset.name,
+        "stage": plan.request.stage,
+        "proposals": [str(block) for block in plan.request.proposals],
+        "limits_ms": list(plan.limits_ms),
+        "targets_ms": list(plan.targets_ms),
+        "forced_skips": [plan.forced_skips(target_ms) for target_ms in plan.targets_ms],
+        "skippable_sites": plan.skippable_sites,
+        "stages": [asdict(cost) for cost in costs],
+        "cost_hours": sum(cost.cost_hours for cost in costs),
+    }
+
+
+def plan_text(plan: SearchPlan, costs: Sequence[StageCost]) -> str:
+    """The same for people."""
+    meta = plan.table.meta
+    mock = " (mock: computed, not measured)" if meta.mock else "" if meta.imported is None else " (imported)"
+    lines = [
+        f"Device: {meta.device_name}, {meta.runtime}{mock}; networks are predicted by {plan.table.additivity!r}",
+        f"Limits of the block proposals: {_all_ms(plan.limits_ms) or 'none, the blocks are given'}",
+    ]
+    if plan.request.stage != "proposals":
+        if plan.target_ms is None:
+            lines.append("Target of the network: the latency of the middle proposal, known only when that is found")
+        for target_ms in plan.targets_ms:
+            skips = f"{plan.forced_skips(target_ms)} of {plan.skippable_sites}"
+            lines.append(f"Target {target_ms:.4g} ms: {skips} skippable sites must be Skip")
+    lines.append(f"{'stage':12} {'images':>9} {'epochs':>6} {'trainings':>9} {'hours here':>10}  of")
+    lines += [
+        f"{cost.stage:12} {cost.images:9,} {cost.epochs:6} {cost.trainings:9,} {cost.cost_hours:10.2f}  "
+        f"{cost.data} at {cost.input_size} px"
+        for cost in costs
+    ]
+    lines.append(f"{'all':38} {sum(cost.cost_hours for cost in costs):10.2f}")
+    lines.append("The hours are extrapolated from a few steps of training on this machine. Nothing was written.")
+    return "\n".join(lines)
+
+
+def _all_ms(values: Sequence[float]) -> str:
+    return f"{', '.join(f'{value:.4g}' for value in values)} ms" if values else ""
+
+
+def result_values(result: SearchResult, cost: CostEstimate | None) -> dict[str, Any]:
+    """A search's result for machines."""
+    network = result.network
+    return {
+        "out": str(result.directory),
+        "mock": result.mock,
+        "device": result.device,
+        "runtime": result.runtime,
+        "additivity": result.additivity,
+        "proposals": [
+            {
+                "block": str(p.block),
+                "limit_ms": p.limit_ms,
+                "latency_ms": p.latency_ms,
+                "score": p.score,
+                "score_on": None if p.score_on is None else asdict(p.score_on),
+            }
+            for p in result.proposals
+        ],
+        "network": None if network is None else _network_as_dict(network),
+        "networks": [_network_as_dict(each) for each in result.networks],
+        "paper_recipe_estimate": None
+        if cost is None
+        else {"seconds": cost.seconds, "measured_images_per_second": cost.images_per_second},
+    }
+
+
+def _network_as_dict(network: NetworkResult) -> dict[str, Any]:
+    from bpnas.search.networks.network_file import limit_facts
+
+    return {
+        "blocks": ["skip" if block is None else str(block) for block in network.blocks],
+        "predicted_latency_ms": network.predicted_latency_ms,
+        "target_ms": network.target_ms,
+        "accuracy": network.accuracy,
+        "accuracy_on": None if network.accuracy_on is None else asdict(network.accuracy_on),
+        **limit_facts(network.predicted_latency_ms, network.target_ms),
+        "argmax_latency_ms": network.argmax_latency_ms,
+    }
+
+
+def result_text(table: str, result: SearchResult, cost: CostEstimate | None, imported: bool) -> str:
+    """The same for people."""
+    mock = " (mock: computed, not measured)" if result.mock else " (imported, not measured here)" if imported else ""
+    lines = [
+        f"Device: {result.device}, {result.runtime}{mock}; networks are predicted by {result.additivity!r}",
+        "Block proposals:",
+    ]
+    for p in result.proposals:
+        found = "given"
+        if p.limit_ms:
+            found = f"limit {p.limit_ms:g} ms, {p.latency_ms:.4g} ms, accuracy {p.score:.3f} {on_images(p.score_on)}"
+        lines.append(f"  {p.block}  {found}")
+    network = result.network
+    if network is None:
+        lines.append(f"Files: {result.directory}/proposals.json; next: the same command with --stage connections")
+    else:
+        lines.append(
+            f"Network: {network.predicted_latency_ms:.4g} ms by table{mock}, target {network.target_ms:g} ms, "
+            f"accuracy {network.accuracy * 100:.1f}% {on_images(network.accuracy_on)}"
+        )
+        lines += [f"  site {n:2d}  {'skip' if block is None else block}" for n, block in enumerate(network.blocks)]
+        lines.append(f"Files: {result.directory}/network.json, network.onnx, network.tflite")
+        lines += [
+            f"Further network: {each.predicted_latency_ms:.4g} ms by table{mock}, target {each.target_ms:g} ms, "
+            f"accuracy {each.accuracy * 100:.1f}% {on_images(each.accuracy_on)}; files: {network_folder(result, each)}"
+            for each in result.networks
+            if each != network
+        ]
+    if cost is not None:
+        lines.append(f"The paper's recipe: run-search --table {table} --preset paper --data cifar10:DIR")
+        lines.append(
+            f"Estimated time here, at this run's speed and on CIFAR-10 ({', '.join(cost.seconds)}): "
+            f"{_duration(cost.total_seconds)}"
+        )
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 60:.0f} minutes"
+
+
+def network_folder(result: SearchResult, network: NetworkResult) -> Path:
+    """The directory of a network's files."""
+    from bpnas.search.run_directory import limit_name
+
+    return (
+        result.directory if network == result.network else result.directory / "networks" / limit_name(network.target_ms)
+    )

@@ -1,0 +1,300 @@
+"""What a search will do, before anything of it is done: a request, checked against a latency table."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bpnas.base.errors import UsageError
+from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.block import Block
+from bpnas.search.connections.latency_loss import LatencyLoss, candidate_latencies
+from bpnas.search.connections.run import check_target
+from bpnas.search.data.sources import Source
+from bpnas.search.errors import InfeasibleLimitError
+from bpnas.search.execution.executor import ExecutorKind, check_executor
+from bpnas.search.presets import Preset
+from bpnas.search.proposals.space import BlockSpace
+
+if TYPE_CHECKING:
+    from bpnas.tables import LatencyTable
+
+_LEAST_CHOICE = 10
+
+Stage = Literal["proposals", "connections", "all"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """Where and how the candidates of stage 1 are trained.
+
+    Attributes:
+        executor, workers, ray_address: see `open_executor`. A run may be resumed elsewhere: they do not change its
+            results.
+        window: candidates of stage 1 under way at a time (see `drive`). With the seed and `threads` it decides the
+            trials. Default: the number of workers; a run that is resumed keeps the one that it began with.
+        threads: CPU threads of the training of one candidate. Default: torch's own for "local", the cores' share of a
+            worker for "processes", 1 for "ray"; a run that is resumed keeps those that it began with.
+        asynchronous: tell results as they come. No worker waits then, but the trials depend on timing.
+    """
+
+    executor: ExecutorKind = "local"
+    workers: int | None = None
+    ray_address: str | None = None
+    window: int | None = None
+    threads: int | None = None
+    asynchronous: bool = False
+
+    def check(self) -> None:
+        """Refuse what makes no sense. Raises UsageError."""
+        check_executor(self.executor, self.workers, self.ray_address)
+        for name, count in (("window", self.window), ("threads", self.threads)):
+            if count is not None and count < 1:
+                raise UsageError(f"{name} must be at least 1, not {count}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRequest:
+    """What somebody wants to have searched.
+
+    Attributes:
+        stage: "proposals" searches blocks only, "connections" goes from proposals to networks, "all" does both.
+        preset: all hyper-parameters.
+        constraints: latency limits of stage 1 in ms; none for quantiles of the latencies of all blocks.
+        bands: each limit is searched above the one before it only, so that the proposals spread over the budget.
+        target_ms: limit of the final network; None for the middle limit, or where the two stages have different input
+            sizes, the latency of the middle proposal at the second.
+        targets_ms: limits of networks that are all taken from the one supernet, each retrained. Its latency loss aims
+            at `target_ms`, by default the middle one of them. More of them may be asked for later.
+        data, connections_data: images of the two stages (see `Source`); None for those of the first.
+        input_size, connections_input_size: in pixels; None for the images' own size.
+        proposals: blocks in place of a search for them.
+        seed: of all random choices.
+        execution: where the candidates of stage 1 are trained.
+    """
+
+    stage: Stage = "all"
+    preset: Preset = field(default_factory=lambda: Preset.load("tiny"))
+    constraints: tuple[float, ...] = ()
+    bands: bool = False
+    target_ms: float | None = None
+    targets_ms: tuple[float, ...] = ()
+    data: str = "digits"
+    connections_data: str | None = None
+    input_size: int | None = None
+    connections_input_size: int | None = None
+    proposals: tuple[Block, ...] = ()
+    seed: int = 0
+    execution: Execution = Execution()
+
+    def check(self) -> None:
+        """Refuse what makes no sense, with any table. Raises UsageError."""
+        if self.stage not in ("proposals", "connections", "all"):
+            raise UsageError(f"stage {self.stage!r} is unknown: use proposals, connections or all")
+        if self.stage == "proposals" and self.proposals:
+            raise UsageError("with given proposals there is nothing to do in stage proposals: use stage connections")
+        if self.proposals and self.constraints:
+            raise UsageError("limits are for the search of proposals; with given ones, leave --constraints out")
+        self.execution.check()
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """A request that can be carried out; see `plan_search`.
+
+    Attributes:
+        request: as it was made.
+        table: the latencies.
+        sources: the images of stage 1, and of what follows.
+        space: the blocks of stage 1; None if they are given.
+        limits_ms: of stage 1; none if the blocks are given.
+        backbone: of the networks.
+        target_ms: of the network that the supernet aims at; None where it is known only with the proposals.
+        further_ms: targets of further networks.
+    """
+
+    request: SearchRequest
+    table: LatencyTable
+    sources: tuple[Source, Source]
+    space: BlockSpace | None
+    limits_ms: tuple[float, ...]
+    backbone: Backbone
+    target_ms: float | None
+    further_ms: tuple[float, ...]
+
+    @property
+    def targets_ms(self) -> tuple[float, ...]:
+        """All targets that are known, in ascending order; none of a search that ends with its proposals."""
+        if self.request.stage == "proposals":
+            return ()
+        return tuple(sorted({*self.further_ms, *([] if self.target_ms is None else [self.target_ms])}))
+
+    @property
+    def input_sizes(self) -> tuple[int, int]:
+        """Of the two stages, in pixels."""
+        request, (source, later) = self.request, self.sources
+        return request.input_size or source.native_size, later_size(request, source, later) or later.native_size
+
+    def config(self, window: int | None, threads: int | None) -> dict[str, Any]:
+        """The content of config.json: what determines the run."""
+        request, meta, (size, later) = self.request, self.table.meta, self.input_sizes
+        schedule = "asynchronous: the trials depend on timing" if request.execution.asynchronous else "ordered"
+        return {
+            "bpnas": version("bpnas"),
+            "table_sha256": self.table.sha256,
+            "additivity": self.table.additivity,
+            "device": meta.device_name,
+            "runtime": meta.runtime,
+            "mock": meta.mock,
+            "data": self.sources[0].absolute,
+            "connections_data": self.sources[1].absolute,
+            "input_size": size,
+            "connections_input_size": later,
+            "constraints_ms": list(self.limits_ms),
+            "bands": request.bands,
+            "target_ms": self.target_ms,
+            "proposals": [str(block) for block in request.proposals],
+            "seed": request.seed,
+            "schedule": schedule,
+            "preset": request.preset.to_dict(),
+            "window": window,
+            "threads": threads,
+        }
+
+    @property
+    def skippable_sites(self) -> int:
+        """Sites of a network that may be Skip."""
+        return sum(site.is_residual for site in self.backbone.sites)
+
+    def typical_blocks(self) -> tuple[Block, ...]:
+        """Blocks as the networks will have them: those given, else for each limit the slowest block that meets it."""
+        if self.space is None:
+            return self.request.proposals
+        latencies = self.space.latencies()
+        slowest = [int(np.where(latencies <= limit, latencies, -np.inf).argmax()) for limit in self.limits_ms]
+        return tuple(self.space.blocks(np.array(slowest)))
+
+    def forced_skips(self, target_ms: float) -> int:
+        """How many sites must be Skip in a network within `target_ms` of typical blocks, even of the fastest ones.
+
+        Where a target is far below the limits of stage 1, little is left to choose from.
+        """
+        rows = candidate_latencies(self.table, self.backbone, self.typical_blocks())
+        skippable = [site.is_residual for site in self.backbone.sites]
+        fastest = [float(row[row > 0].min()) for row in rows]
+        fixed_ms = self.table.fixed(self.backbone.input_size, self.backbone.classes)
+        over_ms, skips = fixed_ms + sum(fastest) - target_ms, 0
+        for site_ms in sorted((ms for ms, may_skip in zip(fastest, skippable, strict=True) if may_skip), reverse=True):
+            if over_ms <= 0:
+                break
+            over_ms, skips = over_ms - site_ms, skips + 1
+        return skips
+
+
+def plan_search(request: SearchRequest, table: LatencyTable) -> SearchPlan:
+    """Check a request against a table. Nothing is trained or written.
+
+    Raises:
+        UsageError, InfeasibleLimitError: it makes no sense or cannot be met, as far as that can be known.
+        TableError, MissingEntryError: the table lacks something.
+        DataError: images are missing or damaged.
+    """
+    request.check()
+    preset, given = request.preset, request.proposals
+    source = Source.parse(request.data)
+    later = Source.parse(request.connections_data) if request.connections_data is not None else source
+    space: BlockSpace | None = None
+    limits: tuple[float, ...] = ()
+    if not given:
+        backbone = _backbone(table, source, request.input_size)
+        space = BlockSpace(table, backbone.input_size, classes=backbone.classes)
+        limits = _limits(space, request.constraints, preset)
+        if request.bands:
+            _check_bands(space, limits)
+    later_backbone = _backbone(table, later, later_size(request, source, later))
+    targets = sorted({float(ms) for ms in request.targets_ms})
+    target_ms = request.target_ms
+    if target_ms is None and targets:
+        target_ms = targets[len(targets) // 2]
+    if target_ms is None and space is not None and later_backbone == space.backbone:
+        target_ms = limits[len(limits) // 2]
+    for wanted_ms in (*targets, target_ms):
+        if wanted_ms is None:
+            continue
+        LatencyLoss(wanted_ms, preset.connections.lambda_below)  # refuses what makes no sense
+        if request.stage == "proposals":
+            continue
+        if given:
+            check_target(table, later_backbone, given, wanted_ms)
+        else:
+            _check_reachable(BlockSpace(table, later_backbone.input_size, classes=later_backbone.classes), wanted_ms)
+    further = tuple(ms for ms in targets if ms != target_ms)
+    return SearchPlan(request, table, (source, later), space, limits, later_backbone, target_ms, further)
+
+
+def later_size(request: SearchRequest, source: Source, later: Source) -> int | None:
+    """The input size that is asked for in stage 2, in pixels; None for the images' own."""
+    return request.connections_input_size or (request.input_size if later == source else None)
+
+
+def default_limits(space: BlockSpace, quantiles: Sequence[float]) -> tuple[float, ...]:
+    """Latency limits in ms at these quantiles of the latencies of all distinct blocks [ours].
+
+    In a small space, of a table with few paths, limit number i (from 1) admits `_LEAST_CHOICE` * i blocks at least.
+    Rounded up to three digits, so that they read well and never fall below the smallest.
+    """
+    latencies = np.sort(space.latencies())
+    limits = set()
+    for number, quantile in enumerate(sorted(quantiles), start=1):
+        admitted = max(math.ceil(quantile * len(latencies)), _LEAST_CHOICE * number)
+        limits.add(_rounded_up(float(latencies[min(admitted, len(latencies)) - 1])))
+    return tuple(sorted(limits))
+
+
+def _limits(space: BlockSpace, constraints: Sequence[float], preset: Preset) -> tuple[float, ...]:
+    limits = tuple(sorted({float(limit) for limit in constraints}))
+    if not limits:
+        limits = default_limits(space, preset.proposals.limit_quantiles)
+    for limit in limits:
+        LatencyLoss(limit)  # refuses what is no latency
+        feasible = space.feasible(limit)
+        if not feasible.size:
+            raise InfeasibleLimitError(limit, feasible.smallest_ms)
+    return limits
+
+
+def _check_bands(space: BlockSpace, limits: Sequence[float]) -> None:
+    for low, high in pairwise(limits):
+        band = space.feasible(high, at_least_ms=low)
+        if not band.size:
+            band.sample(random.Random(0))  # raises, and says what lies nearest
+
+
+def _check_reachable(space: BlockSpace, target_ms: float) -> None:
+    """Refuse a target that no proposals whatever could meet: the fastest path everywhere, Skip where it can be."""
+    table, where = space.table, (space.backbone.input_size, space.backbone.classes)
+    fastest = table.path_latencies(*where).min(axis=0) + table.once_latencies(*where)
+    needed = [ms for ms, site in zip(fastest, space.backbone.sites, strict=True) if not site.is_residual]
+    smallest = space.fixed_ms + float(sum(needed))
+    if smallest > target_ms:
+        raise InfeasibleLimitError(target_ms, smallest, "network")
+
+
+def _backbone(table: LatencyTable, source: Source, input_size: int | None) -> Backbone:
+    return table.backbone(input_size or source.native_size, source.class_count())
+
+
+def _rounded_up(value: float) -> float:
+    text = f"{value:.2e}"
+    rounded = float(text)
+    if rounded < value:
+        exponent = int(text.partition("e")[2])
+        rounded = float(f"{rounded + 10.0 ** (exponent - 2):.2e}")
+    return rounded
