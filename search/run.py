@@ -15,7 +15,7 @@ from bpnas.search.execution.lost_workers import keep_losses
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.proposals.candidate_training import CandidateTraining
-from bpnas.search.proposals.run import Proposal, read_proposals, run_proposals
+from bpnas.search.proposals.run import Proposal, ProposalSearch, read_proposals, run_proposals
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.search_plan import Execution, SearchPlan, SearchRequest, Stage, plan_search
 from bpnas.search.training.distributed import from_main, is_main, process_group, world_size
@@ -205,21 +205,18 @@ def _search_proposals(
     ):
         window = window or evaluations.workers
         directory.agree(plan.config(window, threads))
-        return run_proposals(
-            directory,
+        search = ProposalSearch(
             space,
             plan.limits_ms,
             request.data,
-            request.preset,
+            request.preset.proposals,
             request.seed,
-            watcher,
-            evaluations,
-            bands=request.bands,
-            window=window,
-            asynchronous=execution.asynchronous,
-            # On a cluster a worker may see another disk.
-            checkpoints=execution.executor != "ray",
+            request.bands,
+            window,
+            execution.asynchronous,
         )
+        # On a cluster a worker may see another disk.
+        return run_proposals(search, directory, watcher, evaluations, checkpoints=execution.executor != "ray")
 
 
 def _networks(

@@ -75,16 +75,7 @@ def result_values(result: SearchResult, cost: CostEstimate | None) -> dict[str, 
         "device": result.device,
         "runtime": result.runtime,
         "additivity": result.additivity,
-        "proposals": [
-            {
-                "block": str(p.block),
-                "limit_ms": p.limit_ms,
-                "latency_ms": p.latency_ms,
-                "score": p.score,
-                "score_on": None if p.score_on is None else asdict(p.score_on),
-            }
-            for p in result.proposals
-        ],
+        "proposals": [proposal.values() for proposal in result.proposals],
         "network": None if network is None else _network_as_dict(network),
         "networks": [_network_as_dict(each) for each in result.networks],
         "paper_recipe_estimate": None

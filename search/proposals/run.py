@@ -15,7 +15,7 @@ from bpnas.search.errors import RunError
 from bpnas.search.execution.evaluation import Evaluation
 from bpnas.search.execution.executor import Executor
 from bpnas.search.fields import FieldError, Fields, fields_of
-from bpnas.search.presets import Preset, ProposalSettings
+from bpnas.search.presets import ProposalSettings
 from bpnas.search.progress import Progress
 from bpnas.search.proposals.evolution import Evolution, Trial
 from bpnas.search.proposals.halving import SuccessiveHalving
@@ -45,103 +45,57 @@ class Proposal:
     score: float | None = None
     score_on: JudgedImages | None = None
 
+    def values(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return {**asdict(self), "block": str(self.block)}
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalSearch:
+    """What stage 1 searches.
+
+    Attributes:
+        space: the blocks.
+        limits_ms: latency limits, in ascending order.
+        data: the images, as the user named them.
+        settings: see `ProposalSettings`.
+        seed: of all random choices.
+        bands: each limit is searched above the one before it only.
+        window, asynchronous: see `drive`.
+    """
+
+    space: BlockSpace
+    limits_ms: tuple[float, ...]
+    data: str
+    settings: ProposalSettings
+    seed: int
+    bands: bool = False
+    window: int = 1
+    asynchronous: bool = False
+
 
 def run_proposals(
-    directory: RunDirectory,
-    space: BlockSpace,
-    limits_ms: Sequence[float],
-    data: str,
-    preset: Preset,
-    seed: int,
-    progress: Progress,
-    executor: Executor,
-    *,
-    bands: bool = False,
-    window: int,
-    asynchronous: bool = False,
-    checkpoints: bool = True,
+    search: ProposalSearch, directory: RunDirectory, progress: Progress, executor: Executor, *, checkpoints: bool = True
 ) -> tuple[Proposal, ...]:
     """The most accurate block found under each limit; every evaluation and trial is on the disk as soon as it is known.
 
-    A later call goes on behind the trials that are there. With the ordered schedule (see `drive`) it does so as if it
+    A later call resumes behind the trials that are there. With the ordered schedule (see `drive`) it does so as if it
     had never stopped: chance depends on the seed and the number of the limit alone, and what was evaluated is not
     evaluated again. With the asynchronous one they make up the population, and chance depends on their number as well.
 
-    With `checkpoints`, which the workers must see, a training that is cut off goes on in its middle.
+    With `checkpoints`, which the workers must see, a training that is cut off resumes in its middle.
 
     A candidate whose training diverges is a trial of score 0, is marked as diverged and is never proposed.
 
     Raises:
         DivergedError: all candidates under a limit have diverged, or all of the first `HOPELESS`.
     """
-    settings = preset.proposals
-    recorded = _recorded(directory, limits_ms, space, asynchronous)
-    progress.stage("block proposals", settings.cycles * len(limits_ms), sum(map(len, recorded)))
-    known = _evaluations(directory)
-
-    def keep(block: Block, evaluation: Evaluation) -> None:
-        # Nothing that depends on the clock stands beside what a search is made of.
-        left_out = {"seconds"} | ({"diverged"} if evaluation.diverged is None else set())
-        values = {name: value for name, value in asdict(evaluation).items() if name not in left_out}
-        directory.append("evaluations.jsonl", {"block": str(block), **values})
-        work = {"images": evaluation.images, "seconds": evaluation.seconds, "workers": executor.workers}
-        directory.append("timings.jsonl", {"stage": "proposals", "block": str(block), **work})
-
-    proposals, survivors = [], Survivors()
-    for number, (limit, history) in enumerate(zip(limits_ms, recorded, strict=True)):
-        restored = history if asynchronous else []
-        evolution = Evolution(
-            space,
-            limit_ms=limit,
-            at_least_ms=limits_ms[number - 1] if bands and number else 0.0,
-            population=settings.population,
-            sample=settings.sample,
-            cycles=settings.cycles,
-            rng=random.Random(derived_seed(seed, "levonas", number, *([len(restored)] if restored else []))),
-            strategy=settings.strategy,
-        )
-        terms = _Terms(settings, directory.checkpoints if checkpoints else None)
-        evolution.restore(restored)
-        done = list(restored)
-
-        def diverged(trial: Trial[int]) -> str | None:
-            evaluation = known.get(space.block(trial.genotype))
-            return None if evaluation is None else evaluation.diverged
-
-        for trial in restored:
-            terms.learn(known.get(space.block(trial.genotype)))
-            survivors.tell(diverged(trial))
-        for trial in drive(
-            evolution,
-            executor,
-            space.block,
-            window=window,
-            asynchronous=asynchronous,
-            known=known,
-            on_evaluation=keep,
-            options=terms.options,
-        ):
-            terms.learn(known[space.block(trial.genotype)])
-            if len(done) < len(history):
-                _check_replayed(directory, history[len(done)], trial)
-            else:
-                block = space.block(trial.genotype)
-                reason = diverged(trial)
-                mark = {} if reason is None else {"diverged": True}
-                directory.append("trials.jsonl", {**_line(number, limit, trial, block), **mark})
-                judged = on_images(_held_out(known[block], data, space))
-                outcome = f"accuracy {trial.score:.3f} {judged}" if reason is None else f"diverged {reason}"
-                progress.step(f"limit {limit:g} ms: {block}, {trial.latency_ms:.4g} ms, {outcome}")
-            done.append(trial)
-            survivors.tell(diverged(trial))
-        check_survivor(map(diverged, done), limit)
-        # Few validation images make many equals: of these the faster one is worth more.
-        trained = [trial for trial in done if diverged(trial) is None]
-        best = max(trained, key=lambda trial: (trial.score, -trial.latency_ms))
-        block = space.block(best.genotype)
-        images = _held_out(known[block], data, space) if block in known else None
-        proposals.append(Proposal(block, limit, best.latency_ms, best.score, images))
-    meta = space.table.meta
+    recorded = _recorded(directory, search.limits_ms, search.space, search.asynchronous)
+    total = search.settings.cycles * len(search.limits_ms)
+    progress.stage("block proposals", total, sum(map(len, recorded)))
+    run = _Run(search, directory, progress, executor, directory.checkpoints if checkpoints else None)
+    proposals = tuple(run.best_under(number, history) for number, history in enumerate(recorded))
+    meta, space = search.space.table.meta, search.space
     directory.write_json(
         "proposals.json",
         {
@@ -151,21 +105,105 @@ def run_proposals(
             "table_sha256": space.table.sha256,
             "additivity": space.table.additivity,
             "backbone": space.backbone.to_dict(),
-            "data": data,
-            "seed": seed,
-            "proposals": [
-                {
-                    "block": str(p.block),
-                    "limit_ms": p.limit_ms,
-                    "latency_ms": p.latency_ms,
-                    "score": p.score,
-                    "score_on": None if p.score_on is None else asdict(p.score_on),
-                }
-                for p in proposals
-            ],
+            "data": search.data,
+            "seed": search.seed,
+            "proposals": [proposal.values() for proposal in proposals],
         },
     )
-    return tuple(proposals)
+    return proposals
+
+
+class _Run:
+    """One search after the other, on the disk and in memory."""
+
+    def __init__(
+        self,
+        search: ProposalSearch,
+        directory: RunDirectory,
+        progress: Progress,
+        executor: Executor,
+        checkpoints: Path | None,
+    ) -> None:
+        self._search, self._directory, self._progress, self._executor = search, directory, progress, executor
+        self._space, self._checkpoints = search.space, checkpoints
+        self._known, self._survivors = _evaluations(directory), Survivors()
+
+    def best_under(self, number: int, history: list[Trial[int]]) -> Proposal:
+        """Search under limit number `number`, of which `history` is on the disk."""
+        search, limit = self._search, self._search.limits_ms[number]
+        restored = history if search.asynchronous else []
+        evolution, terms = self._evolution(number, restored), _Terms(search.settings, self._checkpoints)
+        done = list(restored)
+        for trial in restored:
+            terms.learn(self._known.get(self._block(trial)))
+            self._survivors.tell(self._diverged(trial))
+        for trial in drive(
+            evolution,
+            self._executor,
+            self._space.block,
+            window=search.window,
+            asynchronous=search.asynchronous,
+            known=self._known,
+            on_evaluation=self._keep,
+            options=terms.options,
+        ):
+            terms.learn(self._known[self._block(trial)])
+            if len(done) < len(history):
+                _check_replayed(self._directory, history[len(done)], trial)
+            else:
+                self._tell(number, trial)
+            done.append(trial)
+            self._survivors.tell(self._diverged(trial))
+        check_survivor(map(self._diverged, done), limit)
+        # Few validation images make many equals: of these the faster one is worth more.
+        trained = [trial for trial in done if self._diverged(trial) is None]
+        best = max(trained, key=lambda trial: (trial.score, -trial.latency_ms))
+        block = self._block(best)
+        images = self._held_out(block) if block in self._known else None
+        return Proposal(block, limit, best.latency_ms, best.score, images)
+
+    def _evolution(self, number: int, restored: list[Trial[int]]) -> Evolution[int]:
+        search, settings = self._search, self._search.settings
+        names = ("levonas", number, *([len(restored)] if restored else []))
+        evolution = Evolution(
+            search.space,
+            limit_ms=search.limits_ms[number],
+            at_least_ms=search.limits_ms[number - 1] if search.bands and number else 0.0,
+            population=settings.population,
+            sample=settings.sample,
+            cycles=settings.cycles,
+            rng=random.Random(derived_seed(search.seed, *names)),
+            strategy=settings.strategy,
+        )
+        evolution.restore(restored)
+        return evolution
+
+    def _keep(self, block: Block, evaluation: Evaluation) -> None:
+        # What depends on the clock is not kept together with what a search is made of.
+        left_out = {"seconds"} | ({"diverged"} if evaluation.diverged is None else set())
+        values = {name: value for name, value in asdict(evaluation).items() if name not in left_out}
+        self._directory.append("evaluations.jsonl", {"block": str(block), **values})
+        work = {"images": evaluation.images, "seconds": evaluation.seconds, "workers": self._executor.workers}
+        self._directory.append("timings.jsonl", {"stage": "proposals", "block": str(block), **work})
+
+    def _tell(self, number: int, trial: Trial[int]) -> None:
+        block, reason, limit = self._block(trial), self._diverged(trial), self._search.limits_ms[number]
+        mark = {} if reason is None else {"diverged": True}
+        self._directory.append("trials.jsonl", {**_line(number, limit, trial, block), **mark})
+        judged = on_images(self._held_out(block))
+        outcome = f"accuracy {trial.score:.3f} {judged}" if reason is None else f"diverged {reason}"
+        self._progress.step(f"limit {limit:g} ms: {block}, {trial.latency_ms:.4g} ms, {outcome}")
+
+    def _block(self, trial: Trial[int]) -> Block:
+        return self._space.block(trial.genotype)
+
+    def _diverged(self, trial: Trial[int]) -> str | None:
+        evaluation = self._known.get(self._block(trial))
+        return None if evaluation is None else evaluation.diverged
+
+    def _held_out(self, block: Block) -> JudgedImages | None:
+        judged_on = self._known[block].judged_on
+        return JudgedImages.held_out(self._search.data, judged_on, self._space.backbone.input_size)
 
 
 class _Terms:
@@ -219,10 +257,6 @@ def _proposal(entry: Fields) -> Proposal:
         raise FieldError(f"'{entry.place}latency_ms' of {latency_ms:g} is above its limit of {limit_ms:g}")
     score = entry.share("score") if entry.has("score") else None
     return Proposal(entry.block("block"), limit_ms, latency_ms, score, JudgedImages.read(entry, "score_on"))
-
-
-def _held_out(evaluation: Evaluation, data: str, space: BlockSpace) -> JudgedImages | None:
-    return JudgedImages.held_out(data, evaluation.judged_on, space.backbone.input_size)
 
 
 def _line(number: int, limit_ms: float, trial: Trial[int], block: Block) -> dict[str, Any]:
