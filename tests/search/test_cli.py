@@ -252,15 +252,11 @@ def test_killed_at_any_moment_it_ends_as_if_undisturbed(small_table, tmp_path):
     subprocess.run(run_in("whole"), check=True, capture_output=True, env=env)
     files = {"trials.jsonl": 4, "connections.jsonl": 1, "connections.json": 1}
     for watched, lines in files.items():
-        process = subprocess.Popen(run_in("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
-        file = tmp_path / "killed" / watched
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and process.poll() is None:
-            if file.exists() and file.read_bytes().count(b"\n") >= lines:
-                break
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with halted(
+            run_in("killed"), tmp_path / "mark", tmp_path / "killed" / watched, lines, env=env, stdout=-3, stderr=-3
+        ) as process:
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
     subprocess.run(run_in("killed"), check=True, capture_output=True, env=env)
     for name in ("config.json", "trials.jsonl", "proposals.json", "connections.jsonl", "network.json"):
         assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text(), name
@@ -280,16 +276,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_trials(executor, small_t
     killed, count = tmp_path / "killed", len((tmp_path / "whole/trials.jsonl").read_bytes().splitlines())
     rng = random.Random(5)
     for goal in sorted(rng.sample(range(1, count), 4)):
-        process = subprocess.Popen(run_in("killed", "--executor", *executor), stdout=-3, stderr=-3, env=env)
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and process.poll() is None:
-            file = killed / "trials.jsonl"
-            if file.exists() and file.read_bytes().count(b"\n") >= goal:
-                break
-            time.sleep(0.002)
-        time.sleep(rng.random() * 0.1)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        again = run_in("killed", "--executor", *executor)
+        with halted(again, tmp_path / "mark", killed / "trials.jsonl", goal, env=env, stdout=-3, stderr=-3) as process:
+            time.sleep(rng.random() * 0.1)  # the workers of other processes train meanwhile
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
     before = (killed / "evaluations.jsonl").read_bytes()
     subprocess.run(run_in("killed", "--executor", *executor), check=True, capture_output=True, env=env)
     for name in ("config.json", "trials.jsonl", "proposals.json"):
