@@ -166,7 +166,7 @@ def test_a_plan_says_what_will_be_done_and_does_nothing(small_table, tmp_path, m
     assert call(*words, "--out", "run").exit_code == 0
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["constraints_ms"] == plan["limits_ms"] and [config["target_ms"]] == plan["targets_ms"]
-    trained = {line["block"] for line in map(json.loads, (tmp_path / "run/evaluations.jsonl").open())}
+    trained = {line["block"] for line in map(json.loads, (tmp_path / "run/evaluations.jsonl").read_text().splitlines())}
     assert len(trained) <= plan["stages"][0]["trainings"]
 
 
