@@ -10,7 +10,7 @@ import click
 
 from bpnas.search.commands.options import json_option
 from bpnas.search.commands.transfer_options import backbone_options
-from bpnas.search.transfer.embedding.run import BackboneChoice
+from bpnas.search.transfer.backbones import BackboneChoice
 
 F = TypeVar("F", bound=Callable[..., Any])
 

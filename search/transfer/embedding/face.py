@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from bpnas.base.randomness import derived_seed
 from bpnas.search.progress import Progress, Silent
+from bpnas.search.transfer.backbones import BackboneChoice
 from bpnas.search.transfer.embedding.layout import check_probes, check_training, identity_folders, images_below
-from bpnas.search.transfer.embedding.run import BackboneChoice, EmbeddingTask, run_embedding
+from bpnas.search.transfer.embedding.run import EmbeddingTask, run_embedding
 from bpnas.search.transfer.embedding.settings import FaceSettings
 
 if TYPE_CHECKING:

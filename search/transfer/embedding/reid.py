@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpnas.search.progress import Progress, Silent
+from bpnas.search.transfer.backbones import BackboneChoice
 from bpnas.search.transfer.embedding.layout import check_training, market_images
-from bpnas.search.transfer.embedding.run import BackboneChoice, EmbeddingTask, run_embedding
+from bpnas.search.transfer.embedding.run import EmbeddingTask, run_embedding
 from bpnas.search.transfer.embedding.settings import ReidSettings
 
 if TYPE_CHECKING:

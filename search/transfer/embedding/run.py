@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bpnas.base.files import write_atomically
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.transfer.backbones import BackboneChoice
 from bpnas.search.transfer.embedding.settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -19,25 +20,6 @@ if TYPE_CHECKING:
     from bpnas.search.transfer.embedding.model import Embedder
 
 _RETRY = "no result is written, call the same command again with a smaller --learning-rate"
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneChoice:
-    """Which network to start from: the arguments of `load_features`."""
-
-    model: str
-    network: Path | None = None
-    weights: Path | None = None
-    pretrained: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return {
-            "model": self.model,
-            "network": None if self.network is None else str(self.network),
-            "weights": None if self.weights is None else str(self.weights),
-            "pretrained": self.pretrained,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +91,13 @@ def _run(
     from bpnas.search.training.checkpoint import finished_epochs
     from bpnas.search.training.divergence import stage_in
     from bpnas.search.training.seeded import seeded
-    from bpnas.search.transfer.backbones import load_features
     from bpnas.search.transfer.embedding.model import Embedder
     from bpnas.search.transfer.embedding.train import train_embedder
 
     settings, identities = task.settings.train, len(set(task.labels))
 
     def build() -> tuple[Embedder, nn.Module]:
-        features = load_features(
-            backbone.model, network=backbone.network, pretrained=backbone.pretrained, weights=backbone.weights
-        )
-        model = Embedder(features, settings.embedding)
+        model = Embedder(backbone.load(), settings.embedding)
         return model, task.objective(identities, model.size)
 
     model, objective = seeded(derived_seed(seed, task.name), build)
