@@ -17,7 +17,7 @@ from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
 from bpnas.search.connections.latency_loss import LatencyLoss
-from bpnas.search.connections.run import NetworkResult, check_target, run_connections
+from bpnas.search.connections.run import SEARCH_LAYOUT, NetworkResult, check_target, run_connections
 from bpnas.search.data.sources import Source
 from bpnas.search.errors import InfeasibleLimitError
 from bpnas.search.execution.executor import ExecutorKind, check_executor, default_threads, open_executor
@@ -176,7 +176,7 @@ def run_search(
         else:
             _check_reachable(BlockSpace(table, later_backbone.input_size, classes=later_backbone.classes), wanted_ms)
 
-    directory = RunDirectory(out, writes=is_main())
+    directory = RunDirectory(out, SEARCH_LAYOUT, is_main())
     config = {
         "bpnas": version("bpnas"),
         "table_sha256": table.sha256,

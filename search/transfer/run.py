@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bpnas.search.progress import Progress
-from bpnas.search.run_directory import RunDirectory
+from bpnas.search.run_directory import Layout, RunDirectory, Stage
 
+_LAYOUT = Layout(("task",), (Stage(("epochs.jsonl", "result.json")),))
 _RETRY = "no result is written, call the same command again with a smaller --learning-rate"
 
 
@@ -31,7 +32,7 @@ def result_in(
     Raises:
         RunError: `out` belongs to a run with another `config`, or is in use.
     """
-    directory = RunDirectory(out)
+    directory = RunDirectory(out, _LAYOUT)
     with directory.locked():
         directory.agree(config)
         if directory.has("result.json"):
