@@ -78,8 +78,5 @@ def run_face(
 
     Returns:
         What result.json says; `rank_1` is a list of `distractors` and `rate`, 0..1.
-
-    Raises:
-        DataError: a folder is missing or without the images that it must have, or an image cannot be read.
     """
     return run_embedding(FaceTask.find(data, settings), backbone, out=out, seed=seed, progress=progress)

@@ -74,8 +74,5 @@ def run_reid(
 
     Returns:
         What result.json says; `rank_1`, `rank_5`, `rank_10` and `mean_average_precision` are 0..1.
-
-    Raises:
-        DataError: a folder is missing or without the images that it must have, or an image cannot be read.
     """
     return run_embedding(ReidTask.find(data, settings), backbone, out=out, seed=seed, progress=progress)
