@@ -42,11 +42,12 @@ if TYPE_CHECKING:
     from bpnas.search.proposals.space import BlockSpace
     from bpnas.search.run import SearchResult, run_search
     from bpnas.search.training.train import accuracy, train
-    from bpnas.search.transfer.backbones import Features, load_features
+    from bpnas.search.transfer.backbones import load_features
     from bpnas.search.transfer.detection.run import run_detection
     from bpnas.search.transfer.embedding.face import run_face
     from bpnas.search.transfer.embedding.model import Embedder, embed
     from bpnas.search.transfer.embedding.reid import run_reid
+    from bpnas.search.transfer.features import Features
 
 _HOMES = {
     "AboveLimitError": "errors",
@@ -61,7 +62,7 @@ _HOMES = {
     "Evaluation": "execution.evaluation",
     "FeasibleSet": "proposals.feasible",
     "FeatureMaps": "networks.features",
-    "Features": "transfer.backbones",
+    "Features": "transfer.features",
     "InfeasibleLimitError": "errors",
     "LatencyLoss": "connections.latency_loss",
     "NetworkFile": "networks.network_file",

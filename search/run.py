@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bpnas.base.errors import UsageError
 from bpnas.profiler.block import Block
-from bpnas.search.connections.run import NetworkResult, run_connections
+from bpnas.search.connections.run import SEARCH_LAYOUT, NetworkResult, run_connections
 from bpnas.search.execution.executor import ExecutorKind, default_threads, open_executor
 from bpnas.search.execution.lost_workers import keep_losses
 from bpnas.search.presets import Preset
@@ -141,7 +141,7 @@ def carry_out(plan: SearchPlan, out: str | Path, progress: Progress | None = Non
         InfeasibleLimitError: no network of the proposals that were found meets a target.
     """
     watcher: Progress = Silent() if progress is None else progress
-    directory = RunDirectory(out, writes=is_main())
+    directory = RunDirectory(out, SEARCH_LAYOUT, is_main())
     networks: tuple[NetworkResult, ...] = ()
     with directory.locked():
         found = _proposals(plan, directory, watcher)

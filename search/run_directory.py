@@ -1,21 +1,12 @@
-"""The directory of one search: its configuration, its trials, its results. A run can be killed at any moment.
+"""The directory of one run: its configuration, records and results. A run can be killed at any moment.
 
 config.json        everything that determines the run; a later call must agree with it
-evaluations.jsonl  one line per trained block, appended as soon as it is known
-trials.jsonl       one line per candidate, in the order in which the search learned its score
-proposals.json     the best block per limit
-connections.jsonl  one line per epoch of the supernet
-retraining.jsonl   one line per epoch of the network's training
-tensorboard/       the same two as curves
+*.jsonl            records, a line each, appended as soon as they are known
+*.diverged.jsonl   the epochs of a stage before it diverged; no run resumes from them
 checkpoints/       training states
-timings.jsonl      how many images were trained in how many seconds
-losses.jsonl       one line per worker that was lost in the middle of an evaluation
-*.diverged.jsonl   the epochs of a stage before it diverged; nothing is gone on from there
-networks/LIMITms/  the same for each further limit, as far as it goes
-network.json, network.safetensors, network.onnx, network.tflite    the result, its weights, and exported
-epochs.jsonl, result.json    of a transfer task: one line per epoch, and what came out
 
-Objects and lines carry a hash, which is checked when they are read (see `bpnas.search.sealed`).
+All other files are those of the modules that write them. Objects and lines carry a hash, which is checked when they are
+read (see `bpnas.search.sealed`).
 """
 
 from __future__ import annotations
@@ -24,6 +15,8 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -35,31 +28,43 @@ from bpnas.search.fields import Fields, fields_of
 from bpnas.search.sealed import LINE_REMEDY, RESTORE, read_json, read_lines, sealed_json, sealed_line, unsealed
 
 _RESTORE_CONFIG = "restore a copy, or choose another directory with --out"
-_LATER_RESULTS = ("connections.jsonl", "connections.json", "retraining.jsonl", "network.json")
-_RESULTS = (
-    "evaluations.jsonl",
-    "searches.jsonl",
-    "trials.jsonl",
-    "proposals.json",
-    "study.csv",
-    "epochs.jsonl",
-    "result.json",
-    *_LATER_RESULTS,
-)
-_LAST_RESULTS = ("retraining.jsonl", "network.json")
-_LAST_FIELDS = ("preset.retraining", "preset.test_images")
-_LATER_FIELDS = ("target_ms", "connections_data", "connections_input_size", "preset.connections", *_LAST_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a run, which has begun once a file is there that fits one of the patterns in `results`.
+
+    Until it or a later one has, `settings` may change: how their names in the configuration begin; "" is all of them.
+    """
+
+    results: tuple[str, ...]
+    settings: tuple[str, ...] = ("",)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What binds one kind of run to its configuration: its stages, in order.
+
+    Its configurations have all fields named in `marks`; those of every other kind lack one of them.
+    """
+
+    marks: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+
+
+_FOR_READING = Layout()
 
 
 class RunDirectory:
     """Files of one run below `root`, which is created.
 
     Args:
+        layout: of this kind of run; without it for reading.
         writes: without it, for all processes of torchrun but the first, nothing is written, checked or locked.
     """
 
-    def __init__(self, root: str | Path, writes: bool = True) -> None:
-        self.root, self._writes = Path(root), writes
+    def __init__(self, root: str | Path, layout: Layout = _FOR_READING, writes: bool = True) -> None:
+        self.root, self._layout, self._writes = Path(root), layout, writes
         self.checkpoints = self.root / "checkpoints"
         if self.root.exists() and not self.root.is_dir():
             raise RunError(f"{self.root}: is a file, not a run directory; choose another one with --out")
@@ -67,7 +72,7 @@ class RunDirectory:
 
     def below(self, name: str | Path) -> RunDirectory:
         """A directory of its own for a part of the run, under the same lock."""
-        return RunDirectory(self.root / name, self._writes)
+        return RunDirectory(self.root / name, self._layout, self._writes)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -92,8 +97,8 @@ class RunDirectory:
     def agree(self, config: Mapping[str, Any]) -> None:
         """Store `config`, or check that it is the one stored.
 
-        What was not used yet may change: everything until a first trial or epoch is there, what concerns the second
-        stage until that one has begun, and the recipe of the last training until that of any network has.
+        What was not used yet may change: everything until a stage has begun, and then the settings of those after it.
+        The configuration of another kind of run is never replaced.
 
         Raises:
             RunError: the stored one differs; the message names the first field that does.
@@ -101,9 +106,12 @@ class RunDirectory:
         if not self._writes:
             return
         now = json.loads(json.dumps(config))
-        if self._has_begun():
-            free = () if self.has_trained() else _LAST_FIELDS if any(map(self.has, _LATER_RESULTS)) else _LATER_FIELDS
-            for name, (before, after) in _differences(self.read_json("config.json"), now).items():
+        if self.has("config.json"):
+            stored = self.read_json("config.json")
+            ours = stored.keys() >= set(self._layout.marks)
+            left = takewhile(lambda stage: not self._has_begun(stage), reversed(self._layout.stages))
+            free = tuple(name for stage in left for name in stage.settings) if ours else ()
+            for name, (before, after) in _differences(stored, now).items():
                 if name.startswith(free):
                     continue
                 raise RunError(
@@ -118,18 +126,18 @@ class RunDirectory:
         Raises:
             RunError: it is damaged.
         """
-        if not self._has_begun():
+        if not (self.has("config.json") and any(map(self._has_begun, self._layout.stages))):
             return None
         with fields_of(f"{self.root / 'config.json'}: is damaged", _RESTORE_CONFIG):
             config = Fields(self.read_json("config.json"))
             return config.whole(name, 1) if config.has(name) else None
 
-    def _has_begun(self) -> bool:
-        return self.has("config.json") and any(map(self.has, _RESULTS))
-
     def has_trained(self) -> bool:
-        """Whether the last training of a network, here or below, has an epoch behind it."""
-        return any(self.has(name) or any(self.root.glob(f"networks/*/{name}")) for name in _LAST_RESULTS)
+        """Whether the last stage has begun: of a search, the training of a network."""
+        return any(map(self._has_begun, self._layout.stages[-1:]))
+
+    def _has_begun(self, stage: Stage) -> bool:
+        return any(any(self.root.glob(pattern)) for pattern in stage.results)
 
     def put_aside(self, lines: str, checkpoint: Path) -> None:
         """Have a stage begin again: its .jsonl file becomes `NAME.diverged.jsonl`, its checkpoint is removed."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpnas.base.file_kinds import kind_of
+from bpnas.base.file_kinds import TABLE_HASH_MARK, kind_of
 from bpnas.base.files import write_atomically
 from bpnas.tables.check_metadata import check_metadata
 from bpnas.tables.check_rows import check_form, check_rows
@@ -52,8 +52,7 @@ COLUMNS = {
 """Name and type of every column, in order; docs/table.md says what each one means."""
 
 _META_KEY, _HASH_KEY = "bpnas.meta", "bpnas.sha256"
-_HASH_MARK = "bpnas-table-sha256="
-_HASH_PATTERN = re.compile(_HASH_MARK.encode() + rb"([0-9a-f]{64})")
+_HASH_PATTERN = re.compile(TABLE_HASH_MARK + rb"([0-9a-f]{64})")
 
 
 def arrow_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -80,14 +79,14 @@ def write_table(path: Path, table: pa.Table, meta: TableMeta) -> None:
     except ViolationError as error:
         remedy = "measure that part again into other records, or correct the file that was imported"
         raise TableError(f"{path}: is not written, for it would say what cannot be: {error}; {remedy}") from error
-    zeros = "0" * 64
+    mark, zeros = TABLE_HASH_MARK.decode(), "0" * 64
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", store_schema=False) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({_META_KEY: meta.to_json(), _HASH_KEY: _HASH_MARK + zeros})
+        writer.add_key_value_metadata({_META_KEY: meta.to_json(), _HASH_KEY: mark + zeros})
     content = sink.getvalue().to_pybytes()
     digest = hashlib.sha256(content).hexdigest()
-    write_atomically(path, content.replace((_HASH_MARK + zeros).encode(), (_HASH_MARK + digest).encode()))
+    write_atomically(path, content.replace((mark + zeros).encode(), (mark + digest).encode()))
 
 
 def is_table_file(path: str | Path) -> bool:

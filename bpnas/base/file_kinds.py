@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+SQLITE_HEADER = 100  # bytes that every SQLite file begins with
+RECORDS_ID = 0x62706E61  # "bpna", the application id of records: bytes 68 to 71 of an SQLite file
+TABLE_HASH_MARK = b"bpnas-table-sha256="  # the hash of a table follows it in the footer
+
 _SQLITE = b"SQLite format 3\0"
-_SQLITE_HEADER = 100
-_BPNAS = 0x62706E61.to_bytes(4, "big")  # the application id of records, bytes 68 to 71 of an SQLite file
-_TABLE = b"bpnas-table-sha256="
 _HEAD, _TAIL = 4096, 64 * 1024
 
 
@@ -37,6 +38,11 @@ class FileKind:
     def is_text(self) -> bool:
         """Whether it is one that people can read."""
         return self.what.endswith("text file")
+
+
+def begins_records(head: bytes) -> bool:
+    """Whether a file that begins so is one of records, in any state."""
+    return len(head) >= SQLITE_HEADER and head.startswith(_SQLITE) and head[68:72] == RECORDS_ID.to_bytes(4, "big")
 
 
 def kind_of(path: Path) -> FileKind:
@@ -68,9 +74,9 @@ def _sqlite(path: Path, head: bytes, tail: bytes) -> FileKind | None:
         return FileKind("a part of an SQLite file", "name the file that it is of, without -wal or -journal")
     if not head.startswith(_SQLITE):
         return None
-    if len(head) < _SQLITE_HEADER:
+    if len(head) < SQLITE_HEADER:
         return FileKind("the beginning of an SQLite file, the rest of which is missing", "restore a copy")
-    if head[68:72] == _BPNAS:
+    if begins_records(head):
         return FileKind("records of measurements", f"make a table of them with build-table {path}")
     return FileKind("an SQLite file of another program", "check the name")
 
@@ -80,7 +86,7 @@ def _parquet(path: Path, head: bytes, tail: bytes) -> FileKind | None:
         return None
     if not tail.endswith(b"PAR1"):
         return FileKind("a Parquet file whose end is missing", "restore a copy, or make it again")
-    if _TABLE in tail:
+    if TABLE_HASH_MARK in tail:
         return FileKind("a latency table", f"see it with build-table show {path}")
     return FileKind("a Parquet file of another program", "check the name")
 

@@ -22,13 +22,11 @@ from filelock import FileLock, Timeout
 from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.measurement import Failure, Measurement, RunSettings
 from bpnas.base.errors import BpnasError, SpaceError, UsageError
-from bpnas.base.file_kinds import kind_of
+from bpnas.base.file_kinds import RECORDS_ID, SQLITE_HEADER, begins_records, kind_of
 from bpnas.base.plain_text import shown, storable
 from bpnas.profiler.backbone import Backbone
 
 SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x62706E61  # "bpna"
-_HEADER_BYTES = 100  # of every SQLite file
 
 _COMMON = """
     key TEXT NOT NULL,
@@ -168,10 +166,10 @@ class Records:
             try:
                 if create and connection.execute("PRAGMA schema_version").fetchone() == (0,):
                     connection.executescript(
-                        f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; "
+                        f"BEGIN; {_SCHEMA} PRAGMA application_id = {RECORDS_ID}; "
                         f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
                     )
-                if connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
+                if connection.execute("PRAGMA application_id").fetchone() != (RECORDS_ID,):
                     raise RecordsError(f"{path}: is an SQLite file, but no bpnas records; name another file")
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 if version != SCHEMA_VERSION:
@@ -404,18 +402,9 @@ def is_records_file(path: str | Path) -> bool:
     """Whether the file calls itself bpnas records (whatever state it is in)."""
     try:
         with Path(path).open("rb") as file:
-            return _is_of_records(file.read(_HEADER_BYTES))
+            return begins_records(file.read(SQLITE_HEADER))
     except OSError:
         return False
-
-
-def _is_of_records(header: bytes) -> bool:
-    # Bytes 68..71 of an SQLite file: the application id. https://www.sqlite.org/fileformat2.html
-    return (
-        len(header) == _HEADER_BYTES
-        and header.startswith(b"SQLite format 3\0")
-        and header[68:72] == _APPLICATION_ID.to_bytes(4, "big")
-    )
 
 
 def _row_sha256(row: dict[str, Any]) -> str:
@@ -434,8 +423,8 @@ def _refuse_other_kinds(path: Path, empty_is_new: bool = False) -> None:
         return
     if path.is_file():
         with path.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
-        if _is_of_records(header):
+            header = file.read(SQLITE_HEADER)
+        if begins_records(header):
             return
     raise RecordsError(f"{path}: {kind_of(path).instead_of('bpnas records')}")
 

@@ -6,8 +6,7 @@ import click
 
 from bpnas.base.command import Group
 from bpnas.search.commands.transfer_detection import detection
-from bpnas.search.commands.transfer_face import face
-from bpnas.search.commands.transfer_reid import reid
+from bpnas.search.commands.transfer_embedding import face, reid
 
 
 @click.group(cls=Group)

@@ -1,84 +1,92 @@
-"""Options that the commands with embeddings share."""
+"""The commands `run-search transfer face` and `run-search transfer reid`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from bpnas.search.commands.options import json_option
-from bpnas.search.commands.transfer_options import backbone_options
-from bpnas.search.transfer.embedding.run import BackboneChoice
+from bpnas.base.command import Command, print_result
+from bpnas.search.commands.display import display
+from bpnas.search.commands.options import wait_passively
+from bpnas.search.commands.transfer_options import backbone_options, network_line, preset_option, run_options, run_path
+from bpnas.search.transfer.backbones import BackboneChoice
+from bpnas.search.transfer.embedding.face import FaceTask
+from bpnas.search.transfer.embedding.reid import ReidTask
+from bpnas.search.transfer.embedding.run import EmbeddingTask, run_embedding
 
-F = TypeVar("F", bound=Callable[..., Any])
 
+def _command(
+    task: type[EmbeddingTask], scores: Callable[[Mapping[str, Any]], list[str]], short_help: str, text: str
+) -> click.Command:
+    @click.command(task.name, cls=Command, short_help=short_help, help=text)
+    @click.option(
+        "--data",
+        type=click.Path(file_okay=False, path_type=Path),
+        required=True,
+        help="Folder of the images; docs/transfer.md shows its layout.",
+    )
+    @backbone_options
+    @preset_option()
+    @click.option("--epochs", type=int, help="Overrides the preset, as all below; 0 judges an untrained network.")
+    @click.option("--batch", type=int, help="Images a step.")
+    @click.option("--learning-rate", type=float, help="The highest one.")
+    @run_options("TASK")
+    def command(
+        data: Path,
+        backbone: BackboneChoice,
+        preset: str,
+        out: Path | None,
+        seed: int,
+        as_json: bool,
+        **overrides: Any,
+    ) -> None:
+        wait_passively()
+        settings = task.presets[preset].override(overrides)
+        folder = run_path(out, task.name, backbone, seed)
+        with display(backbone.mock) as progress:
+            result = run_embedding(task.find(data, settings), backbone, out=folder, seed=seed, progress=progress)
+        images, epochs = result["training"], result["settings"]["train"]["epochs"]
+        lines = [
+            network_line(result),
+            f"Trained on {images['images']} images of {images['identities']} identities, {epochs} epochs",
+            *scores(result),
+            *[f"Judged on {result['judged_on']}"] * ("judged_on" in result),
+            f"Files: {folder}/result.json, embedder.safetensors",
+        ]
+        print_result(result, as_json, "\n".join(lines))
 
-def embedding_options(command: F) -> F:
-    """Where from, by which recipe, where to."""
-    for option in (
-        json_option,
-        click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn."),
-        click.option(
-            "--out",
-            type=click.Path(file_okay=False, path_type=Path),
-            help="Directory of the run.  [default: runs/TASK-MODEL-seedN]",
-        ),
-        click.option("--learning-rate", type=float, help="The highest one."),
-        click.option("--batch", type=int, help="Images a step."),
-        click.option("--epochs", type=int, help="Overrides the preset, as all below; 0 judges an untrained network."),
-        click.option(
-            "--preset",
-            type=click.Choice(["tiny", "paper"]),
-            default="tiny",
-            show_default=True,
-            help="'tiny' (a CPU, small images) or 'paper'.",
-        ),
-        backbone_options,
-        click.option(
-            "--data",
-            type=click.Path(file_okay=False, path_type=Path),
-            required=True,
-            help="Folder of the images; docs/transfer.md shows its layout.",
-        ),
-    ):
-        command = option(command)
     return command
 
 
-def backbone_choice(
-    model: str, network: Path | None, weights: Path | None, from_scratch: bool
-) -> tuple[BackboneChoice, bool]:
-    """The network that the options name, and whether its latency is a mock's.
-
-    Raises:
-        RunError: the file of the network is missing or damaged.
-    """
-    from bpnas.search.networks.network_file import NetworkFile
-
-    mock = network is not None and NetworkFile.load(network).mock
-    return BackboneChoice(model, network, weights, not from_scratch), mock
+def _rank_1(result: Mapping[str, Any]) -> list[str]:
+    return [f"Rank 1 among {row['distractors']} distractors: {row['rate'] * 100:.2f}%" for row in result["rank_1"]]
 
 
-def where(out: Path | None, task: str, model: str, seed: int) -> Path:
-    """The directory of the run."""
-    return out or Path("runs") / f"{task}-{model}-seed{seed}"
+def _ranks(result: Mapping[str, Any]) -> list[str]:
+    ranks = ", ".join(f"Rank-{rank} {result[f'rank_{rank}'] * 100:.2f}%" for rank in (1, 5, 10))
+    return [f"{ranks}, mAP {result['mean_average_precision'] * 100:.2f}% ({result['queries']} queries)"]
 
 
-def summary(result: dict[str, Any], out: Path, lines: list[str]) -> str:
-    """What people read at the end, with the task's own lines in the middle."""
-    latency, mock = result["predicted_latency_ms"], " (mock: computed, not measured)" if result["mock"] else ""
-    about = "" if latency is None else f", {latency:.4g} ms by table at {result['input_size']} pixels{mock}"
-    trained = result["training"]
-    return "\n".join(
-        [
-            f"Network: {result['network'] or result['model']}{about}",
-            (
-                f"Trained on {trained['images']} images of {trained['identities']} identities, "
-                f"{result['settings']['train']['epochs']} epochs"
-            ),
-            *lines,
-            f"Files: {out}/result.json, embedder.safetensors",
-        ]
-    )
+face = _command(
+    FaceTask,
+    _rank_1,
+    "Face identification: ArcFace, rank 1 among distractors.",
+    """Train embeddings of faces by ArcFace, and identify faces among distractors.
+
+    The folder holds train/IDENTITY/*, probes/IDENTITY/* and distractors/*, faces aligned and cut out. Called again with
+    the same options, it goes on where it was stopped.
+    """,
+)
+reid = _command(
+    ReidTask,
+    _ranks,
+    "Person re-identification: Rank-1 and mAP.",
+    """Train embeddings of persons by triplets and cross-entropy, and find persons in other cameras' images.
+
+    The folder has Market-1501's layout: bounding_box_train, query and bounding_box_test with files such as
+    0002_c1s1_000451_03.jpg. Called again with the same options, it goes on where it was stopped.
+    """,
+)

@@ -35,7 +35,7 @@ from bpnas.search.networks.network_file import (
 )
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
-from bpnas.search.run_directory import RunDirectory, limit_name
+from bpnas.search.run_directory import Layout, RunDirectory, Stage, limit_name
 from bpnas.search.sealed import RESTORE, shortened
 from bpnas.search.training.checkpoint import finished_epochs
 from bpnas.search.training.distributed import from_main, is_main
@@ -43,6 +43,18 @@ from bpnas.search.training.divergence import stage_in
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
+
+_SETTINGS = ("target_ms", "connections_data", "connections_input_size", "preset.connections")
+_NETWORK = ("retraining.jsonl", "network.json")
+SEARCH_LAYOUT = Layout(
+    ("connections_data",),
+    (
+        Stage(("evaluations.jsonl", "trials.jsonl", "proposals.json")),
+        Stage(("connections.jsonl", "connections.json"), _SETTINGS),
+        Stage((*_NETWORK, *(f"networks/*/{name}" for name in _NETWORK)), ("preset.retraining", "preset.test_images")),
+    ),
+)
+"""Of both stages of a search; the networks of further limits are in `networks/LIMITms`."""
 
 _RETRY = "the block proposals are kept, call the same command again with a smaller --connection-rate"
 

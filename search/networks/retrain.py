@@ -18,7 +18,7 @@ from bpnas.search.networks.network_file import LATENCY_FIELDS, NetworkFile, abov
 from bpnas.search.networks.own_images import own_images
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
-from bpnas.search.run_directory import RunDirectory
+from bpnas.search.run_directory import Layout, RunDirectory, Stage
 from bpnas.search.training.distributed import from_main, is_main, process_group
 from bpnas.search.training.threads import set_threads, threads_kept
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bpnas.profiler.backbone import Backbone
     from bpnas.search.networks.final_training import Trained
     from bpnas.tables import LatencyTable
+
+_LAYOUT = Layout(("network", "retraining"), (Stage(("retraining.jsonl", "network.json")),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def retrain(
     doubt = _doubt(Path(out) / "network.json", file, backbone, latency)
     if doubt is not None and not allow_above_limit:
         raise AboveLimitError(f"{doubt}; or train it all the same with --allow-above-limit")
-    directory = RunDirectory(out, writes=is_main())
+    directory = RunDirectory(out, _LAYOUT, is_main())
     config = {
         "network": file.fingerprint,
         "data": source.absolute,

@@ -23,17 +23,18 @@ T = TypeVar("T")
 _BATCHES_AHEAD = 3
 
 
-def decode(path: Path, height: int, width: int) -> Tensor:
-    """One image as uint8 of shape (3, height, width), resized bilinearly.
+def decode(path: Path, size: tuple[int, int] | None = None) -> Tensor:
+    """One image as uint8 of shape (3, height, width), resized bilinearly where a `size` is given, (height, width).
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        pixels = decoded(path.read_bytes()).resize((width, height), Image.Resampling.BILINEAR)
+        image = decoded(path.read_bytes())
+        pixels = np.array(image if size is None else image.resize(size[::-1], Image.Resampling.BILINEAR))
     except Exception as error:  # Pillow's decoders raise almost anything
         raise DataError(f"{path}: the image cannot be decoded ({one_line(error)})") from error
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def decoded_batches(
@@ -44,7 +45,7 @@ def decoded_batches(
     Raises:
         DataError: an image cannot be read.
     """
-    for images in loaded_batches(batches, lambda index: decode(paths[index], height, width)):
+    for images in loaded_batches(batches, lambda index: decode(paths[index], (height, width))):
         yield torch.stack(images)
 
 

@@ -45,6 +45,7 @@ from bpnas.search.studies.connections.arms import (
 )
 from bpnas.search.studies.connections.memory import Searched, Stage2Work
 from bpnas.search.studies.connections.summary import NetworkRow, Stage2Summary, summarise_stage2
+from bpnas.search.studies.layout import STUDY_LAYOUT
 from bpnas.search.training.threads import set_threads, threads_kept
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def run_stage2_study(
         "preset": preset.name,
         "target_ms": target_ms,
     }
-    directory = RunDirectory(out)
+    directory = RunDirectory(out, STUDY_LAYOUT)
     with directory.locked():
         # Neither the arms nor how many networks: what is trained under these terms does not depend on them.
         config = {

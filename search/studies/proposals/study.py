@@ -36,6 +36,7 @@ from bpnas.search.presets import Preset, ProposalSettings
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.studies.layout import STUDY_LAYOUT
 from bpnas.search.studies.proposals.arms import Arm, Study, proposer
 from bpnas.search.studies.proposals.memory import Training, TrainingMemory
 from bpnas.search.studies.proposals.search import StudySearch, run_searches
@@ -139,7 +140,7 @@ def run_study(
         "input_size": backbone.input_size,
         "preset": preset.name,
     }
-    directory = RunDirectory(out)
+    directory = RunDirectory(out, STUDY_LAYOUT)
     with directory.locked():
         directory.agree(
             {

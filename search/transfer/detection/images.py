@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bpnas.search.data.decoding import decoded
-from bpnas.search.data.image_files import one_line
 from bpnas.search.errors import DataError
 from bpnas.search.transfer.detection.coco import CocoImage
+from bpnas.search.transfer.images import decode
 
 Targets = dict[str, Tensor]
 
@@ -22,16 +20,13 @@ def read_image(image: CocoImage) -> Tensor:
     Raises:
         DataError: it is damaged, or of another size than its annotations say.
     """
-    try:
-        pixels = np.array(decoded(image.path.read_bytes()))
-    except Exception as error:  # Pillow's decoders raise almost anything
-        raise DataError(f"{image.path}: the image cannot be decoded ({one_line(error)})") from error
-    height, width = pixels.shape[:2]
+    pixels = decode(image.path)
+    height, width = pixels.shape[1:]
     if (width, height) != (image.width, image.height):
         raise DataError(
             f"{image.path}: is of {width}x{height} pixels, its annotations are for {image.width}x{image.height}"
         )
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return pixels
 
 
 def epoch_order(images: Sequence[CocoImage], batch: int, generator: torch.Generator) -> list[list[int]]:

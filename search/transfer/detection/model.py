@@ -15,10 +15,11 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from bpnas.base.errors import UsageError
 from bpnas.search.errors import SearchError
 from bpnas.search.networks.features import FeatureMaps
-from bpnas.search.transfer.backbones import Features
 from bpnas.search.transfer.detection.settings import DetectionSettings
+from bpnas.search.transfer.features import Features
 
 FINEST_STRIDE, COARSEST_STRIDE = 4, 32
 _RATIOS = (0.5, 1.0, 2.0)
@@ -104,8 +105,15 @@ def build_detector(features: Features, classes: int, settings: DetectionSettings
     Returns:
         torchvision's model: in training a list of images (3, H, W) and one of {"boxes", "labels"} -> losses by name; in
         evaluation a list of images -> a list of {"boxes", "labels", "scores"} in pixels of the image.
+
+    Raises:
+        UsageError: a network with random weights shall keep its batch normalisation.
     """
     pyramid = Pyramid(features, settings.fpn_channels, settings.frozen_norms)
+    if settings.frozen_norms and features.origin["weights"] is None:
+        raise UsageError(
+            "batch normalisation can stay frozen in a trained network only: give its --weights, or --norms trained"
+        )
     sizes = tuple((round(settings.anchor_scale * stride),) for stride in pyramid.strides)
     levels = [str(level) for level in range(len(pyramid.strides) - 1)]
     pool = MultiScaleRoIAlign(

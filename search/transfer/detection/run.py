@@ -1,11 +1,9 @@
 """Object detection in a run directory: train Faster R-CNN on a network, judge it as COCO does. BP-NAS, transfer tasks.
 
-config.json               what determines the run; a later call must agree with it
-epochs.jsonl              the losses of every epoch
-checkpoints/detection.pt  the training's state
-detector.safetensors      the weights of the whole detector
-detections.json           what it sees on the images of the evaluation, in COCO's result format
-result.json               the outcome, written last
+detector.safetensors  the weights of the whole detector
+detections.json       what it sees on the images of the evaluation, in COCO's result format
+
+The other files are those of all transfer tasks, see `bpnas.search.transfer.run`.
 """
 
 from __future__ import annotations
@@ -20,25 +18,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpnas.base.errors import UsageError
 from bpnas.base.files import write_atomically
 from bpnas.base.randomness import derived_seed
 from bpnas.search.errors import SearchError
 from bpnas.search.networks.network_file import NetworkFile
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.transfer.backbones import BackboneChoice
 from bpnas.search.transfer.detection.coco import CocoImage, CocoSet
 from bpnas.search.transfer.detection.settings import DetectionSettings
+from bpnas.search.transfer.run import result_in, training_in
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bpnas.search.transfer.backbones import Features
-    from bpnas.search.transfer.detection.train import DetectionEpoch
-
 Files = tuple[Path, Path]
-
-_RETRY = "no result is written, call the same command again with a smaller --learning-rate"
 
 
 def run_detection(
@@ -77,63 +71,50 @@ def run_detection(
         SpaceError: no space on the disk.
     """
     check_libraries()
-    progress = progress or Silent()
+    watcher = progress or Silent()
     to_train, to_judge = CocoSet.load(*train), CocoSet.load(*val)
     to_judge.check_categories(to_train)
     images = to_train.images_with_boxes()
     to_judge.images_with_boxes()  # raises where nothing is to be found
     from bpnas.search.training.seeded import seeded
-    from bpnas.search.transfer.backbones import load_features
     from bpnas.search.transfer.detection.model import build_detector, detection_features
 
-    def build() -> tuple[Any, Features, tuple[str, ...]]:
-        features = load_features(model, network=network, pretrained=not from_scratch, weights=weights)
+    def build() -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
+        features = BackboneChoice(model, network, weights, not from_scratch).load()
         changes = detection_features(features)
-        return build_detector(features, len(to_train.category_ids), settings), features, changes
+        return build_detector(features, len(to_train.category_ids), settings), features.origin, changes
 
-    detector, features, changes = seeded(derived_seed(seed, "detector"), build)
-    if settings.frozen_norms and features.origin["weights"] is None:
-        raise UsageError(
-            "batch normalisation can stay frozen in a trained network only: give its --weights, or --norms trained"
-        )
+    detector, origin, changes = seeded(derived_seed(seed, "detector"), build)
     dropped = len(to_train.images) - len(images)
     empty = (f"{to_train.file}: {dropped} images without boxes are left out of training",) * bool(dropped)
-    read = (train[1], val[1], features.origin["weights"])
     config = {
         "task": "detection",
-        **features.origin,
+        **origin,
         "data": {name: [str(path.resolve()) for path in files] for name, files in (("train", train), ("val", val))},
         "network_fingerprint": None if network is None else NetworkFile.load(network).fingerprint,
-        "sha256": {str(path): _digest(path) for path in read if path is not None},
+        "sha256": {str(path): _digest(path) for path in (train[1], val[1], origin["weights"]) if path is not None},
         "recipe": asdict(settings),
         "seed": seed,
     }
-    directory = RunDirectory(out)
-    with directory.locked():
-        directory.agree(config)
-        if directory.has("result.json"):
-            progress.note("the detector is there already")
-        else:
-            notes = (*changes, *to_train.notes, *empty)
-            for note in notes:
-                progress.note(note)
-            _train(directory, detector, images, settings, seed, progress)
-            progress.note(f"evaluation on {len(to_judge.images)} images")
-            metrics = _judge(directory, detector, to_judge, settings.batch)
-            result = {
-                **config,
-                "metrics": metrics,
-                "images": {"train": len(images), "val": len(to_judge.images)},
-                "judged_on": f"{len(to_judge.images):,} images of {to_judge.file}, scaled to a shorter side of "
-                f"{settings.short_side} px, at most {settings.long_side} px",
-                "categories": to_train.category_names,
-                "notes": notes,
-                "versions": _versions(),
-            }
-            # Last, since this file says that all is done.
-            directory.write_json("result.json", result)
-        found: dict[str, Any] = directory.read_json("result.json", whole=True)
-    return found
+
+    def run(directory: RunDirectory) -> dict[str, Any]:
+        notes = (*changes, *to_train.notes, *empty)
+        for note in notes:
+            watcher.note(note)
+        _train(directory, detector, images, settings, seed, watcher)
+        watcher.note(f"evaluation on {len(to_judge.images)} images")
+        return {
+            **config,
+            "metrics": _judge(directory, detector, to_judge, settings.batch),
+            "images": {"train": len(images), "val": len(to_judge.images)},
+            "judged_on": f"{len(to_judge.images):,} images of {to_judge.file}, scaled to a shorter side of "
+            f"{settings.short_side} px, at most {settings.long_side} px",
+            "categories": to_train.category_names,
+            "notes": notes,
+            "versions": _versions(),
+        }
+
+    return result_in(out, config, watcher, "detector", run)
 
 
 def check_libraries() -> None:
@@ -155,27 +136,17 @@ def _train(
     seed: int,
     progress: Progress,
 ) -> None:
-    from bpnas.search.training.checkpoint import finished_epochs
-    from bpnas.search.training.divergence import stage_in
     from bpnas.search.transfer.detection.train import train_detector
 
     checkpoint = directory.checkpoints / "detection.pt"
-    progress.stage("detection", settings.epochs, finished_epochs(checkpoint))
-    recorded = len(directory.lines("epochs.jsonl"))
-
-    def report(epoch: DetectionEpoch) -> None:
-        if epoch.epoch >= recorded:
-            directory.append("epochs.jsonl", {"epoch": epoch.epoch, "loss": epoch.loss, **epoch.losses})
-        progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}")
-
-    with stage_in(directory, "the training of the detector", lines="epochs.jsonl", checkpoint=checkpoint, retry=_RETRY):
+    with training_in(directory, checkpoint, "detection", "the detector", settings.epochs, progress) as report:
         train_detector(
             detector,
             images,
             settings,
             seed=derived_seed(seed, "training"),
             checkpoint=checkpoint,
-            on_epoch=report,
+            on_epoch=lambda epoch: report({"epoch": epoch.epoch, "loss": epoch.loss, **epoch.losses}),
         )
 
 

@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from bpnas.base.randomness import derived_seed
-from bpnas.search.progress import Progress, Silent
-from bpnas.search.transfer.embedding.layout import check_probes, check_training, identity_folders, images_below
-from bpnas.search.transfer.embedding.run import BackboneChoice, EmbeddingTask, run_embedding
-from bpnas.search.transfer.embedding.settings import FaceSettings
+from bpnas.search.progress import Progress
+from bpnas.search.transfer.backbones import BackboneChoice
+from bpnas.search.transfer.embedding.layout import IdentityImages, identity_folders, images_below
+from bpnas.search.transfer.embedding.run import EmbeddingTask, run_embedding
+from bpnas.search.transfer.embedding.settings import FACE_PRESETS, FaceSettings
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from bpnas.search.transfer.embedding.model import Embedder
+
+@dataclass(frozen=True, slots=True)
+class FaceTask(EmbeddingTask):
+    """Learn from `data/train/IDENTITY/*`; seek `data/probes/IDENTITY/*` among `data/distractors/`."""
+
+    name = "face"
+    presets = FACE_PRESETS
+    settings: FaceSettings
+    probes: IdentityImages
+    distractors: tuple[Path, ...]
+
+    @classmethod
+    def find(cls, data: Path, settings: FaceSettings) -> Self:
+        """See `EmbeddingTask.find`."""
+        training = identity_folders(data / "train").to_learn()
+        return cls(
+            data, settings, training, identity_folders(data / "probes").to_pair(), images_below(data / "distractors")
+        )
+
+    def objective(self, identities: int, size: int) -> nn.Module:
+        """ArcFace."""
+        from bpnas.search.transfer.embedding.objectives import ArcFace
+
+        return ArcFace(self.settings, identities, size)
+
+    def scores(self, embedded: Callable[[Sequence[Path]], Tensor], seed: int) -> dict[str, Any]:
+        """Rank 1 of the probes among the first distractors of an order that is drawn."""
+        import torch
+
+        from bpnas.search.transfer.embedding.identification import gallery_sizes, rank_1_rates
+
+        probes, count, train = self.probes, len(self.distractors), self.settings.train
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, "distractors")))
+        rates = rank_1_rates(
+            embedded(probes.paths),
+            torch.tensor(probes.identities),
+            embedded([self.distractors[place] for place in order.tolist()]),
+            gallery_sizes(count),
+        )
+        return {
+            "rank_1": [{"distractors": size, "rate": rate} for size, rate in rates.items()],
+            "probes": {"images": len(probes.paths), "identities": len(set(probes.identities))},
+            "judged_on": f"{len(probes.paths):,} images in {probes.folder} at {train.height} x {train.width} px",
+        }
 
 
 def run_face(
@@ -32,41 +78,5 @@ def run_face(
 
     Returns:
         What result.json says; `rank_1` is a list of `distractors` and `rate`, 0..1.
-
-    Raises:
-        DataError: a folder is missing or without the images that it must have, or an image cannot be read.
     """
-    train = identity_folders(data / "train")
-    check_training(data / "train", train.labels)
-    probes = identity_folders(data / "probes")
-    check_probes(data / "probes", probes.labels)
-    distractors = images_below(data / "distractors")
-
-    def objective(identities: int, size: int) -> nn.Module:
-        from bpnas.search.transfer.embedding.objectives import ArcFace
-
-        return ArcFace(settings, identities, size)
-
-    def judge(model: Embedder) -> dict[str, Any]:
-        import torch
-
-        from bpnas.search.transfer.embedding.identification import gallery_sizes, rank_1_rates
-        from bpnas.search.transfer.embedding.model import embed
-
-        generator = torch.Generator().manual_seed(derived_seed(seed, "distractors"))
-        order = torch.randperm(len(distractors), generator=generator).tolist()
-        height, width = settings.train.height, settings.train.width
-        rates = rank_1_rates(
-            embed(model, probes.paths, height, width),
-            torch.tensor(probes.labels),
-            embed(model, [distractors[place] for place in order], height, width),
-            gallery_sizes(len(distractors)),
-        )
-        return {
-            "rank_1": [{"distractors": size, "rate": rate} for size, rate in rates.items()],
-            "probes": {"images": len(probes.paths), "identities": len(set(probes.labels))},
-            "judged_on": f"{len(probes.paths):,} images in {data / 'probes'} at {height} x {width} px",
-        }
-
-    task = EmbeddingTask("face", data, settings, train.paths, train.labels, objective, judge)
-    return run_embedding(task, backbone, out=out, seed=seed, progress=progress or Silent())
+    return run_embedding(FaceTask.find(data, settings), backbone, out=out, seed=seed, progress=progress)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from bpnas.search.errors import DataError
 
@@ -16,33 +17,54 @@ _JUNK, _DISTRACTOR = -1, 0
 
 
 @dataclass(frozen=True, slots=True)
-class Faces:
-    """Images of faces by identity.
+class IdentityImages:
+    """Images of faces or persons by identity.
 
     Attributes:
+        folder: which they are in.
         paths: of the images, sorted.
-        labels: of each, its identity, numbered from 0 in the order of their names.
+        identities: of each. Faces are numbered from 0 in the order of their folders' names; of persons 0 stands for
+            anything that is nobody's.
+        cameras: of each, for persons.
     """
 
-    paths: tuple[Path, ...]
-    labels: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Persons:
-    """Images of persons by identity and camera, as Market-1501 names them.
-
-    Attributes:
-        paths: of the images, sorted.
-        identities, cameras: of each; identity 0 stands for anything that is nobody's.
-    """
-
+    folder: Path
     paths: tuple[Path, ...]
     identities: tuple[int, ...]
-    cameras: tuple[int, ...]
+    cameras: tuple[int, ...] = ()
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The identities numbered from 0, in their order."""
+        numbers = {identity: number for number, identity in enumerate(sorted(set(self.identities)))}
+        return tuple(numbers[identity] for identity in self.identities)
+
+    def to_learn(self) -> Self:
+        """These images, if something can be learnt from them: it takes two identities, one of them with two images.
+
+        Raises:
+            DataError: there are fewer.
+        """
+        identities = Counter(self.identities)
+        if len(identities) < 2 or max(identities.values()) < 2:
+            raise DataError(
+                f"{self.folder}: training needs two identities, and two images of one; here are {len(self.paths)} "
+                f"images of {len(identities)}"
+            )
+        return self
+
+    def to_pair(self) -> Self:
+        """These images, if one can be sought by another.
+
+        Raises:
+            DataError: no identity has two images.
+        """
+        if max(Counter(self.identities).values()) < 2:
+            raise DataError(f"{self.folder}: no identity has two images, of which one could be sought by the other")
+        return self
 
 
-def identity_folders(folder: Path) -> Faces:
+def identity_folders(folder: Path) -> IdentityImages:
     """The images of `folder/IDENTITY/*`.
 
     Raises:
@@ -52,7 +74,8 @@ def identity_folders(folder: Path) -> Faces:
     found = [images for name in names if (images := _images(name))]
     if not found:
         raise DataError(f"{folder}: holds no images in folders, one folder per identity")
-    return Faces(
+    return IdentityImages(
+        folder,
         tuple(path for images in found for path in images),
         tuple(label for label, images in enumerate(found) for _ in images),
     )
@@ -70,7 +93,7 @@ def images_below(folder: Path) -> tuple[Path, ...]:
     return found
 
 
-def market_images(folder: Path, *, distractors: bool) -> Persons:
+def market_images(folder: Path, *, distractors: bool) -> IdentityImages:
     """The images of one folder of Market-1501 or of a data set in its layout, as `0002_c1s1_000451_03.jpg`.
 
     Those of identity -1 (junk) are left out.
@@ -94,34 +117,7 @@ def market_images(folder: Path, *, distractors: bool) -> Persons:
     if not kept:
         raise DataError(f"{folder}: holds no images of persons")
     paths, identities, cameras = zip(*kept, strict=True)
-    return Persons(paths, identities, cameras)
-
-
-def check_training(folder: Path, labels: tuple[int, ...]) -> None:
-    """Refuse images that nothing can be learnt from: it takes two identities, one of them with two images.
-
-    Raises:
-        DataError: there are fewer.
-    """
-    if len(set(labels)) < 2 or not _any_twice(labels):
-        raise DataError(
-            f"{folder}: training needs two identities, and two images of one; here are {len(labels)} images of "
-            f"{len(set(labels))}"
-        )
-
-
-def check_probes(folder: Path, labels: tuple[int, ...]) -> None:
-    """Refuse probes of which none has a mate.
-
-    Raises:
-        DataError: no identity has two images.
-    """
-    if not _any_twice(labels):
-        raise DataError(f"{folder}: no identity has two images, of which one could be sought by the other")
-
-
-def _any_twice(labels: tuple[int, ...]) -> bool:
-    return max(Counter(labels).values()) > 1
+    return IdentityImages(folder, paths, identities, cameras)
 
 
 def _existing(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bpnas.search.errors import DivergedError
-from bpnas.search.transfer.backbones import Features
+from bpnas.search.transfer.features import Features
 from bpnas.search.transfer.images import decoded_batches
 
 EVALUATION_BATCH = 128

@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from bpnas.search.progress import Progress, Silent
-from bpnas.search.transfer.embedding.layout import check_training, market_images
-from bpnas.search.transfer.embedding.run import BackboneChoice, EmbeddingTask, run_embedding
-from bpnas.search.transfer.embedding.settings import ReidSettings
+from bpnas.search.progress import Progress
+from bpnas.search.transfer.backbones import BackboneChoice
+from bpnas.search.transfer.embedding.layout import IdentityImages, market_images
+from bpnas.search.transfer.embedding.run import EmbeddingTask, run_embedding
+from bpnas.search.transfer.embedding.settings import REID_PRESETS, ReidSettings
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from bpnas.search.transfer.embedding.model import Embedder
+
+@dataclass(frozen=True, slots=True)
+class ReidTask(EmbeddingTask):
+    """Learn from `data/bounding_box_train`; seek `data/query` in `data/bounding_box_test`."""
+
+    name = "reid"
+    presets = REID_PRESETS
+    settings: ReidSettings
+    query: IdentityImages
+    gallery: IdentityImages
+
+    @classmethod
+    def find(cls, data: Path, settings: ReidSettings) -> Self:
+        """See `EmbeddingTask.find`."""
+        training = market_images(data / "bounding_box_train", distractors=False).to_learn()
+        query = market_images(data / "query", distractors=False)
+        return cls(data, settings, training, query, market_images(data / "bounding_box_test", distractors=True))
+
+    def objective(self, identities: int, size: int) -> nn.Module:
+        """Triplets and cross-entropy."""
+        from bpnas.search.transfer.embedding.objectives import TripletAndIdentity
+
+        return TripletAndIdentity(self.settings, identities, size)
+
+    def scores(self, embedded: Callable[[Sequence[Path]], Tensor], seed: int) -> dict[str, Any]:
+        """As Market-1501 counts them; nothing is drawn."""
+        from bpnas.search.transfer.embedding.retrieval import retrieval_scores
+
+        query, gallery, train = self.query, self.gallery, self.settings.train
+        scores = retrieval_scores(
+            *(embedded(query.paths).numpy(), query.identities, query.cameras),
+            *(embedded(gallery.paths).numpy(), gallery.identities, gallery.cameras),
+        )
+        return {
+            **{f"rank_{rank}": share for rank, share in scores.cmc.items()},
+            "mean_average_precision": scores.mean_average_precision,
+            "queries": scores.queries,
+            "gallery": len(gallery.paths),
+            "judged_on": f"{scores.queries:,} queries in {query.folder} among {len(gallery.paths):,} images in "
+            f"{gallery.folder} at {train.height} x {train.width} px",
+        }
 
 
 def run_reid(
@@ -31,43 +74,5 @@ def run_reid(
 
     Returns:
         What result.json says; `rank_1`, `rank_5`, `rank_10` and `mean_average_precision` are 0..1.
-
-    Raises:
-        DataError: a folder is missing or without the images that it must have, or an image cannot be read.
     """
-    train = market_images(data / "bounding_box_train", distractors=False)
-    check_training(data / "bounding_box_train", train.identities)
-    query = market_images(data / "query", distractors=False)
-    gallery = market_images(data / "bounding_box_test", distractors=True)
-    numbers = {identity: number for number, identity in enumerate(sorted(set(train.identities)))}
-    labels = tuple(numbers[identity] for identity in train.identities)
-
-    def objective(identities: int, size: int) -> nn.Module:
-        from bpnas.search.transfer.embedding.objectives import TripletAndIdentity
-
-        return TripletAndIdentity(settings, identities, size)
-
-    def judge(model: Embedder) -> dict[str, Any]:
-        from bpnas.search.transfer.embedding.model import embed
-        from bpnas.search.transfer.embedding.retrieval import retrieval_scores
-
-        height, width = settings.train.height, settings.train.width
-        scores = retrieval_scores(
-            embed(model, query.paths, height, width).numpy(),
-            query.identities,
-            query.cameras,
-            embed(model, gallery.paths, height, width).numpy(),
-            gallery.identities,
-            gallery.cameras,
-        )
-        return {
-            **{f"rank_{rank}": share for rank, share in scores.cmc.items()},
-            "mean_average_precision": scores.mean_average_precision,
-            "queries": scores.queries,
-            "gallery": len(gallery.paths),
-            "judged_on": f"{scores.queries:,} queries in {data / 'query'} among {len(gallery.paths):,} images in "
-            f"{data / 'bounding_box_test'} at {height} x {width} px",
-        }
-
-    task = EmbeddingTask("reid", data, settings, train.paths, labels, objective, judge)
-    return run_embedding(task, backbone, out=out, seed=seed, progress=progress or Silent())
+    return run_embedding(ReidTask.find(data, settings), backbone, out=out, seed=seed, progress=progress)

@@ -103,71 +103,45 @@ class ReidSettings(TaskSettings):
     triplet_margin: float = 0.3
 
 
+_TINY = {"epochs": 15, "batch": 32, "warmup": 0.1, "decay_at": (0.6, 0.9), "padding": 2}
+
+# ArcFace's own schedule: 180,000 steps of 512 of 5.8 million images, the rate divided after 100,000 and 160,000.
+_FACE = FaceSettings(
+    EmbeddingSettings(
+        height=112,
+        width=112,
+        embedding=512,
+        epochs=16,
+        batch=512,
+        images_per_identity=None,
+        optimizer="sgd",
+        learning_rate=0.1,
+        decay_at=(100 / 180, 160 / 180),
+    )
+)
 FACE_PRESETS = {
-    # ArcFace's own schedule: 180,000 steps of 512 of 5.8 million images, the rate divided after 100,000 and 160,000.
-    "paper": FaceSettings(
-        EmbeddingSettings(
-            height=112,
-            width=112,
-            embedding=512,
-            epochs=16,
-            batch=512,
-            images_per_identity=None,
-            optimizer="sgd",
-            learning_rate=0.1,
-            decay_at=(100 / 180, 160 / 180),
-        )
-    ),
-    "tiny": FaceSettings(
-        EmbeddingSettings(
-            height=32,
-            width=32,
-            embedding=64,
-            epochs=15,
-            batch=32,
-            images_per_identity=None,
-            optimizer="sgd",
-            learning_rate=0.1,
-            warmup=0.1,
-            decay_at=(0.6, 0.9),
-            padding=2,
-        ),
-        scale=16.0,
-    ),
+    "paper": _FACE,
+    "tiny": replace(_FACE.override({**_TINY, "height": 32, "width": 32, "embedding": 64}), scale=16.0),
 }
 
+# Luo et al. 2019, without their stride of 1 in the last stage and their centre loss.
+_REID = ReidSettings(
+    EmbeddingSettings(
+        height=256,
+        width=128,
+        embedding=None,
+        epochs=120,
+        batch=64,
+        images_per_identity=4,
+        optimizer="adam",
+        learning_rate=3.5e-4,
+        warmup=10 / 120,
+        decay_at=(40 / 120, 70 / 120),
+        padding=10,
+        erasing=0.5,
+    )
+)
 REID_PRESETS = {
-    # Luo et al. 2019, without their stride of 1 in the last stage and their centre loss.
-    "paper": ReidSettings(
-        EmbeddingSettings(
-            height=256,
-            width=128,
-            embedding=None,
-            epochs=120,
-            batch=64,
-            images_per_identity=4,
-            optimizer="adam",
-            learning_rate=3.5e-4,
-            warmup=10 / 120,
-            decay_at=(40 / 120, 70 / 120),
-            padding=10,
-            erasing=0.5,
-        )
-    ),
-    "tiny": ReidSettings(
-        EmbeddingSettings(
-            height=64,
-            width=32,
-            embedding=None,
-            epochs=15,
-            batch=32,
-            images_per_identity=4,
-            optimizer="adam",
-            learning_rate=0.01,
-            warmup=0.1,
-            decay_at=(0.6, 0.9),
-            padding=2,
-            erasing=0.2,
-        )
-    ),
+    "paper": _REID,
+    "tiny": _REID.override({**_TINY, "height": 64, "width": 32, "learning_rate": 0.01, "erasing": 0.2}),
 }

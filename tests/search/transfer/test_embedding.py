@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from bpnas.base.errors import UsageError
 from bpnas.search.errors import DataError, DivergedError, RunError
 from bpnas.search.training.threads import set_threads, threads_kept
-from bpnas.search.transfer.backbones import load_features
+from bpnas.search.transfer.backbones import BackboneChoice, load_features
 from bpnas.search.transfer.embedding.augment import augmented, erased_rectangles
 from bpnas.search.transfer.embedding.face import run_face
 from bpnas.search.transfer.embedding.identification import gallery_sizes, rank_1_rates
@@ -34,7 +34,6 @@ from bpnas.search.transfer.embedding.model import Embedder, embed
 from bpnas.search.transfer.embedding.objectives import ArcFace, TripletAndIdentity
 from bpnas.search.transfer.embedding.reid import run_reid
 from bpnas.search.transfer.embedding.retrieval import retrieval_scores
-from bpnas.search.transfer.embedding.run import BackboneChoice
 from bpnas.search.transfer.embedding.sampling import pk_batches, shuffled_batches
 from bpnas.search.transfer.embedding.settings import FACE_PRESETS, REID_PRESETS
 from bpnas.search.transfer.embedding.train import train_embedder
