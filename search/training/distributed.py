@@ -59,6 +59,19 @@ def process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def refuse_torchrun(what: str) -> None:
+    """Of trainings that only one process can do.
+
+    Args:
+        what: is trained, for the message.
+
+    Raises:
+        UsageError: torchrun started several processes.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(f"{what} can be trained by one process only: call the same command without torchrun")
+
+
 def rank() -> int:
     """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0

@@ -69,13 +69,16 @@ def run_detection(
         `predicted_latency_ms`), `metrics` (see `coco_metrics`), `recipe`, `seed`, `notes`, `versions`.
 
     Raises:
-        UsageError: the arguments do not fit together.
+        UsageError: the arguments do not fit together, or torchrun started several processes.
         DataError: annotations or images are missing or damaged.
         RunError: the network, its weights or the run directory are damaged, or of another run.
         SearchError: torchvision or pycocotools is missing.
         DivergedError: the training came to numbers that are not finite.
         SpaceError: no space on the disk.
     """
+    from bpnas.search.training.distributed import refuse_torchrun
+
+    refuse_torchrun("a detector")
     check_libraries()
     progress = progress or Silent()
     to_train, to_judge = CocoSet.load(*train), CocoSet.load(*val)
@@ -176,6 +179,7 @@ def _train(
             seed=derived_seed(seed, "training"),
             checkpoint=checkpoint,
             on_epoch=report,
+            on_step=progress.within,
         )
 
 

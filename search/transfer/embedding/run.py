@@ -73,9 +73,13 @@ def run_embedding(
         What result.json says.
 
     Raises:
-        UsageError, SearchError: as of `load_features`, `train_embedder` and the task.
+        UsageError: as of `load_features` and the task; or torchrun started several processes.
+        SearchError: as of `load_features`, `train_embedder` and the task.
         RunError: `out` belongs to another run or is in use.
     """
+    from bpnas.search.training.distributed import refuse_torchrun
+
+    refuse_torchrun("an embedding")  # the losses compare all images of a batch
     directory = RunDirectory(out)
     with directory.locked():
         config: dict[str, Any] = {
