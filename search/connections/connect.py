@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,9 +28,8 @@ from bpnas.search.data.dataset import Dataset
 from bpnas.search.errors import DataError
 from bpnas.search.presets import ConnectionSettings
 from bpnas.search.training.distributed import mean_over_ranks, rank, sync_batch_norms, world_size
-from bpnas.search.training.divergence import FiniteWatch
 from bpnas.search.training.malloc import keep_freed_memory
-from bpnas.search.training.resumable import Phase, Place, Steps, run_epochs
+from bpnas.search.training.resumable import Kept, Phase, Place, Steps, run_epochs
 from bpnas.search.training.seeded import seeded
 from bpnas.search.training.train import learning_rate, make_sgd
 
@@ -121,10 +120,7 @@ def connect(
 
     Raises:
         DataError: there are too few images.
-        DivergedError: a loss, a weight or an alpha is not finite; said at the latest at the end of the phase, before
-            anything is written.
-        RunError: the checkpoint is damaged, or not every process sees it.
-        SpaceError: no space for the checkpoint; the previous one is kept.
+        DivergedError, RunError, SpaceError: see `run_epochs`; an alpha counts as a weight.
     """
     latency_loss = LatencyLoss(target_ms, settings.lambda_below, SupernetLatency(latencies_ms, fixed_ms))
     search = _Search(supernet, dataset, latencies_ms, latency_loss, settings, seed)
@@ -149,13 +145,11 @@ class _Search:
         self._device = pick_device()
         if self._device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all batches but the last have one shape
-        self._pool = dataset.train.first(settings.train.train_images)
-        self._splits = on_device(self._pool, self._device).parted(settings.weight_share)
+        pool = dataset.train.first(settings.train.train_images)
+        self._splits = on_device(pool, self._device).parted(settings.weight_share)
         self._steps = [batch_count(len(split), settings.train.batch, world_size()) for split in self._splits]
         if not all(self._steps):
-            raise DataError(
-                f"{dataset.source}: {len(self._pool)} training images are too few for the connection search"
-            )
+            raise DataError(f"{dataset.source}: {len(pool)} training images are too few for the connection search")
         if world_size() > 1:
             sync_batch_norms(supernet)
         supernet.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -168,16 +162,24 @@ class _Search:
         self._forwards = [self._compiled(self._parallel()), self._compiled(supernet)]
         self._losses = torch.zeros(2, dtype=torch.float64, device=self._device)
         self.epochs, self.place = settings.train.epochs, Place()
-        self.watch = FiniteWatch(self._device, supernet)
+        self.of: Mapping[str, Any] = {
+            "seed": seed,
+            "images": len(pool),
+            "source": dataset.source,
+            "shapes": [list(parameter.shape) for parameter in supernet.parameters()],
+            "target_ms": latency_loss.target_ms,
+            **asdict(settings),
+        }
+        optimizers = {"weights": self._weights, "alphas": self._alphas}
+        self.kept: Mapping[str, Kept] = {"supernet": supernet, **optimizers, "losses": self._losses}
 
     def phases(self) -> list[Phase]:
-        """See `Training`; in the warm-up alphas rest."""
+        """Weights, and behind the warm-up alphas."""
         warmup = self.place.epoch < self._settings.warmup_epochs
         names = _PHASES[: _ALPHAS if warmup else None]
         return [Phase(steps, self._run, self._rate, name) for steps, name in zip(self._steps, names, strict=False)]
 
     def so_far(self) -> tuple[float, str]:
-        """See `Training`."""
         place, phases = self.place, self.phases()
         loss = float(self._losses[place.phase]) / place.step
         text = f"step {place.step:,} of {phases[place.phase].steps:,} of {phases[place.phase].name}, loss {loss:.3f}"
@@ -267,7 +269,6 @@ class _Search:
         return torch.compile(module, dynamic=False) if self._settings.train.compile else module
 
     def end_epoch(self, since: Place, seconds: float) -> ConnectionEpoch:
-        """See `Training`."""
         epoch, phases = self.place.epoch, self.phases()
         images = sum(self._images(number, phases[number].steps) for number in range(since.phase, len(phases)))
         weight_loss, alpha_loss = mean_over_ranks(self._losses).tolist()
@@ -288,33 +289,6 @@ class _Search:
             entropies=tuple(float(torch.special.entr(p).sum()) for p in probabilities),
             alphas=tuple(tuple(alpha.tolist()) for alpha in alphas),
         )
-
-    def state(self) -> dict[str, Any]:
-        """See `Training`."""
-        return {
-            "supernet": self._supernet.state_dict(),
-            "weights": self._weights.state_dict(),
-            "alphas": self._alphas.state_dict(),
-            "losses": self._losses,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """See `Training`."""
-        self._supernet.load_state_dict(state["supernet"])
-        self._weights.load_state_dict(state["weights"])
-        self._alphas.load_state_dict(state["alphas"])
-        self._losses.copy_(state["losses"])
-
-    def identity(self) -> dict[str, Any]:
-        """See `Training`."""
-        return {
-            "seed": self._seed,
-            "images": len(self._pool),
-            "source": self._dataset.source,
-            "shapes": [list(parameter.shape) for parameter in self._supernet.parameters()],
-            "target_ms": self._latency_loss.target_ms,
-            **asdict(self._settings),
-        }
 
 
 @contextmanager

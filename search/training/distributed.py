@@ -60,14 +60,7 @@ def process_group() -> Iterator[None]:
 
 
 def refuse_torchrun(what: str) -> None:
-    """Of trainings that only one process can do.
-
-    Args:
-        what: is trained, for the message.
-
-    Raises:
-        UsageError: torchrun started several processes.
-    """
+    """Raise UsageError where torchrun has started several processes, for `what` is trained by one."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(f"{what} can be trained by one process only: call the same command without torchrun")
 

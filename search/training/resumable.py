@@ -13,8 +13,10 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any, Protocol, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from bpnas.search.data.batches import pick_device
 from bpnas.search.errors import RunError
 from bpnas.search.training.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.training.distributed import from_main, is_main, rank
@@ -26,6 +28,8 @@ PROGRESS_SECONDS = 5.0
 Report = TypeVar("Report")
 ReportOut = TypeVar("ReportOut", covariant=True)
 Steps = Generator[Tensor, None, None]
+_PLAIN = (Tensor, list, dict)
+Kept = nn.Module | Optimizer | Tensor | list[Any] | dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -61,12 +65,14 @@ class Training(Protocol[ReportOut]):
     Attributes:
         epochs: how many there are in all.
         place: moved by the loop only.
-        watch: looks at the losses, and at all that is trained.
+        of: plain values that say which training this is.
+        kept: all that a later process needs besides the place, by the names in the checkpoint. Models stay finite.
     """
 
     epochs: int
     place: Place
-    watch: FiniteWatch
+    of: Mapping[str, Any]
+    kept: Mapping[str, Kept]
 
     def phases(self) -> Sequence[Phase]:
         """Begin the epoch of the place, or resume it, and say what it consists of."""
@@ -76,15 +82,6 @@ class Training(Protocol[ReportOut]):
 
     def end_epoch(self, since: Place, seconds: float) -> ReportOut:
         """What this epoch did, of which the steps since that place were taken here; the losses then sum up from 0."""
-
-    def identity(self) -> Mapping[str, Any]:
-        """Plain values that say which training this is."""
-
-    def state(self) -> dict[str, Any]:
-        """All that a later process needs besides the place, as tensors and plain values."""
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
 
 
 def run_epochs(
@@ -115,7 +112,8 @@ def run_epochs(
         RunError: the checkpoint is damaged, or not every process sees it.
         SpaceError: no space for the checkpoint; the previous one is kept.
     """
-    place, watch = training.place, training.watch
+    place, kept = training.place, training.kept
+    watch = FiniteWatch(pick_device(), *(part for part in kept.values() if isinstance(part, nn.Module)))
     if checkpoint is not None:
         _resume(training, checkpoint)
     interval = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
@@ -124,21 +122,20 @@ def run_epochs(
     def save(now: bool) -> None:
         nonlocal saved
         if checkpoint is not None and is_main() and (now or monotonic() - saved >= interval):
-            # The epoch is the last whole one.
-            of, at = dict(training.identity()), {"epoch": place.epoch - 1, "phase": place.phase, "step": place.step}
-            save_checkpoint(checkpoint, {"of": of, **training.state(), **at})
+            states = {name: part if isinstance(part, _PLAIN) else part.state_dict() for name, part in kept.items()}
+            at = {"epoch": place.epoch - 1, "phase": place.phase, "step": place.step}  # the last whole epoch
+            save_checkpoint(checkpoint, {"of": dict(training.of), **states, **at})
             saved = monotonic()
 
     def after_step(phase: Phase) -> None:
         nonlocal shown
         saves = checkpoint is not None and monotonic() - saved >= interval
         shows = monotonic() - shown >= PROGRESS_SECONDS
-        if not (is_main() and (saves or shows) and watch.passes(place.epoch, place.step, phase.rate, phase.name)):
-            return
-        save(now=saves)
-        if shows:
-            shown = monotonic()
-            on_step(*training.so_far())
+        if is_main() and (saves or shows) and watch.passes(place.epoch, place.step, phase.rate, phase.name):
+            save(now=saves)
+            if shows:
+                shown = monotonic()
+                on_step(*training.so_far())
 
     while place.epoch < training.epochs:
         since, start = replace(place), perf_counter()
@@ -164,9 +161,21 @@ def run_epochs(
 def _resume(training: Training[Any], checkpoint: Path) -> None:
     state, place = load_checkpoint(checkpoint), training.place
     # The state of another training, left behind by an earlier call, is as good as none.
-    if state is not None and state.get("of") == training.identity():
-        training.restore(state)
+    if state is not None and state.get("of") == training.of:
+        for name, part in training.kept.items():
+            _restore(part, state[name])
         # Trainings of one phase did not always note it.
         place.epoch, place.phase, place.step = state["epoch"] + 1, state.get("phase", 0), state["step"]
     if from_main(astuple(place)) != astuple(place):
         raise RunError(f"{checkpoint}: process {rank()} sees another one than the first; all need the same disk")
+
+
+def _restore(part: Kept, state: Any) -> None:
+    if isinstance(part, Tensor):
+        part.copy_(state)
+    elif isinstance(part, list):
+        part[:] = state
+    elif isinstance(part, dict):
+        part |= state
+    else:
+        part.load_state_dict(state)

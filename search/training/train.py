@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +20,9 @@ from bpnas.search.data.dataset import Dataset
 from bpnas.search.errors import DataError, DivergedError
 from bpnas.search.presets import TrainSettings
 from bpnas.search.training.distributed import mean_over_ranks, rank, sync_batch_norms, world_size
-from bpnas.search.training.divergence import FiniteWatch
 from bpnas.search.training.ema import averaged_copy, exchange
 from bpnas.search.training.malloc import keep_freed_memory
-from bpnas.search.training.resumable import Phase, Place, Steps, run_epochs
+from bpnas.search.training.resumable import Kept, Phase, Place, Steps, run_epochs
 
 EVALUATION_BATCH = 256
 _WARMUP_START = 0.01
@@ -179,11 +178,19 @@ class _Training:
         self._loss = torch.zeros((), device=self._device)
         self._steps = batch_count(len(split), settings.batch, world_size())
         self.epochs, self.place = settings.epochs, Place()
-        self.watch = FiniteWatch(self._device, model, *([] if self._average is None else [self._average]))
         self.curve: Curve = []
+        self.of: Mapping[str, Any] = {
+            "seed": seed,
+            "images": len(split),
+            "source": dataset.source,
+            "shapes": [list(parameter.shape) for parameter in model.parameters()],
+            **asdict(settings),
+        }
+        average = {} if self._average is None else {"average": self._average}
+        plain: dict[str, Kept] = {"loss": self._loss, "curve": self.curve}
+        self.kept: Mapping[str, Kept] = {"model": model, "optimizer": self._optimizer, **average, **plain}
 
     def phases(self) -> list[Phase]:
-        """See `Training`."""
         return [Phase(self._steps, self._run, self._rate)]
 
     def _run(self) -> Steps:
@@ -199,7 +206,6 @@ class _Training:
             yield self._loss
 
     def end_epoch(self, since: Place, seconds: float) -> EpochReport:
-        """See `Training`."""
         count = self._images(self._steps)
         mean = float(self._loss) / max(count, 1)
         self._loss.zero_()
@@ -210,7 +216,6 @@ class _Training:
         return learning_rate(self._settings, done / (epochs * self._steps))
 
     def so_far(self) -> tuple[float, str]:
-        """See `Training`."""
         done, all_images = self._images(self.place.step), len(self._split)
         return done / all_images, f"{done:,} of {all_images:,} images, loss {float(self._loss) / done:.3f}"
 
@@ -247,35 +252,6 @@ class _Training:
         """Exchange the weights for their average, or back, where one was asked for."""
         if self._average is not None:
             exchange(self._model, self._average.module)
-
-    def state(self) -> dict[str, Any]:
-        """See `Training`."""
-        return {
-            "average": None if self._average is None else self._average.state_dict(),
-            "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "loss": self._loss,
-            "curve": self.curve,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """See `Training`."""
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
-        self._loss.copy_(state["loss"])
-        self.curve = [(epochs, accuracy) for epochs, accuracy in state["curve"]]
-
-    def identity(self) -> dict[str, Any]:
-        """See `Training`."""
-        return {
-            "seed": self._seed,
-            "images": len(self._split),
-            "source": self._dataset.source,
-            "shapes": [list(parameter.shape) for parameter in self._model.parameters()],
-            **asdict(self._settings),
-        }
 
 
 def _precision(settings: TrainSettings, device: torch.device) -> torch.autocast:

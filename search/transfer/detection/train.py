@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bpnas.base.randomness import derived_seed
 from bpnas.search.data.batches import pick_device
-from bpnas.search.training.divergence import FiniteWatch, diverged_at
-from bpnas.search.training.resumable import Phase, Place, Steps, run_epochs
+from bpnas.search.training.divergence import diverged_at
+from bpnas.search.training.resumable import Kept, Phase, Place, Steps, run_epochs
 from bpnas.search.training.seeded import seeded
 from bpnas.search.transfer.detection.coco import CocoImage
 from bpnas.search.transfer.detection.images import Targets, epoch_order, example, read_image
@@ -63,9 +63,7 @@ def train_detector(
 
     Raises:
         DataError: an image is damaged.
-        DivergedError: a loss is not finite, said before the step is taken, or a weight, said before anything is kept.
-        RunError: the checkpoint is damaged.
-        SpaceError: no space for the checkpoint; the previous one is kept.
+        DivergedError, RunError, SpaceError: see `run_epochs`; a loss is looked at before its step is taken.
     """
     run_epochs(_Training(model, images, settings, seed), checkpoint, on_epoch=on_epoch, on_step=on_step)
 
@@ -85,10 +83,12 @@ class _Training:
         self._sums: dict[str, float] = {}
         self._order: list[list[int]] = []
         self._mirrored: list[bool] = []
-        self.epochs, self.place, self.watch = settings.epochs, Place(), FiniteWatch(self._device, model)
+        self.epochs, self.place = settings.epochs, Place()
+        identity = {"seed": seed, "images": len(images), "shapes": [list(p.shape) for p in model.parameters()]}
+        self.of: Mapping[str, Any] = {**identity, **asdict(settings)}
+        self.kept: Mapping[str, Kept] = {"model": model, "optimizer": self._optimizer, "sums": self._sums}
 
     def phases(self) -> list[Phase]:
-        """See `Training`."""
         generator = torch.Generator().manual_seed(derived_seed(self._seed, "epoch", self.place.epoch))
         self._order = epoch_order(self._images, self._settings.batch, generator)
         self._mirrored = (torch.rand(len(self._images), generator=generator) < 0.5).tolist()
@@ -130,27 +130,10 @@ class _Training:
         return values
 
     def so_far(self) -> tuple[float, str]:
-        """See `Training`."""
         done, loss = sum(map(len, self._order[: self.place.step])), sum(self._sums.values()) / self.place.step
         return done / len(self._images), f"{done:,} of {len(self._images):,} images, loss {loss:.3f}"
 
     def end_epoch(self, since: Place, seconds: float) -> DetectionEpoch:
-        """See `Training`."""
         losses = {name: value / len(self._order) for name, value in self._sums.items()}
-        self._sums = {}
+        self._sums.clear()
         return DetectionEpoch(self.place.epoch, losses)
-
-    def identity(self) -> dict[str, Any]:
-        """See `Training`."""
-        shapes = [list(parameter.shape) for parameter in self._model.parameters()]
-        return {"seed": self._seed, "images": len(self._images), "shapes": shapes, **asdict(self._settings)}
-
-    def state(self) -> dict[str, Any]:
-        """See `Training`."""
-        return {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict(), "sums": self._sums}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """See `Training`."""
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._sums = state["sums"]

@@ -15,9 +15,8 @@ from torch import nn
 
 from bpnas.base.randomness import derived_seed
 from bpnas.search.data.batches import pick_device
-from bpnas.search.training.divergence import FiniteWatch
 from bpnas.search.training.malloc import keep_freed_memory
-from bpnas.search.training.resumable import Phase, Place, Steps, run_epochs
+from bpnas.search.training.resumable import Kept, Phase, Place, Steps, run_epochs
 from bpnas.search.training.train import EpochReport
 from bpnas.search.transfer.embedding.augment import augmented
 from bpnas.search.transfer.embedding.model import Embedder
@@ -54,10 +53,7 @@ def train_embedder(
 
     Raises:
         DataError: an image cannot be read.
-        RunError: the checkpoint is damaged.
-        DivergedError: a loss or a weight is not finite; said at the latest at the end of the epoch, before anything is
-            written.
-        SpaceError: no space for the checkpoint; the previous one is kept.
+        DivergedError, RunError, SpaceError: see `run_epochs`.
     """
     training = _Training(model, objective, paths, labels, settings, seed, of)
     run_epochs(training, checkpoint, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch, on_step=on_step)
@@ -80,16 +76,16 @@ class _Training:
         self._device = pick_device()
         model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._model, self._objective = model, objective.to(self._device)
-        self._trained = nn.ModuleList([model, objective])
-        self._optimizer = _optimizer([p for p in self._trained.parameters() if p.requires_grad], settings)
-        self._paths, self._labels, self._settings, self._seed, self._of = paths, labels, settings, seed, of
+        trained = nn.ModuleList([model, objective])
+        self._optimizer = _optimizer([p for p in trained.parameters() if p.requires_grad], settings)
+        self._paths, self._labels, self._settings, self._seed = paths, labels, settings, seed
         self._loss = torch.zeros((), device=self._device)
         self._batches: list[list[int]] = []
         self.epochs, self.place = settings.epochs, Place()
-        self.watch = FiniteWatch(self._device, self._trained)
+        self.of: Mapping[str, Any] = of
+        self.kept: Mapping[str, Kept] = {"trained": trained, "optimizer": self._optimizer, "loss": self._loss}
 
     def phases(self) -> list[Phase]:
-        """See `Training`."""
         generator = torch.Generator().manual_seed(derived_seed(self._seed, "epoch", self.place.epoch))
         batch, each = self._settings.batch, self._settings.images_per_identity
         if each is None:
@@ -123,34 +119,13 @@ class _Training:
         return sum(map(len, self._batches[:steps]))
 
     def so_far(self) -> tuple[float, str]:
-        """See `Training`."""
         done, all_images = self._images(self.place.step), self._images()
         return done / all_images, f"{done:,} of {all_images:,} images, loss {float(self._loss) / done:.3f}"
 
     def end_epoch(self, since: Place, seconds: float) -> EpochReport:
-        """See `Training`."""
         mean = float(self._loss) / self._images()
         self._loss.zero_()
         return EpochReport(self.place.epoch, mean, self._images() - self._images(since.step), seconds)
-
-    def identity(self) -> Mapping[str, Any]:
-        """See `Training`."""
-        return self._of
-
-    def state(self) -> dict[str, Any]:
-        """See `Training`."""
-        return {
-            "trained": self._trained.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "images": self._images(self.place.step),
-            "loss": self._loss,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """See `Training`."""
-        self._trained.load_state_dict(state["trained"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._loss.copy_(state["loss"])
 
 
 def _optimizer(parameters: list[nn.Parameter], settings: EmbeddingSettings) -> torch.optim.Optimizer:
