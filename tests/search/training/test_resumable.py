@@ -12,7 +12,6 @@ torch = pytest.importorskip("torch")
 from bpnas.search.errors import DivergedError, RunError
 from bpnas.search.training import resumable
 from bpnas.search.training.checkpoint import load_checkpoint, save_checkpoint
-from bpnas.search.training.divergence import FiniteWatch
 from bpnas.search.training.resumable import Phase, Place, run_epochs
 from tests.training_helpers import KilledError
 
@@ -25,7 +24,10 @@ class Sums:
         self.weight = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
         self.weight.weight.zero_()
         self.losses, self.closed = torch.zeros(()), 0
-        self.watch = FiniteWatch(torch.device("cpu"), self.weight)
+        self.seen: list[int] = []
+        self.counts: dict[str, float] = {}
+        self.of = {"names": list(names)}
+        self.kept = {"model": self.weight, "losses": self.losses, "seen": self.seen, "counts": self.counts}
 
     def phases(self) -> list[Phase]:
         return [Phase(steps, self.run, lambda step: 0.5, name) for steps, name in zip((3, 2), self.names, strict=False)]
@@ -36,6 +38,8 @@ class Sums:
                 self.losses += self.factor * (step + 1)
                 self.weight.weight *= 1.5
                 self.weight.weight += self.place.epoch + self.place.phase + step
+                self.seen.append(step)
+                self.counts["steps"] = self.counts.get("steps", 0.0) + 1.0
                 yield self.losses
         finally:
             self.closed += 1
@@ -47,16 +51,6 @@ class Sums:
         loss = float(self.losses)
         self.losses.zero_()
         return self.place.epoch, loss, since
-
-    def identity(self) -> dict[str, Any]:
-        return {"names": list(self.names)}
-
-    def state(self) -> dict[str, Any]:
-        return {"weight": self.weight.weight.clone(), "losses": self.losses}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.weight.weight.copy_(state["weight"])
-        self.losses.copy_(state["losses"])
 
 
 def ignore(*_: object) -> None:
@@ -127,6 +121,7 @@ def test_a_training_resumes_at_any_place_even_where_its_phase_was_not_noted(
     training = Sums()
     reports = run(training, tmp_path / "c.pt")
     assert training.weight.weight == whole.weight.weight
+    assert training.seen == whole.seen == [0, 1, 2, 0, 1] * 2 and training.counts == whole.counts == {"steps": 10.0}
     assert [report[:2] for report in reports] == [report[:2] for report in expected][place.epoch :]
     assert not reports or reports[0][2] == place
     # All is done: nothing is trained again.
