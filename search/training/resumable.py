@@ -127,11 +127,11 @@ def run_epochs(
             save_checkpoint(checkpoint, {"of": dict(training.of), **states, **at})
             saved = monotonic()
 
-    def after_step(phase: Phase) -> None:
+    def after_step() -> None:
         nonlocal shown
         saves = checkpoint is not None and monotonic() - saved >= interval
         shows = monotonic() - shown >= PROGRESS_SECONDS
-        if is_main() and (saves or shows) and watch.passes(place.epoch, place.step, phase.rate, phase.name):
+        if is_main() and (saves or shows) and watch.passes():
             save(now=saves)
             if shows:
                 shown = monotonic()
@@ -140,14 +140,14 @@ def run_epochs(
     while place.epoch < training.epochs:
         since, start = replace(place), perf_counter()
         for phase in training.phases()[place.phase :]:
-            watch.begin(place.step)
+            watch.begin(place.epoch, place.step, phase.rate, phase.name)
             with closing(phase.run()) as steps:
                 for losses in steps:
                     watch.see(losses)
                     place.step += 1
                     if place.step < phase.steps or phase.name:  # the end of an unnamed phase is that of its epoch
-                        after_step(phase)
-            watch.check(place.epoch, place.step, phase.rate, phase.name)
+                        after_step()
+            watch.check()
             place.phase, place.step = place.phase + 1, 0
         report = training.end_epoch(since, perf_counter() - start)
         place.epoch, place.phase = place.epoch + 1, 0

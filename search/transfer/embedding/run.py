@@ -73,8 +73,7 @@ def run_embedding(
         What result.json says.
 
     Raises:
-        UsageError: as of `load_features` and the task; or torchrun started several processes.
-        SearchError: as of `load_features`, `train_embedder` and the task.
+        UsageError, SearchError: as of `load_features`, `train_embedder` and the task; or torchrun runs this.
         RunError: `out` belongs to another run or is in use.
     """
     from bpnas.search.training.distributed import refuse_torchrun
