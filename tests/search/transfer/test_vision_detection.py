@@ -139,7 +139,10 @@ def test_a_training_that_diverges_says_so_and_leaves_nothing(tmp_path: Path, mon
     assert run(settings)["recipe"]["learning_rate"] == settings.learning_rate
 
 
-def test_a_detector_with_a_weight_that_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+def test_a_detector_with_a_weight_that_is_not_finite_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumable, "PROGRESS_SECONDS", 1000.0)  # the weights are looked at whenever progress is shown
     data, path = few(tmp_path), network(tmp_path)
     settings = SETTINGS.override({"epochs": 1, "batch": 2, "short_side": 64})
     images = CocoSet.load(*files(data, "train")).images_with_boxes()
