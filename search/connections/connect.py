@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic, perf_counter
 from typing import Any
 
 import numpy as np
@@ -26,14 +25,13 @@ from bpnas.search.connections.super_block import Candidates
 from bpnas.search.connections.supernet import Supernet
 from bpnas.search.data.batches import batch_count, batches, on_device, pick_device
 from bpnas.search.data.dataset import Dataset
-from bpnas.search.errors import DataError, RunError
+from bpnas.search.errors import DataError
 from bpnas.search.presets import ConnectionSettings
-from bpnas.search.training.checkpoint import load_checkpoint, save_checkpoint
-from bpnas.search.training.distributed import from_main, is_main, mean_over_ranks, rank, sync_batch_norms, world_size
-from bpnas.search.training.divergence import FiniteWatch
+from bpnas.search.training.distributed import mean_over_ranks, rank, sync_batch_norms, world_size
 from bpnas.search.training.malloc import keep_freed_memory
+from bpnas.search.training.resumable import Kept, Phase, Place, Steps, run_epochs
 from bpnas.search.training.seeded import seeded
-from bpnas.search.training.train import CHECKPOINT_SECONDS, PROGRESS_SECONDS, learning_rate, make_sgd
+from bpnas.search.training.train import learning_rate, make_sgd
 
 Floats = npt.NDArray[np.float64]
 
@@ -109,65 +107,30 @@ def connect(
     that an alpha never sees an image that weights were fitted to. Weights follow the cross-entropy, alphas the
     cross-entropy times L_lat (Eq. 4); for weights L_lat would be a mere factor on the learning rate [ours].
 
-    Every step draws its chance from `seed` and its number alone, so that a search that goes on from `checkpoint` ends
-    where an undisturbed one does, to the last bit on a CPU with as many threads. Where torchrun started several
+    Every step draws its random numbers from `seed` and its own number alone, so that a search resumed from `checkpoint`
+    ends where an undisturbed one does, to the last bit on a CPU with as many threads. Where torchrun started several
     processes, each calls this with the same arguments and takes its share of every batch; together they do what one
-    process does, up to rounding. The first one reports and writes. A search may go on with another number of them.
+    process does, up to rounding. The first one reports and writes. A search may be resumed with another number of them.
 
     Args:
         latencies_ms: see `candidate_latencies`.
         target_ms: T of Eq. 5.
         fixed_ms: stem and head.
-        checkpoint: gone on from if it is there and of this search; written after every epoch, and after a step when
-            that was last done `checkpoint_seconds` ago, by default `train.CHECKPOINT_SECONDS`.
-        on_epoch: called after every epoch, by the first process.
-        on_step: as of `train`.
+        checkpoint, checkpoint_seconds, on_epoch, on_step: see `run_epochs`.
 
     Raises:
         DataError: there are too few images.
-        DivergedError: a loss, a weight or an alpha is not finite; said at the latest at the end of the phase, before
-            anything is written.
-        RunError: the checkpoint is damaged, or not every process sees it.
-        SpaceError: no space for the checkpoint; the previous one is kept.
+        DivergedError, RunError, SpaceError: see `run_epochs`; an alpha counts as a weight.
     """
     latency_loss = LatencyLoss(target_ms, settings.lambda_below, SupernetLatency(latencies_ms, fixed_ms))
     search = _Search(supernet, dataset, latencies_ms, latency_loss, settings, seed)
-    if checkpoint is not None:
-        search.restore(load_checkpoint(checkpoint))
-        if from_main(search.place) != search.place:
-            raise RunError(f"{checkpoint}: process {rank()} sees another one than the first; all need the same disk")
-    interval = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
-    saved = shown = monotonic()
-
-    def save(now: bool = False) -> None:
-        nonlocal saved
-        if checkpoint is not None and is_main() and (now or monotonic() - saved >= interval):
-            save_checkpoint(checkpoint, search.state())
-            saved = monotonic()
-
-    def after_step() -> None:
-        nonlocal shown
-        saves = checkpoint is not None and monotonic() - saved >= interval
-        shows = monotonic() - shown >= PROGRESS_SECONDS
-        if not (is_main() and (saves or shows) and search.passes()):
-            return
-        save()
-        if shows:
-            shown = monotonic()
-            on_step(*search.so_far())
-
-    while search.epoch < settings.train.epochs:
-        report = search.run_epoch(after_step)
-        # Before the checkpoint: a kill in between repeats the end of the epoch, and with it the report.
-        if is_main():
-            on_epoch(report)
-        save(now=True)
+    run_epochs(search, checkpoint, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch, on_step=on_step)
     rows = tuple(log_softmax(alpha.detach().cpu().tolist()) for alpha in supernet.alphas)
     return Connections(supernet.candidates, rows)
 
 
 class _Search:
-    """A supernet, its two optimisers, and how far they are: `step` steps into `phase` of `epoch`, all from 0."""
+    """A supernet and its two optimisers, which take turns."""
 
     def __init__(
         self,
@@ -182,13 +145,11 @@ class _Search:
         self._device = pick_device()
         if self._device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all batches but the last have one shape
-        self._pool = dataset.train.first(settings.train.train_images)
-        self._splits = on_device(self._pool, self._device).parted(settings.weight_share)
+        pool = dataset.train.first(settings.train.train_images)
+        self._splits = on_device(pool, self._device).parted(settings.weight_share)
         self._steps = [batch_count(len(split), settings.train.batch, world_size()) for split in self._splits]
         if not all(self._steps):
-            raise DataError(
-                f"{dataset.source}: {len(self._pool)} training images are too few for the connection search"
-            )
+            raise DataError(f"{dataset.source}: {len(pool)} training images are too few for the connection search")
         if world_size() > 1:
             sync_batch_norms(supernet)
         supernet.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -200,63 +161,57 @@ class _Search:
         )
         self._forwards = [self._compiled(self._parallel()), self._compiled(supernet)]
         self._losses = torch.zeros(2, dtype=torch.float64, device=self._device)
-        self._watch = FiniteWatch(self._device, supernet)
-        self.epoch, self.phase, self.step = 0, _WEIGHTS, 0
+        self.epochs, self.place = settings.train.epochs, Place()
+        self.of: Mapping[str, Any] = {
+            "seed": seed,
+            "images": len(pool),
+            "source": dataset.source,
+            "shapes": [list(parameter.shape) for parameter in supernet.parameters()],
+            "target_ms": latency_loss.target_ms,
+            **asdict(settings),
+        }
+        optimizers = {"weights": self._weights, "alphas": self._alphas}
+        self.kept: Mapping[str, Kept] = {"supernet": supernet, **optimizers, "losses": self._losses}
 
-    def run_epoch(self, after_step: Callable[[], None]) -> ConnectionEpoch:
-        """Train to the end of the epoch."""
-        start, images = perf_counter(), 0
-        if self.phase == _WEIGHTS:
-            images += self._run_phase(after_step)
-            self.phase, self.step = _ALPHAS, 0
-        if self.epoch >= self._settings.warmup_epochs:
-            with _without_gradient(self._supernet.weights):
-                images += self._run_phase(after_step)
-        report = self._report(images, perf_counter() - start)
-        self._losses.zero_()
-        self.epoch, self.phase, self.step = self.epoch + 1, _WEIGHTS, 0
-        return report
+    def phases(self) -> list[Phase]:
+        """Weights, and behind the warm-up alphas."""
+        warmup = self.place.epoch < self._settings.warmup_epochs
+        names = _PHASES[: _ALPHAS if warmup else None]
+        return [Phase(steps, self._run, self._rate, name) for steps, name in zip(self._steps, names, strict=False)]
 
     def so_far(self) -> tuple[float, str]:
-        """Which share of the epoch is done, and how it goes."""
-        steps = self._steps[: 1 if self.epoch < self._settings.warmup_epochs else 2]
-        loss = float(self._losses[self.phase]) / self.step
-        text = f"step {self.step:,} of {steps[self.phase]:,} of {_PHASES[self.phase]}, loss {loss:.3f}"
-        return (sum(steps[: self.phase]) + self.step) / sum(steps), text
-
-    def passes(self) -> bool:
-        """Whether the state in the middle of a phase is worth to be kept; see `FiniteWatch.passes`."""
-        return self._watch.passes(self.epoch, self.step, self._rate, _PHASES[self.phase])
+        place, phases = self.place, self.phases()
+        loss = float(self._losses[place.phase]) / place.step
+        text = f"step {place.step:,} of {phases[place.phase].steps:,} of {phases[place.phase].name}, loss {loss:.3f}"
+        done = sum(phase.steps for phase in phases[: place.phase]) + place.step
+        return done / sum(phase.steps for phase in phases), text
 
     def _rate(self, step: int) -> float:
         """The learning rate of a step of this phase."""
-        if self.phase == _ALPHAS:
+        if self.place.phase == _ALPHAS:
             return self._settings.alpha_learning_rate
         steps, settings = self._steps[_WEIGHTS], self._settings.train
-        return learning_rate(settings, (self.epoch * steps + step) / (settings.epochs * steps))
+        return learning_rate(settings, (self.place.epoch * steps + step) / (settings.epochs * steps))
 
-    def _run_phase(self, after_step: Callable[[], None]) -> int:
-        """Train to the end of the phase, and say with how many images."""
-        settings, split, first = self._settings.train, self._splits[self.phase], self.step
-        order, share = self._generator(), (rank(), world_size())
+    def _run(self) -> Steps:
+        settings, place, phase = self._settings.train, self.place, self.place.phase
+        split, order, share = self._splits[phase], self._generator(), (rank(), world_size())
+        take, frozen = (self._weight_step, []) if phase == _WEIGHTS else (self._alpha_step, self._supernet.weights)
         self._supernet.train()
-        self._watch.begin(first)
-        for images, labels in batches(self._dataset, split, settings.batch, order, self._device, first, share):
-            # Of the whole batch: the mean over processes of what is computed here is the mean over its images.
-            count = min(settings.batch, len(split) - self.step * settings.batch)
-            take = self._weight_step if self.phase == _WEIGHTS else self._alpha_step
-            loss = take(images, labels, world_size() / count)
-            self._losses[self.phase] += loss.detach()
-            self._watch.see(self._losses[self.phase])
-            self.step += 1
-            after_step()
-        self._watch.check(self.epoch, self.step, self._rate, _PHASES[self.phase])
-        total = min(self._steps[self.phase] * settings.batch, len(split))
-        return total - min(first * settings.batch, total)
+        with _without_gradient(frozen):
+            for images, labels in batches(self._dataset, split, settings.batch, order, self._device, place.step, share):
+                # Of the whole batch: the mean over processes of what is computed here is the mean over its images.
+                count = min(settings.batch, len(split) - place.step * settings.batch)
+                self._losses[phase] += take(images, labels, world_size() / count).detach()
+                yield self._losses[phase]
+
+    def _images(self, phase: int, steps: int) -> int:
+        """In that many first batches of a phase."""
+        return min(steps * self._settings.train.batch, len(self._splits[phase]))
 
     def _weight_step(self, images: Tensor, labels: Tensor, scale: float) -> Tensor:
         for group in self._weights.param_groups:
-            group["lr"] = self._rate(self.step)
+            group["lr"] = self._rate(self.place.step)
         self._weights.zero_grad(set_to_none=True)
         with torch.no_grad():  # alphas learn nothing here
             gates, _ = self._draw()
@@ -282,20 +237,20 @@ class _Search:
 
     def _draw(self) -> tuple[list[Tensor], list[Tensor]]:
         """What weighs the candidates' outputs, and the P that it was made of, the same on all processes."""
-        tau, generator = self._settings.tau(self.epoch), self._generator(self.step)
+        tau, generator = self._settings.tau(self.place.epoch), self._generator(self.place.step)
         if self._settings.sampled_paths is not None:
             return self._supernet.draw_sampled(tau, generator, self._settings.sampled_paths)
         probabilities = self._supernet.draw(tau, generator)
         return probabilities, probabilities
 
     def _generator(self, *step: int) -> torch.Generator:
-        seed = derived_seed(self._seed, "connections", self.epoch, _PHASES[self.phase], *step)
+        seed = derived_seed(self._seed, "connections", self.place.epoch, _PHASES[self.place.phase], *step)
         return torch.Generator().manual_seed(seed)
 
     def _cross_entropy(self, images: Tensor, labels: Tensor, gates: list[Tensor]) -> Tensor:
         bfloat16 = self._settings.train.precision == "bfloat16"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
-            return F.cross_entropy(self._forwards[self.phase](images, gates), labels, reduction="sum")
+            return F.cross_entropy(self._forwards[self.place.phase](images, gates), labels, reduction="sum")
 
     def _parallel(self) -> nn.Module:
         """For weights; the few alphas are averaged by hand, since they have no gradient in every step."""
@@ -313,63 +268,27 @@ class _Search:
     def _compiled(self, module: nn.Module) -> Callable[..., Tensor]:
         return torch.compile(module, dynamic=False) if self._settings.train.compile else module
 
-    def _report(self, images: int, seconds: float) -> ConnectionEpoch:
-        warmup = self.epoch < self._settings.warmup_epochs
+    def end_epoch(self, since: Place, seconds: float) -> ConnectionEpoch:
+        epoch, phases = self.place.epoch, self.phases()
+        images = sum(self._images(number, phases[number].steps) for number in range(since.phase, len(phases)))
         weight_loss, alpha_loss = mean_over_ranks(self._losses).tolist()
+        self._losses.zero_()
         alphas = [alpha.detach().cpu().double() for alpha in self._supernet.alphas]
         probabilities = [alpha.softmax(dim=0) for alpha in alphas]
         assert self._latency_loss.latency is not None
         return ConnectionEpoch(
-            epoch=self.epoch,
-            tau=self._settings.tau(self.epoch),
+            epoch=epoch,
+            tau=self._settings.tau(epoch),
             weight_loss=weight_loss / self._steps[_WEIGHTS],
-            alpha_loss=None if warmup else alpha_loss / self._steps[_ALPHAS],
+            alpha_loss=None if len(phases) == 1 else alpha_loss / self._steps[_ALPHAS],
             latency_ms=float(self._latency_loss.latency(probabilities)),
-            images=images,
+            images=images - self._images(since.phase, since.step),
             seconds=seconds,
             argmax_latency_ms=self._latency_loss.latency.fixed_ms
             + sum(float(row[int(p.argmax())]) for row, p in zip(self._latencies, probabilities, strict=True)),
             entropies=tuple(float(torch.special.entr(p).sum()) for p in probabilities),
             alphas=tuple(tuple(alpha.tolist()) for alpha in alphas),
         )
-
-    @property
-    def place(self) -> list[int]:
-        """How far the search is."""
-        return [self.epoch, self.phase, self.step]
-
-    def state(self) -> dict[str, Any]:
-        """All that a later process needs, as tensors and plain values."""
-        return {
-            "of": self._identity(),
-            "supernet": self._supernet.state_dict(),
-            "weights": self._weights.state_dict(),
-            "alphas": self._alphas.state_dict(),
-            "epoch": self.epoch - 1,  # the last whole one
-            "phase": self.phase,
-            "step": self.step,
-            "losses": self._losses,
-        }
-
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Go on from `state`; a state of another search, left behind by whatever, is as good as none."""
-        if state is None or state.get("of") != self._identity():
-            return
-        self._supernet.load_state_dict(state["supernet"])
-        self._weights.load_state_dict(state["weights"])
-        self._alphas.load_state_dict(state["alphas"])
-        self._losses.copy_(state["losses"])
-        self.epoch, self.phase, self.step = state["epoch"] + 1, state["phase"], state["step"]
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "seed": self._seed,
-            "images": len(self._pool),
-            "source": self._dataset.source,
-            "shapes": [list(parameter.shape) for parameter in self._supernet.parameters()],
-            "target_ms": self._latency_loss.target_ms,
-            **asdict(self._settings),
-        }
 
 
 @contextmanager

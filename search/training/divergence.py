@@ -36,9 +36,10 @@ class FiniteWatch:
         self._models = models
         self._good = torch.zeros((), dtype=torch.int64, device=device)
 
-    def begin(self, step: int) -> None:
-        """An epoch, or a phase of it, begins, or goes on, behind so many steps, whose losses were finite."""
+    def begin(self, epoch: int, step: int, rate: Callable[[int], float], phase: str = "") -> None:
+        """Steps of an epoch or a phase begin, or are resumed after `step` of them; `rate` is that of a step, from 0."""
         self._good.fill_(step)
+        self._epoch, self._step, self._rate, self._of_phase = epoch, step, rate, f" of {phase}" if phase else ""
 
     def see(self, total: Tensor) -> None:
         """One more step is done, and the losses of its epoch sum up to `total`; nothing waits for the device.
@@ -46,14 +47,10 @@ class FiniteWatch:
         A sum that is not finite stays so: the steps in which it is finite are those before the first bad loss.
         """
         self._good += total.isfinite()
+        self._step += 1
 
-    def check(self, epoch: int, step: int, rate: Callable[[int], float], phase: str = "") -> None:
-        """Behind `step` steps of `epoch`; all processes of torchrun call this together, and all raise or none.
-
-        Args:
-            epoch: from 0.
-            rate: the learning rate of a step, counted from 0.
-            phase: of the epoch, as in `step 3 of PHASE`.
+    def check(self) -> None:
+        """All processes of torchrun call this together, and all raise or none.
 
         Raises:
             DivergedError: a loss of this epoch, or now a weight, is not finite.
@@ -61,9 +58,9 @@ class FiniteWatch:
         state = torch.stack([self._good, self._weights().to(torch.int64)])
         if world_size() > 1:
             dist.all_reduce(state, dist.ReduceOp.MIN)
-        _judge(state.tolist(), epoch, step, rate, phase)
+        self._judge(*state.tolist())
 
-    def passes(self, epoch: int, step: int, rate: Callable[[int], float], phase: str = "") -> bool:
+    def passes(self) -> bool:
         """As `check`, within an epoch and where only one process asks: whether the state is worth to be kept.
 
         Among several processes it answers no, and the end of the epoch tells them all; a single one ends here.
@@ -72,7 +69,7 @@ class FiniteWatch:
             DivergedError: as `check`.
         """
         try:
-            _judge([int(self._good), int(self._weights())], epoch, step, rate, phase)
+            self._judge(int(self._good), int(self._weights()))
         except DivergedError:
             if world_size() == 1:
                 raise
@@ -84,14 +81,13 @@ class FiniteWatch:
         values = [value for model in self._models for value in model.state_dict().values() if value.is_floating_point()]
         return torch.stack([value.isfinite().all().to(self._good.device) for value in values]).all()
 
-
-def _judge(state: list[int], epoch: int, step: int, rate: Callable[[int], float], phase: str) -> None:
-    good, weights = state
-    of_phase = f" of {phase}" if phase else ""
-    if good < step:
-        raise diverged_at(epoch, f"step {good + 1}{of_phase}", "the loss is not finite", rate(good))
-    if not weights:
-        raise diverged_at(epoch, f"step {step}{of_phase}", "a weight is not finite after it", rate(max(step - 1, 0)))
+    def _judge(self, good: int, weights: int) -> None:
+        if good < self._step:
+            step = f"step {good + 1}{self._of_phase}"
+            raise diverged_at(self._epoch, step, "the loss is not finite", self._rate(good))
+        if not weights:
+            step, rate = f"step {self._step}{self._of_phase}", self._rate(max(self._step - 1, 0))
+            raise diverged_at(self._epoch, step, "a weight is not finite after it", rate)
 
 
 def diverged_at(epoch: int, step: str, what: str, rate: float) -> DivergedError:
@@ -127,7 +123,7 @@ def first_bad(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 def stage_in(directory: RunDirectory, stage: str, *, lines: str, checkpoint: Path, retry: str) -> Iterator[None]:
     """Around a training whose records are in a run directory: what a diverged one has left is put out of the way.
 
-    So nobody goes on from it, and the same command may begin the stage again, with another learning rate, too.
+    So nobody resumes from it, and the same command may begin the stage again, with another learning rate, too.
 
     Args:
         stage: for the message.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic, perf_counter
 from typing import Any
 
 import torch
@@ -18,17 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 from bpnas.base.randomness import derived_seed
 from bpnas.search.data.batches import AnySplit, batch_count, batches, in_order, on_device, pick_device
 from bpnas.search.data.dataset import Dataset
-from bpnas.search.errors import DataError, DivergedError, RunError
+from bpnas.search.errors import DataError, DivergedError
 from bpnas.search.presets import TrainSettings
-from bpnas.search.training.checkpoint import load_checkpoint, save_checkpoint
-from bpnas.search.training.distributed import from_main, is_main, mean_over_ranks, rank, sync_batch_norms, world_size
-from bpnas.search.training.divergence import FiniteWatch
+from bpnas.search.training.distributed import mean_over_ranks, rank, sync_batch_norms, world_size
 from bpnas.search.training.ema import averaged_copy, exchange
 from bpnas.search.training.malloc import keep_freed_memory
+from bpnas.search.training.resumable import Kept, Phase, Place, Steps, run_epochs
 
 EVALUATION_BATCH = 256
-CHECKPOINT_SECONDS = 60.0
-PROGRESS_SECONDS = 5.0
 _WARMUP_START = 0.01
 
 Curve = list[tuple[int, float]]
@@ -102,21 +98,19 @@ def train(
 ) -> Curve:
     """Train `model` in place on `split`.
 
-    Every epoch draws its chance from `seed` and its number alone, so that a training that goes on from `checkpoint`
-    ends where an undisturbed one does, to the last bit on a CPU with as many threads.
+    Every epoch draws its random numbers from `seed` and its own number alone, so that a training resumed from
+    `checkpoint` ends where an undisturbed one does, to the last bit on a CPU with as many threads.
 
     Where torchrun started several processes, each calls this with the same arguments and takes its share of every
-    batch; together they do what one process does, up to rounding. The first one reports and writes. A training may go
-    on with another number of processes.
+    batch; together they do what one process does, up to rounding. The first one reports and writes. A training may be
+    resumed with another number of processes.
 
     Args:
         model: (N, 3, S, S) -> (N, classes).
         split: the images, best on the device already (see `on_device`).
-        checkpoint: gone on from if it is there and of this training; written after an epoch or a step when that was
-            last done `checkpoint_seconds` ago, by default `CHECKPOINT_SECONDS`. Not removed at the end.
-        on_epoch: called after every epoch, by the first process.
-        on_step: called by the first process within an epoch, at most every `PROGRESS_SECONDS`, with the share of the
-            epoch that is done and a line about it.
+        checkpoint: resumed from if it is there and of this training; written after an epoch or a step when that was
+            last done `checkpoint_seconds` ago, by default a minute. Not removed at the end.
+        on_epoch, on_step: see `run_epochs`.
         ended: called with the number of epochs done and a list that it may append to, and that is kept in the
             checkpoint; whether to end here, the same in all processes. With `settings.ema_decay`, `model` has the
             averaged weights meanwhile, as it has at the end.
@@ -139,46 +133,28 @@ def train(
             "processes"
         )
     training = _Training(model, dataset, on_device(split, pick_device()), settings, seed)
-    if checkpoint is not None:
-        training.restore(load_checkpoint(checkpoint))
-        if from_main([training.epoch, training.step]) != [training.epoch, training.step]:
-            raise RunError(f"{checkpoint}: process {rank()} sees another one than the first; all need the same disk")
-    interval = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
-    saved = shown = monotonic()
 
-    def save() -> None:
-        nonlocal saved
-        if checkpoint is not None and is_main() and monotonic() - saved >= interval:
-            save_checkpoint(checkpoint, training.state())
-            saved = monotonic()
-
-    def after_step() -> None:
-        nonlocal shown
-        saves = checkpoint is not None and monotonic() - saved >= interval
-        shows = monotonic() - shown >= PROGRESS_SECONDS
-        if not (is_main() and (saves or shows) and training.passes()):
-            return
-        save()
-        if shows:
-            shown = monotonic()
-            on_step(*training.so_far())
-
-    while training.epoch < settings.epochs:
-        report = training.run_epoch(after_step)
-        if is_main():
-            on_epoch(report)
+    def judged() -> bool:
         training.exchange_average()
-        last = ended(training.epoch, training.curve)
+        last = ended(training.place.epoch, training.curve)
         training.exchange_average()
-        if last:
-            break
-        save()
+        return last
+
+    run_epochs(
+        training,
+        checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
+        every_epoch=False,
+        on_epoch=on_epoch,
+        on_step=on_step,
+        ended=judged,
+    )
     training.exchange_average()
     return training.curve
 
 
 class _Training:
-    """A model, its optimiser, and how far both are: `step` steps into `epoch`, both from 0."""
+    """A classifier, its optimiser, and the accuracies measured on the way."""
 
     def __init__(self, model: nn.Module, dataset: Dataset, split: AnySplit, settings: TrainSettings, seed: int) -> None:
         keep_freed_memory()
@@ -200,53 +176,51 @@ class _Training:
         )
         self._optimizer = make_sgd(list(model.parameters()), settings)
         self._loss = torch.zeros((), device=self._device)
-        self._watch = FiniteWatch(self._device, model, *([] if self._average is None else [self._average]))
         self._steps = batch_count(len(split), settings.batch, world_size())
-        self.epoch, self.step = 0, 0
+        self.epochs, self.place = settings.epochs, Place()
         self.curve: Curve = []
+        self.of: Mapping[str, Any] = {
+            "seed": seed,
+            "images": len(split),
+            "source": dataset.source,
+            "shapes": [list(parameter.shape) for parameter in model.parameters()],
+            **asdict(settings),
+        }
+        average = {} if self._average is None else {"average": self._average}
+        plain: dict[str, Kept] = {"loss": self._loss, "curve": self.curve}
+        self.kept: Mapping[str, Kept] = {"model": model, "optimizer": self._optimizer, **average, **plain}
 
-    def run_epoch(self, after_step: Callable[[], None]) -> EpochReport:
-        """Train to the end of the epoch."""
-        start, first, settings, steps = perf_counter(), self.step, self._settings, self._steps
-        self._watch.begin(first)
-        generator = torch.Generator().manual_seed(derived_seed(self._seed, "epoch", self.epoch))
-        share = (rank(), world_size())
+    def phases(self) -> list[Phase]:
+        return [Phase(self._steps, self._run, self._rate)]
+
+    def _run(self) -> Steps:
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, "epoch", self.place.epoch))
+        first, share = self.place.step, (rank(), world_size())
         self._model.train()
         for images, labels in batches(
-            self._dataset, self._split, settings.batch, generator, self._device, first, share
+            self._dataset, self._split, self._settings.batch, generator, self._device, first, share
         ):
             for group in self._optimizer.param_groups:
-                group["lr"] = self._rate(self.step)
-            # A sum on the device: reading it here would wait for the step.
+                group["lr"] = self._rate(self.place.step)
             self._loss += self._take_step(images, labels)
-            self._watch.see(self._loss)
-            self.step += 1
-            if self.step < steps:
-                after_step()
-        self._watch.check(self.epoch, self.step, self._rate)
-        count = self._images(steps)
-        mean = float(self._loss) / max(count, 1)
-        done = count - self._images(first)
-        self._loss.zero_()
-        self.epoch, self.step = self.epoch + 1, 0
-        return EpochReport(self.epoch - 1, mean, done, perf_counter() - start)
+            yield self._loss
 
-    def passes(self) -> bool:
-        """Whether the state in the middle of an epoch is worth to be kept; see `FiniteWatch.passes`."""
-        return self._watch.passes(self.epoch, self.step, self._rate)
+    def end_epoch(self, since: Place, seconds: float) -> EpochReport:
+        count = self._images(self._steps)
+        mean = float(self._loss) / max(count, 1)
+        self._loss.zero_()
+        return EpochReport(self.place.epoch, mean, count - self._images(since.step), seconds)
 
     def _rate(self, step: int) -> float:
-        """The learning rate of a step of this epoch."""
-        done, epochs = self.epoch * self._steps + step, self._settings.epochs
+        done, epochs = self.place.epoch * self._steps + step, self._settings.epochs
         return learning_rate(self._settings, done / (epochs * self._steps))
 
     def so_far(self) -> tuple[float, str]:
-        """Which share of the epoch is done, and how it goes."""
-        done, all_images = self._images(self.step), len(self._split)
+        done, all_images = self._images(self.place.step), len(self._split)
         return done / all_images, f"{done:,} of {all_images:,} images, loss {float(self._loss) / done:.3f}"
 
     def _images(self, steps: int) -> int:
-        """In the first so many batches of an epoch."""
+        """In that many first batches of an epoch."""
         return min(steps * self._settings.batch, len(self._split))
 
     def _take_step(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -255,7 +229,7 @@ class _Training:
         The parts are as many in all processes, which wait for each other in every one of them.
         """
         settings, processes = self._settings, world_size()
-        count = self._images(self.step + 1) - self._images(self.step)
+        count = self._images(self.place.step + 1) - self._images(self.place.step)
         parts = min(settings.accumulate, max(count // processes // 2, 1))
         summed = torch.zeros_like(self._loss)
         self._optimizer.zero_grad(set_to_none=True)
@@ -278,40 +252,6 @@ class _Training:
         """Exchange the weights for their average, or back, where one was asked for."""
         if self._average is not None:
             exchange(self._model, self._average.module)
-
-    def state(self) -> dict[str, Any]:
-        """All that a later process needs, as tensors and plain values."""
-        return {
-            "of": self._identity(),
-            "average": None if self._average is None else self._average.state_dict(),
-            "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "epoch": self.epoch - 1,  # the last whole one, as in the checkpoints of the connection search
-            "step": self.step,
-            "loss": self._loss,
-            "curve": self.curve,
-        }
-
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Go on from `state`; a state of another training, left behind by whatever, is as good as none."""
-        if state is None or state.get("of") != self._identity():
-            return
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
-        self._loss.copy_(state["loss"])
-        self.epoch, self.step = state["epoch"] + 1, state["step"]
-        self.curve = [(epochs, accuracy) for epochs, accuracy in state["curve"]]
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "seed": self._seed,
-            "images": len(self._split),
-            "source": self._dataset.source,
-            "shapes": [list(parameter.shape) for parameter in self._model.parameters()],
-            **asdict(self._settings),
-        }
 
 
 def _precision(settings: TrainSettings, device: torch.device) -> torch.autocast:

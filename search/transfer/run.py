@@ -8,11 +8,13 @@ result.json   what came out, written last
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bpnas.base.errors import UsageError
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import Layout, RunDirectory, Stage
 
@@ -64,3 +66,9 @@ def training_in(
 
     with stage_in(directory, f"the training of {what}", lines="epochs.jsonl", checkpoint=checkpoint, retry=_RETRY):
         yield report
+
+
+def refuse_torchrun(what: str) -> None:
+    """Raise UsageError where torchrun has started several processes, for `what` is trained by one."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(f"{what} can be trained by one process only: call the same command without torchrun")

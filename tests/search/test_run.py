@@ -527,7 +527,7 @@ def test_a_candidate_goes_on_in_the_middle_of_its_training(table, tmp_path, monk
     preset = MICRO.override({"proposals.train.epochs": 3})
     arguments = {"preset": preset, "constraints": (0.3,), "seed": 1, "stage": "proposals"}
     run_search(table, out=tmp_path / "whole", **arguments)
-    monkeypatch.setattr("bpnas.search.training.train.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("bpnas.search.training.resumable.CHECKPOINT_SECONDS", 0.0)
     saved = []
 
     def save_and_stop(path, state):
@@ -536,9 +536,9 @@ def test_a_candidate_goes_on_in_the_middle_of_its_training(table, tmp_path, monk
         if len(saved) == 3:
             raise KeyboardInterrupt
 
-    from bpnas.search.training.train import save_checkpoint
+    from bpnas.search.training.checkpoint import save_checkpoint
 
-    monkeypatch.setattr("bpnas.search.training.train.save_checkpoint", save_and_stop)
+    monkeypatch.setattr("bpnas.search.training.resumable.save_checkpoint", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         run_search(table, out=tmp_path / "stopped", **arguments)
     assert saved[-1].is_relative_to(tmp_path / "stopped") and saved[-1].exists()

@@ -27,7 +27,7 @@ from bpnas.search.run_directory import RunDirectory
 from bpnas.search.transfer.backbones import BackboneChoice
 from bpnas.search.transfer.detection.coco import CocoImage, CocoSet
 from bpnas.search.transfer.detection.settings import DetectionSettings
-from bpnas.search.transfer.run import result_in, training_in
+from bpnas.search.transfer.run import refuse_torchrun, result_in, training_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,13 +63,14 @@ def run_detection(
         `predicted_latency_ms`), `metrics` (see `coco_metrics`), `recipe`, `seed`, `notes`, `versions`.
 
     Raises:
-        UsageError: the arguments do not fit together.
+        UsageError: the arguments do not fit together, or torchrun started several processes.
         DataError: annotations or images are missing or damaged.
         RunError: the network, its weights or the run directory are damaged, or of another run.
         SearchError: torchvision or pycocotools is missing.
         DivergedError: the training came to numbers that are not finite.
         SpaceError: no space on the disk.
     """
+    refuse_torchrun("a detector")
     check_libraries()
     watcher = progress or Silent()
     to_train, to_judge = CocoSet.load(*train), CocoSet.load(*val)
@@ -147,6 +148,7 @@ def _train(
             seed=derived_seed(seed, "training"),
             checkpoint=checkpoint,
             on_epoch=lambda epoch: report({"epoch": epoch.epoch, "loss": epoch.loss, **epoch.losses}),
+            on_step=progress.within,
         )
 
 

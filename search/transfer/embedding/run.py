@@ -19,7 +19,7 @@ from bpnas.search.run_directory import RunDirectory
 from bpnas.search.transfer.backbones import BackboneChoice
 from bpnas.search.transfer.embedding.layout import IdentityImages
 from bpnas.search.transfer.embedding.settings import TaskSettings
-from bpnas.search.transfer.run import result_in, training_in
+from bpnas.search.transfer.run import refuse_torchrun, result_in, training_in
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,9 +68,11 @@ def run_embedding(
         What result.json says.
 
     Raises:
-        UsageError, SearchError, DataError, DivergedError: as of `load_features`, `train_embedder` and the task.
+        UsageError, SearchError, DataError, DivergedError: as of `load_features`, `train_embedder` and the task; or torchrun
+            started several processes.
         RunError: `out` belongs to another run or is in use.
     """
+    refuse_torchrun("an embedding")  # the losses compare all images of a batch
     config: dict[str, Any] = {
         "task": task.name,
         "data": str(task.data),

@@ -123,7 +123,7 @@ def test_a_search_that_stopped_in_the_middle_ends_as_an_undisturbed_one(saves, d
         if len(done) == saves:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("bpnas.search.connections.connect.save_checkpoint", save_and_stop)
+    monkeypatch.setattr("bpnas.search.training.resumable.save_checkpoint", save_and_stop)
     options = {"checkpoint": tmp_path / "c.pt", "checkpoint_seconds": 0.0}
     with pytest.raises(KeyboardInterrupt):
         run(digits, **options)
@@ -140,7 +140,7 @@ def test_a_search_that_stopped_in_the_middle_ends_as_an_undisturbed_one(saves, d
 
 
 def test_long_epochs_tell_how_they_go(digits, monkeypatch):
-    monkeypatch.setattr("bpnas.search.connections.connect.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("bpnas.search.training.resumable.PROGRESS_SECONDS", 0.0)
     told = []
     run(digits, on_step=lambda share, text: told.append((share, text)))
     # 64 images for weights and 16 for alphas, in batches of 16; the first epoch is a warm-up.

@@ -195,7 +195,7 @@ def test_the_parquet_edition_gives_the_same_classes(tmp_path, arrow_cache, worke
 
 
 def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, workers):
-    from bpnas.search.training import train as train_module
+    from bpnas.search.training import resumable
 
     workers(0)
     dataset = load_data(f"imagenet:{folder}", input_size=32, train_images=50)
@@ -206,7 +206,7 @@ def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(folder, tmp_pa
         train(module, dataset, dataset.train, settings, seed=3, **arguments)
         return module
 
-    expected, original, kills = trained(), train_module.save_checkpoint, 0
+    expected, original, kills = trained(), resumable.save_checkpoint, 0
     while True:
         left = rng.randint(1, 3)
 
@@ -217,7 +217,7 @@ def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(folder, tmp_pa
             if not left:
                 raise KilledError
 
-        monkeypatch.setattr(train_module, "save_checkpoint", save)
+        monkeypatch.setattr(resumable, "save_checkpoint", save)
         try:
             result = trained(checkpoint=file, checkpoint_seconds=0)
         except KilledError:

@@ -70,10 +70,10 @@ def test_a_network_is_trained_again(found, tmp_path):
 
 @threads_kept()
 def test_a_killed_one_ends_as_an_undisturbed_one(found, tmp_path, monkeypatch):
-    from bpnas.search.training import train as train_module
+    from bpnas.search.training import resumable
 
     set_threads(1)
-    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0)
     retrain(found, out=tmp_path / "whole", data="digits", preset=brief())
 
     def interrupt(step):

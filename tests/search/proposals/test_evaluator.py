@@ -9,7 +9,7 @@ from bpnas.base.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.search import CandidateEvaluator, load_data
 from bpnas.search.presets import PRESETS, Preset, TrainSettings
-from bpnas.search.training import train as train_module
+from bpnas.search.training import resumable
 from tests.search_helpers import tiny_backbone
 
 BLOCK = Block.parse("K3G1")
@@ -79,8 +79,8 @@ def test_a_subset_is_judged_on_the_same_images(digits):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_candidate_killed_at_any_moment_gets_the_same_score(seed, digits, whole, tmp_path, monkeypatch):
     rng, file, kills = random.Random(seed), tmp_path / "candidate.pt", 0
-    original = train_module.save_checkpoint
-    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
+    original = resumable.save_checkpoint
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
     while True:
         left = rng.randint(1, 5)
 
@@ -91,7 +91,7 @@ def test_a_candidate_killed_at_any_moment_gets_the_same_score(seed, digits, whol
             if not left:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(train_module, "save_checkpoint", save)
+        monkeypatch.setattr(resumable, "save_checkpoint", save)
         try:
             judged = evaluator(digits, halving=2)(BLOCK, checkpoint=file)
         except KeyboardInterrupt:
@@ -104,15 +104,15 @@ def test_a_candidate_killed_at_any_moment_gets_the_same_score(seed, digits, whol
 
 
 def test_one_interrupted_after_its_last_step_needs_no_other(digits, whole, tmp_path, monkeypatch):
-    original, file = train_module.save_checkpoint, tmp_path / "candidate.pt"
-    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
+    original, file = resumable.save_checkpoint, tmp_path / "candidate.pt"
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
 
     def save(path, state):
         original(path, state)
         if state["epoch"] == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module, "save_checkpoint", save)
+    monkeypatch.setattr(resumable, "save_checkpoint", save)
     with pytest.raises(KeyboardInterrupt):
         evaluator(digits)(BLOCK, checkpoint=file)
     judged = evaluator(digits)(BLOCK, checkpoint=file)

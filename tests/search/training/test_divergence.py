@@ -477,15 +477,13 @@ def test_a_run_that_ended_with_such_a_network_is_not_there_already(tmp_path):
 # Several processes
 
 PROGRAM = f"""{FIND_TESTS}
-import bpnas.search.connections.connect
-import bpnas.search.training.train
+import bpnas.search.training.resumable as resumable
 from bpnas.search.training.distributed import process_group, rank
 from bpnas.search.errors import DivergedError
 from tests.search.training import test_divergence as tests
 
 # The first one looks after every step, the other at the end of the phase.
-for module in (bpnas.search.connections.connect, bpnas.search.training.train):
-    module.CHECKPOINT_SECONDS = module.PROGRESS_SECONDS = 0
+resumable.CHECKPOINT_SECONDS = resumable.PROGRESS_SECONDS = 0
 
 with process_group():
     for change in (tests.SUPERNET, tests.NETWORK):

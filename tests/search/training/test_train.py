@@ -112,10 +112,10 @@ torch.save(trained(), sys.argv[2])
 
 @pytest.mark.parametrize(("seed", "settings"), [(0, SETTINGS), (1, SETTINGS), (2, EVERYTHING), (3, EVERYTHING)])
 def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(seed, settings, tmp_path, monkeypatch):
-    from bpnas.search.training import train as train_module
+    from bpnas.search.training import resumable
 
     expected, rng, file = trained(settings), random.Random(seed), tmp_path / "training.pt"
-    original = train_module.save_checkpoint
+    original = resumable.save_checkpoint
     kills = 0
     while True:
         left = rng.randint(1, 4)
@@ -127,7 +127,7 @@ def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(seed, settings
             if not left:
                 raise KilledError
 
-        monkeypatch.setattr(train_module, "save_checkpoint", save)
+        monkeypatch.setattr(resumable, "save_checkpoint", save)
         try:
             result = trained(settings, checkpoint=file, checkpoint_seconds=0)
         except KilledError:
@@ -138,18 +138,18 @@ def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(seed, settings
 
 
 def test_the_report_of_an_epoch_survives_an_interruption(tmp_path, monkeypatch):
-    from bpnas.search.training import train as train_module
+    from bpnas.search.training import resumable
 
     whole, parts, file = [], [], tmp_path / "training.pt"
     trained(on_epoch=whole.append)
-    original = train_module.save_checkpoint
+    original = resumable.save_checkpoint
 
     def save(path, state):
         original(path, state)
         if state["step"] == 2 and state["epoch"] == 0:
             raise KilledError
 
-    monkeypatch.setattr(train_module, "save_checkpoint", save)
+    monkeypatch.setattr(resumable, "save_checkpoint", save)
     with pytest.raises(KilledError):
         trained(checkpoint=file, checkpoint_seconds=0, on_epoch=parts.append)
     trained(checkpoint=file, on_epoch=parts.append)
@@ -158,13 +158,13 @@ def test_the_report_of_an_epoch_survives_an_interruption(tmp_path, monkeypatch):
 
 
 def test_an_epoch_tells_how_it_goes(monkeypatch):
-    from bpnas.search.training import train as train_module
+    from bpnas.search.training import resumable
 
     told, reports = [], []
-    monkeypatch.setattr(train_module, "PROGRESS_SECONDS", 1000)
+    monkeypatch.setattr(resumable, "PROGRESS_SECONDS", 1000)
     trained(on_step=lambda *so_far: told.append(so_far))
     assert not told
-    monkeypatch.setattr(train_module, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(resumable, "PROGRESS_SECONDS", 0)
     trained(on_step=lambda *so_far: told.append(so_far), on_epoch=reports.append)
     assert [share for share, _ in told] == pytest.approx([n * 16 / 70 for n in (1, 2, 3, 4)] * 2)
     assert told[3][1].startswith("64 of 70 images, loss 2.")

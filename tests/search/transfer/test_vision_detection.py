@@ -23,14 +23,15 @@ from bpnas.base.errors import UsageError
 from bpnas.profiler import Backbone
 from bpnas.profiler.backbone import Stage
 from bpnas.search.errors import DivergedError
+from bpnas.search.training import resumable
 from bpnas.search.training.threads import set_threads, threads_kept
 from bpnas.search.transfer.backbones import load_features
-from bpnas.search.transfer.detection import train as detection_train
 from bpnas.search.transfer.detection.coco import CocoSet, coco_files
 from bpnas.search.transfer.detection.model import build_detector, detection_features
 from bpnas.search.transfer.detection.run import run_detection
 from bpnas.search.transfer.detection.score import METRICS, coco_metrics, detect
 from bpnas.search.transfer.detection.settings import DetectionSettings
+from bpnas.search.transfer.detection.train import train_detector
 from tests.coco_factory import coco_data
 from tests.network_factory import stored_network
 
@@ -102,14 +103,14 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, monk
         return run_detection(files(data, "train"), files(data, "val"), settings, out=out, network=path, seed=3)
 
     whole = run(tmp_path / "whole")
-    save = detection_train.save_checkpoint
+    save = resumable.save_checkpoint
 
     def interrupted(*arguments: Any) -> None:
         save(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(detection_train, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(detection_train, "save_checkpoint", interrupted)
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(resumable, "save_checkpoint", interrupted)
     for _ in range(6):  # steps
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "again")
@@ -125,7 +126,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, monk
 def test_a_training_that_diverges_says_so_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, path = few(tmp_path), network(tmp_path)
     settings = SETTINGS.override({"epochs": 1, "batch": 2, "short_side": 64})
-    monkeypatch.setattr(detection_train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
 
     def run(settings: DetectionSettings) -> dict[str, Any]:
         return run_detection(files(data, "train"), files(data, "val"), settings, out=tmp_path / "run", network=path)
@@ -138,7 +139,10 @@ def test_a_training_that_diverges_says_so_and_leaves_nothing(tmp_path: Path, mon
     assert run(settings)["recipe"]["learning_rate"] == settings.learning_rate
 
 
-def test_a_detector_with_a_weight_that_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+def test_a_detector_with_a_weight_that_is_not_finite_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumable, "PROGRESS_SECONDS", 1000.0)  # the weights are looked at whenever progress is shown
     data, path = few(tmp_path), network(tmp_path)
     settings = SETTINGS.override({"epochs": 1, "batch": 2, "short_side": 64})
     images = CocoSet.load(*files(data, "train")).images_with_boxes()
@@ -148,9 +152,7 @@ def test_a_detector_with_a_weight_that_is_not_finite_is_not_kept(tmp_path: Path)
     detector.register_buffer("unused", torch.tensor([0.0, float("nan")]))
     told: list[Any] = []
     with pytest.raises(DivergedError, match="in epoch 1, step 3: a weight is not finite"):
-        detection_train.train_detector(
-            detector, images, settings, seed=0, checkpoint=tmp_path / "c.pt", on_epoch=told.append
-        )
+        train_detector(detector, images, settings, seed=0, checkpoint=tmp_path / "c.pt", on_epoch=told.append)
     assert not told and not (tmp_path / "c.pt").exists()
 
 
