@@ -68,8 +68,8 @@ def run_embedding(
         What result.json says.
 
     Raises:
-        UsageError, SearchError, DataError, DivergedError: as of `load_features`, `train_embedder` and the task; or torchrun
-            started several processes.
+        UsageError, SearchError, DataError, DivergedError: as of `load_features`, `train_embedder` and the task; or
+            torchrun started several processes.
         RunError: `out` belongs to another run or is in use.
     """
     refuse_torchrun("an embedding")  # the losses compare all images of a batch
