@@ -8,7 +8,7 @@ tensors NCHW, batch 1, float32.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -257,3 +257,5 @@ def write_nodes(graph: Graph, writer: OperatorWriter) -> None:
                 writer.concatenate(node)
             case Linear():
                 writer.linear(node)
+            case _:
+                assert_never(node)
