@@ -115,17 +115,14 @@ def operators(
     whole microseconds: an operator that takes less is shown as '< 0.0010 ms'.
     """
     from bpnas.android_bench.connect import choose_serial
-    from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
+    from bpnas.android_bench.device import DeviceOptions, runtime_of
     from bpnas.android_bench.measurement import RunSettings
     from bpnas.android_bench.runner.device import open_native_device
-    from bpnas.base.errors import UsageError
 
-    runtimes = [runtime for runtime, suffix in MODEL_SUFFIX.items() if suffix == model.suffix]
-    if not runtimes:
-        raise UsageError(f"{model}: neither a .tflite nor an .onnx file")
+    runtime = runtime_of(model)
     serial = serial or choose_serial()
     options = DeviceOptions(bundle=bundle, affinity=affinity, directory=directory)
-    with open_native_device(serial, runtimes[0], options) as device:
+    with open_native_device(serial, runtime, options) as device:
         profile = device.profile(model, RunSettings(threads=threads))
         label = device.info.label
     result = {

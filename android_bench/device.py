@@ -24,6 +24,20 @@ Conditions = Mapping[str, float | str]
 """What the device's state is right now, by name with its unit, as `{"load_1min": 0.3, "temperature_c": 41.0}`."""
 
 
+def runtime_of(path: Path) -> str:
+    """The runtime that a model file's suffix asks for.
+
+    Raises:
+        UsageError: it is no model file.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name the .onnx and .tflite files in it")
+    for runtime, suffix in MODEL_SUFFIX.items():
+        if path.suffix == suffix:
+            return runtime
+    raise UsageError(f"{path}: neither a .tflite nor an .onnx file")
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
     """What makes two latencies comparable: they are if all of these are equal.

@@ -12,13 +12,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
 
 from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, Site
 from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, Block, BlockPath, ComplexPath, SimplePath
 
-PartKind = Literal["path", "stem", "head", "join", "network", "context", "neighbours"]
 Shape = tuple[int, int, int, int]
 
 

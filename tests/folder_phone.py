@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from bpnas.android_bench.errors import DeviceLostError
 from bpnas.android_bench.local.remote import LocalRemote
 from bpnas.android_bench.phone.facts import PhoneFacts, read_facts
-from bpnas.android_bench.remote import FileToPush, ShellResult, ShellStream
+from bpnas.android_bench.phone.governor import Preparation, prepare
+from bpnas.android_bench.remote import FileToPush, Remote, ShellResult, ShellStream
 from tests.phone.identity import BIG_KHZ, LITTLE_KHZ, Identity
 
 S9_CORES = (LITTLE_KHZ,) * 4 + (BIG_KHZ,) * 4
@@ -119,3 +121,15 @@ class FolderPhone(LocalRemote):
 def facts_of(phone: FolderPhone) -> PhoneFacts:
     """What it says of itself."""
     return read_facts(phone, phone.base)
+
+
+@contextmanager
+def prepared_phone(
+    remote: Remote, facts: PhoneFacts, token: str, keep_governor: bool = False, affinity: str | None = None
+) -> Iterator[Preparation]:
+    """A phone made ready, and restored at the end of the block."""
+    prepared = prepare(remote, facts, token, keep_governor, affinity)
+    try:
+        yield prepared
+    finally:
+        prepared.restore()

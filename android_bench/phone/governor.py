@@ -9,8 +9,6 @@ core and a governor, and nothing of it is run.
 from __future__ import annotations
 
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.phone.conditions import pinned_cores
@@ -21,7 +19,7 @@ from bpnas.base.plain_text import printable
 
 
 class Preparation:
-    """A phone made ready; leaving the `with` block restores it.
+    """A phone made ready, until `restore`.
 
     Attributes:
         governor: `performance` if it is set now, by whomever; else empty.
@@ -46,14 +44,6 @@ class Preparation:
         if token:
             with suppress(DeviceLostError):
                 _restore(self._remote, self._facts, token)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.restore()
 
 
 def prepare(

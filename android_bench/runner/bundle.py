@@ -100,19 +100,8 @@ class Bundle:
         Raises:
             DeviceError: the bundle lacks that runtime.
         """
-        return self._runtime(runtime).library
-
-    def version(self, runtime: str) -> str:
-        """The runtime's package and version.
-
-        Raises:
-            DeviceError: the bundle lacks that runtime.
-        """
-        return self._runtime(runtime).version
-
-    def _runtime(self, runtime: str) -> BundledRuntime:
         try:
-            return self.runtimes[runtime]
+            return self.runtimes[runtime].library
         except KeyError:
             raise DeviceError(
                 f"{self.directory}: the bundle lacks {runtime}; build one that has it with 'profile-device bundle "

@@ -21,7 +21,10 @@ from bpnas.android_bench.measurement import RunRequest
 from bpnas.base.errors import BpnasError
 from bpnas.profiler.campaign.other_models import AnyPart, FilePart
 from bpnas.profiler.campaign.session import Task
+from bpnas.profiler.models.graph import Graph
 from bpnas.profiler.models.zoo import ZooPart
+from bpnas.profiler.models.zoo_graph import zoo_graph
+from bpnas.profiler.paths import Part
 
 _Order = tuple[Task, AnyPart, Path, str]
 
@@ -97,29 +100,7 @@ def export_part(part: AnyPart, runtime: str) -> bytes:
     """The model file of a part, with weights that depend on nothing but its key; somebody's own file as it is."""
     if isinstance(part, FilePart):
         return part.read()
-    if isinstance(part, ZooPart):
-        return _export_zoo(part, runtime)
-    import torch
-
-    from bpnas.profiler.models.modules import build_module
-
-    # Torch's generator, which the weights come from, belongs to the whole process.
-    with _torch_generator, torch.random.fork_rng(devices=()):
-        torch.manual_seed(int.from_bytes(hashlib.sha256(part.key.encode()).digest()[:8], "big") >> 1)
-        module = build_module(part).eval()
-    if runtime == "onnxruntime":
-        from bpnas.profiler.models.onnx_export import to_onnx
-
-        return to_onnx(module, part.input_shapes[0])
-    from bpnas.profiler.models.tflite_export import to_tflite
-
-    return to_tflite(module, part.input_shapes[0])
-
-
-def _export_zoo(part: ZooPart, runtime: str) -> bytes:
-    from bpnas.profiler.models.zoo_graph import zoo_graph
-
-    graph = zoo_graph(part).graph
+    graph = zoo_graph(part).graph if isinstance(part, ZooPart) else _graph_of(part)
     if runtime == "onnxruntime":
         from bpnas.profiler.models.onnx_export import write_onnx
 
@@ -127,6 +108,18 @@ def _export_zoo(part: ZooPart, runtime: str) -> bytes:
     from bpnas.profiler.models.tflite_export import write_tflite
 
     return write_tflite(graph)
+
+
+def _graph_of(part: Part) -> Graph:
+    import torch
+
+    from bpnas.profiler.models.modules import build_module, to_graph
+
+    # Torch's generator, which the weights come from, belongs to the whole process.
+    with _torch_generator, torch.random.fork_rng(devices=()):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(part.key.encode()).digest()[:8], "big") >> 1)
+        module = build_module(part).eval()
+    return to_graph(module, part.input_shapes[0])
 
 
 def _write(task: Task, part: AnyPart, stem: Path, runtime: str) -> RunRequest:

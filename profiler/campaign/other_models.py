@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from bpnas.android_bench.device import MODEL_SUFFIX
+from bpnas.android_bench.device import runtime_of
 from bpnas.base.errors import BpnasError, UsageError
 from bpnas.base.plain_text import storable
 from bpnas.profiler.models.zoo import ZooPart
@@ -104,21 +104,12 @@ def file_parts(paths: Iterable[Path], runtime: str | None = None) -> dict[str, l
     """
     parts: dict[str, dict[str, FilePart]] = {}
     for path in paths:
-        fitting = _runtime_of(path)
+        fitting = runtime_of(path)
         if runtime not in (None, fitting):
             raise UsageError(f"{path}: {path.suffix} files run on {fitting}, not on {runtime}; leave --runtime out")
         part = _file_part(path)
         parts.setdefault(fitting, {}).setdefault(part.key, part)
     return {name: list(group.values()) for name, group in parts.items()}
-
-
-def _runtime_of(path: Path) -> str:
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; name the .onnx and .tflite files in it")
-    for runtime, suffix in MODEL_SUFFIX.items():
-        if path.suffix == suffix:
-            return runtime
-    raise UsageError(f"{path}: neither a .tflite nor an .onnx file")
 
 
 def _file_part(path: Path) -> FilePart:

@@ -88,19 +88,14 @@ class Rounds:
         return tasks
 
     @property
-    def planned_tasks(self) -> set[Task]:
-        """Every (key, session) of the plan."""
-        return {(key, number) for key in self._keys for number in range(self._planned)}
+    def tasks(self) -> set[Task]:
+        """Every (key, session) of its parts that is planned or measured."""
+        return self._sessions.keys() | {(key, number) for key in self._keys for number in range(self._planned)}
 
     @property
     def measured(self) -> int:
         """How many sessions of its parts are measured."""
         return len(self._sessions)
-
-    @property
-    def measured_tasks(self) -> set[Task]:
-        """Every (key, session) of its parts that is measured."""
-        return set(self._sessions)
 
     def assess(self) -> Assessment:
         """How well the parts are known by now."""

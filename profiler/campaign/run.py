@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bpnas.android_bench.device import Conditions, Device
 from bpnas.android_bench.errors import DeviceError
@@ -22,7 +23,7 @@ from bpnas.profiler.campaign.other_models import AnyPart, OtherPart
 from bpnas.profiler.campaign.records import Plan, Records, Setup, differences
 from bpnas.profiler.campaign.rounds import MAX_SESSIONS, Assessment, Rounds
 from bpnas.profiler.campaign.sentinel import SentinelTasks, is_phone, is_sentinel, sentinel_model
-from bpnas.profiler.campaign.session import summarize
+from bpnas.profiler.campaign.session import Task, summarize
 from bpnas.profiler.campaign.work_queue import WorkQueue
 from bpnas.profiler.networks import Fold, random_networks
 from bpnas.profiler.paths import Part, all_paths, context_parts, enumerate_parts, select_paths
@@ -33,26 +34,36 @@ WORTH_PROCESSES = 32
 _TOOLS = ("bpnas", "torch", "onnx", "flatbuffers", "numpy")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The state of a campaign after one more model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignState:
+    """How far a campaign is. The sentinel counts in none of these.
 
     Attributes:
         total, done: sessions of the plan's parts, of which more are added where a round follows; measured, in this call
-            or before. The sentinel counts in none of these.
-        measured, failures: in this call.
+            or before.
+        measured: in this call.
         elapsed_seconds: of this call.
-        conditions: the device's state after its last measurement; of several devices, each name after the serial.
-        lost: one sentence per device that was given up, while others go on.
+        lost: one sentence per device that was given up, while others went on.
     """
 
     total: int
     done: int
     measured: int
-    failures: int
     elapsed_seconds: float
+    lost: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(CampaignState):
+    """The state of a campaign after one more model.
+
+    Attributes:
+        failures: in this call, without the sentinel's.
+        conditions: the device's state after its last measurement; of several devices, each name after the serial.
+    """
+
+    failures: int
     conditions: Conditions
-    lost: tuple[str, ...] = ()
 
     @property
     def per_second(self) -> float:
@@ -65,27 +76,17 @@ class Progress:
         return (self.total - self.done - self.failures) / self.per_second if self.per_second else None
 
 
-@dataclass(frozen=True, slots=True)
-class CampaignResult:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignResult(CampaignState):
     """How a call of `run_campaign` ended.
 
     Attributes:
-        total: sessions of the plan's parts, those of further rounds included.
-        done: measured by now, in this call or before.
-        measured: in this call.
         failures: of this call, the sentinel's among them.
-        elapsed_seconds: of this call.
         assessment: how well the parts are known by now.
-        lost: one sentence per device that was given up, while others went on.
     """
 
-    total: int
-    done: int
-    measured: int
     failures: tuple[Failure, ...]
-    elapsed_seconds: float
     assessment: Assessment
-    lost: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -177,100 +178,128 @@ def run_campaign(
         DeviceError: no device is left: the last one was lost, or too many models in a row failed on it.
         SpaceError: the disk is full.
     """
-    start = time.monotonic()
     team = list(device) if isinstance(device, Sequence) else [device]
     names = list(serials) or [f"device {n + 1}" for n in range(len(team))]
     if not team or not len(team) == len(names) == len(set(names)):
         raise UsageError(f"a campaign needs devices with one serial each, not {len(team)} with {', '.join(names)}")
     devices = dict(zip(names, team, strict=True))
-    setup = plan.setup
-    refuse_unequal(devices, setup)
-    parts: dict[str, AnyPart] = {part.key: part for part in others or plan_parts(plan)}
-    if not others:
-        records.add_plan(plan)
-    rounds = Rounds(
-        list(parts),
-        plan.sessions,
-        seed=seed,
-        precision=plan.precision,
-        max_sessions=max_sessions,
-        failed=records.failed(setup),
-        can_throttle=is_phone(setup.device),
-    )
-    for one in records.measurements_of(setup):
-        rounds.add(summarize(one))
-    tasks = rounds.next()
-    wanted = rounds.planned_tasks | rounds.measured_tasks | set(tasks)
-    tools = _tool_versions()
-    measured, failures, lost, is_over = 0, list[Failure](), dict[str, str](), False
-    states = {name: one.conditions() for name, one in devices.items()}
-    sentinels = None
-    if not others:
-        sentinel, parts[sentinel] = sentinel_model(plan.backbones[0])
-        sentinels = SentinelTasks(sentinel, records.done(setup))
+    campaign = Campaign(devices, records, plan, others, seed, max_sessions, budget_seconds, on_progress)
+    return campaign.run(jobs)
 
-    def report() -> None:
-        on_progress(
-            Progress(
-                total=len(wanted),
-                done=rounds.measured,
-                measured=measured,
-                failures=sum(not is_sentinel(failure.key) for failure in failures),
-                elapsed_seconds=time.monotonic() - start,
-                conditions=_conditions(states),
-                lost=tuple(lost.values()),
-            )
+
+class Campaign:
+    """One call of `run_campaign`, which explains the arguments."""
+
+    def __init__(
+        self,
+        devices: Mapping[str, Device],
+        records: Records,
+        plan: Plan,
+        others: Sequence[OtherPart],
+        seed: int,
+        max_sessions: int,
+        budget_seconds: float | None,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._start = time.monotonic()
+        self._devices, self._records, self._setup = devices, records, plan.setup
+        self._budget_seconds, self._on_progress = budget_seconds, on_progress
+        refuse_unequal(devices, plan.setup)
+        self._parts: dict[str, AnyPart] = {part.key: part for part in others or plan_parts(plan)}
+        if not others:
+            records.add_plan(plan)
+        self._rounds = Rounds(
+            list(self._parts),
+            plan.sessions,
+            seed=seed,
+            precision=plan.precision,
+            max_sessions=max_sessions,
+            failed=records.failed(plan.setup),
+            can_throttle=is_phone(plan.setup.device),
         )
+        for one in records.measurements_of(plan.setup):
+            self._rounds.add(summarize(one))
+        self._wanted = self._rounds.tasks
+        self._tools = _tool_versions()
+        self._measured, self._is_over = 0, False
+        self._failures: list[Failure] = []
+        self._lost: dict[str, str] = {}
+        self._conditions = {name: one.conditions() for name, one in devices.items()}
+        self._sentinels: SentinelTasks | None = None
+        if not others:
+            sentinel, self._parts[sentinel] = sentinel_model(plan.backbones[0])
+            self._sentinels = SentinelTasks(sentinel, records.done(plan.setup))
 
-    def take(name: str, outcome: Outcome, queue: WorkQueue) -> None:
-        nonlocal measured, is_over
-        records.add(setup, tools, outcome)
+    def run(self, jobs: int) -> CampaignResult:
+        """Measure round after round; once only. Raises what `run_campaign` raises of devices and disk."""
+        tasks = self._next_round()
+        processes = jobs if len(tasks) > WORTH_PROCESSES else 1
+        folder = self._records.path.with_name(f".{self._records.path.name}.models")
+        self._report()
+        with ModelFiles(folder, self._parts, self._setup.device.runtime, processes) as models:
+            while tasks:
+                self._measure(tasks, models)
+                tasks = [] if self._is_over else self._next_round()
+                if tasks:
+                    self._report()
+        return CampaignResult(**self._state(), failures=tuple(self._failures), assessment=self._rounds.assess())
+
+    def _next_round(self) -> list[Task]:
+        tasks = self._rounds.next()
+        self._wanted.update(tasks)
+        return tasks
+
+    def _measure(self, tasks: list[Task], models: ModelFiles) -> None:
+        """One round, on the devices that are left."""
+        there = {name: one for name, one in self._devices.items() if name not in self._lost}
+        queue = WorkQueue(tasks, models, len(there), self._sentinels)
+        with Crew(there, queue, self._setup.settings, self._lost) as crew:
+            try:
+                self._take_all(crew, queue)
+            except KeyboardInterrupt:
+                queue.stop()
+                with suppress(DeviceError):  # that devices end badly is no news after Ctrl-C
+                    self._take_all(crew, queue)
+                raise
+
+    def _take_all(self, crew: Crew, queue: WorkQueue) -> None:
+        for name, outcome in crew.outcomes():
+            self._take(name, outcome)
+            if self._is_over:
+                queue.stop()
+
+    def _take(self, device: str, outcome: Outcome) -> None:
+        """Note an outcome, in the records before anything else happens with it."""
+        self._records.add(self._setup, self._tools, outcome)
         if isinstance(outcome, Measurement):
-            rounds.add(summarize(outcome))
-            measured += not is_sentinel(outcome.key)
-            states[name] = {**states[name], **outcome.conditions.get("after", {})}
+            self._rounds.add(summarize(outcome))
+            self._measured += not is_sentinel(outcome.key)
+            self._conditions[device] = {**self._conditions[device], **outcome.conditions.get("after", {})}
         else:
-            failures.append(outcome)
-        if is_sentinel(outcome.key):
-            return
-        report()
-        if budget_seconds is not None and time.monotonic() - start >= budget_seconds:
-            is_over = True
-            queue.stop()
+            self._failures.append(outcome)
+        if not is_sentinel(outcome.key):
+            self._report()
+            self._is_over = self._budget_seconds is not None and self._elapsed() >= self._budget_seconds
 
-    processes = jobs if len(tasks) > WORTH_PROCESSES else 1
-    folder = records.path.with_name(f".{records.path.name}.models")
-    report()
-    with ModelFiles(folder, parts, setup.device.runtime, processes) as models:
-        while tasks:
-            there = {name: one for name, one in devices.items() if name not in lost}
-            queue = WorkQueue(tasks, models, len(there), sentinels)
-            with Crew(there, queue, setup.settings, lost) as crew:
-                try:
-                    for name, outcome in crew.outcomes():
-                        take(name, outcome, queue)
-                except KeyboardInterrupt:
-                    queue.stop()
-                    with suppress(DeviceError):  # that devices end badly is no news after Ctrl-C
-                        for name, outcome in crew.outcomes():
-                            take(name, outcome, queue)
-                    raise
-            tasks = [] if is_over else rounds.next()
-            wanted.update(tasks)
-            if tasks:
-                report()
-    return CampaignResult(
-        total=len(wanted),
-        done=rounds.measured,
-        measured=measured,
-        failures=tuple(failures),
-        elapsed_seconds=time.monotonic() - start,
-        assessment=rounds.assess(),
-        lost=tuple(lost.values()),
-    )
+    def _report(self) -> None:
+        failures = sum(not is_sentinel(failure.key) for failure in self._failures)
+        self._on_progress(Progress(**self._state(), failures=failures, conditions=_merged(self._conditions)))
+
+    def _state(self) -> dict[str, Any]:
+        """The fields of `CampaignState`."""
+        return {
+            "total": len(self._wanted),
+            "done": self._rounds.measured,
+            "measured": self._measured,
+            "elapsed_seconds": self._elapsed(),
+            "lost": tuple(self._lost.values()),
+        }
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._start
 
 
-def _conditions(states: Mapping[str, Conditions]) -> Conditions:
+def _merged(states: Mapping[str, Conditions]) -> Conditions:
     if len(states) == 1:
         (only,) = states.values()
         return only

@@ -8,7 +8,7 @@ tensors NCHW, batch 1, float32.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -216,3 +216,46 @@ class Graph:
         name = f"t{len(self.nodes)}"
         self.shapes[name] = shape
         return name
+
+
+class OperatorWriter(Protocol):
+    """A file format: a method for each kind of node, which adds the operators that the node becomes there."""
+
+    def conv(self, node: Conv) -> None: ...
+    def add(self, node: Add) -> None: ...
+    def shuffle(self, node: Shuffle) -> None: ...
+    def global_average_pool(self, node: GlobalAveragePool) -> None: ...
+    def max_pool(self, node: MaxPool) -> None: ...
+    def apply(self, node: Apply) -> None: ...
+    def scale(self, node: Scale) -> None: ...
+    def halve(self, node: Halve) -> None: ...
+    def concatenate(self, node: Concatenate) -> None: ...
+    def linear(self, node: Linear) -> None: ...
+
+
+def write_nodes(graph: Graph, writer: OperatorWriter) -> None:
+    """Hand every node of the graph to the writer, in order of execution."""
+    for node in graph.nodes:
+        match node:
+            case Conv():
+                writer.conv(node)
+            case Add():
+                writer.add(node)
+            case Shuffle():
+                writer.shuffle(node)
+            case GlobalAveragePool():
+                writer.global_average_pool(node)
+            case MaxPool():
+                writer.max_pool(node)
+            case Apply():
+                writer.apply(node)
+            case Scale():
+                writer.scale(node)
+            case Halve():
+                writer.halve(node)
+            case Concatenate():
+                writer.concatenate(node)
+            case Linear():
+                writer.linear(node)
+            case _:
+                assert_never(node)

@@ -27,9 +27,11 @@ from bpnas.profiler.models.graph import (
     Halve,
     Linear,
     MaxPool,
+    OperatorWriter,
     Scale,
     Shape,
     Shuffle,
+    write_nodes,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ class _Buffer(schema.BufferT):  # type: ignore[misc]
         return schema.BufferEnd(builder)
 
 
-class _Writer:
+class _Writer(OperatorWriter):
     def __init__(self, graph: Graph, signature: str | None) -> None:
         self.graph, self.signature = graph, signature
         self.buffers = [_Buffer()]  # buffer 0 is empty by convention
@@ -91,93 +93,87 @@ class _Writer:
         self.codes: dict[int, int] = {}
 
     def write(self) -> bytes:
-        graph = self.graph
-        for name in graph.inputs:
-            self.activation(name, _nhwc(graph.shapes[name]))
-        for node in graph.nodes:
-            match node:
-                case Conv():
-                    self.conv(node)
-                case Add():
-                    self.binary("ADD", self.index[node.a], self.index[node.b], self.output(node.y))
-                case Shuffle():
-                    self.shuffle(node)
-                case GlobalAveragePool():
-                    axes = self.constant(np.array([1, 2], np.int32))
-                    options = schema.ReducerOptionsT()
-                    options.keepDims = node.keep_map
-                    self.operator("MEAN", [self.index[node.x], axes], self.output(node.y), "Reducer", options)
-                case MaxPool():
-                    self.max_pool(node)
-                case Apply():
-                    self.apply(node.function, self.index[node.x], node.y)
-                case Scale():
-                    self.binary("MUL", self.index[node.x], self.index[node.by], self.output(node.y))
-                case Halve():
-                    options = schema.SplitOptionsT()
-                    options.numSplits = 2
-                    inputs = [self.constant(np.array(3, np.int32)), self.index[node.x]]
-                    self.operator("SPLIT", inputs, [self.output(node.y), self.output(node.rest)], "Split", options)
-                case Concatenate():
-                    options = schema.ConcatenationOptionsT()
-                    options.axis = 3
-                    inputs = [self.index[node.a], self.index[node.b]]
-                    self.operator("CONCATENATION", inputs, self.output(node.y), "Concatenation", options)
-                case Linear():
-                    inputs = [self.index[node.x], self.constant(node.weight), self.constant(node.bias)]
-                    options = schema.FullyConnectedOptionsT()
-                    self.operator("FULLY_CONNECTED", inputs, self.output(node.y), "FullyConnected", options)
+        for name in self.graph.inputs:
+            self.output(name)
+        write_nodes(self.graph, self)
         return self.pack()
 
     def conv(self, node: Conv) -> None:
         k, stride = node.kernel, node.stride
         source, padding = self.padded(node.x, node.y, k, stride)
         c_in, c_out = self.graph.shapes[node.x][1], node.weight.shape[0]
-        depthwise = node.groups == c_in and node.groups > 1
-        if depthwise:
-            options = schema.DepthwiseConv2DOptionsT()
-            options.depthMultiplier = c_out // c_in
+        options = {"padding": padding, "strideH": stride, "strideW": stride}
+        if node.activation in _FUSED:
+            options["fusedActivationFunction"] = _FUSED[node.activation]
+        if node.groups == c_in and node.groups > 1:
+            op, kind = "DEPTHWISE_CONV_2D", "DepthwiseConv2D"
+            options["depthMultiplier"] = c_out // c_in
             weight = node.weight.reshape(c_out, k, k).transpose(1, 2, 0)[None]
         else:
-            options = schema.Conv2DOptionsT()
+            op, kind = "CONV_2D", "Conv2D"
             weight = node.weight.transpose(0, 2, 3, 1)
-        options.padding = padding
-        options.strideH = options.strideW = stride
-        options.dilationHFactor = options.dilationWFactor = 1
-        if node.activation in _FUSED:
-            options.fusedActivationFunction = _FUSED[node.activation]
         inputs = [source, self.constant(weight), self.constant(node.bias)]
-        op, options_type = ("DEPTHWISE_CONV_2D", "DepthwiseConv2D") if depthwise else ("CONV_2D", "Conv2D")
         if node.activation == "hard_swish":
             before = self.activation(f"{node.y}_conv", _nhwc(self.graph.shapes[node.y]))
-            self.operator(op, inputs, before, options_type, options)
-            self.apply("hard_swish", before, node.y)
+            self.operator(op, inputs, before, kind, **options)
+            self.function("hard_swish", before, node.y)
         else:
-            self.operator(op, inputs, self.output(node.y), options_type, options)
+            self.operator(op, inputs, self.output(node.y), kind, **options)
+
+    def add(self, node: Add) -> None:
+        self.binary("ADD", self.index[node.a], self.index[node.b], self.output(node.y))
+
+    def shuffle(self, node: Shuffle) -> None:
+        n, c, height, width = self.graph.shapes[node.x]
+        split = (n, height, width, node.groups, c // node.groups)
+        mixed = (n, height, width, c // node.groups, node.groups)
+        grouped = self.activation(f"{node.y}_groups", split)
+        self.reshape(self.index[node.x], grouped, split)
+        transposed = self.activation(f"{node.y}_mixed", mixed)
+        order = self.constant(np.array([0, 1, 2, 4, 3], np.int32))
+        self.operator("TRANSPOSE", [grouped, order], transposed, "Transpose")
+        self.reshape(transposed, self.output(node.y), (n, height, width, c))
+
+    def global_average_pool(self, node: GlobalAveragePool) -> None:
+        axes = self.constant(np.array([1, 2], np.int32))
+        self.operator("MEAN", [self.index[node.x], axes], self.output(node.y), "Reducer", keepDims=node.keep_map)
 
     def max_pool(self, node: MaxPool) -> None:
         source, padding = self.padded(node.x, node.y, 3, 2)
-        options = schema.Pool2DOptionsT()
-        options.padding = padding
-        options.strideH = options.strideW = 2
-        options.filterHeight = options.filterWidth = 3
-        self.operator("MAX_POOL_2D", [source], self.output(node.y), "Pool2D", options)
+        sizes = {"strideH": 2, "strideW": 2, "filterHeight": 3, "filterWidth": 3}
+        self.operator("MAX_POOL_2D", [source], self.output(node.y), "Pool2D", padding=padding, **sizes)
 
-    def apply(self, function: Function, x: int, y: str) -> None:
+    def apply(self, node: Apply) -> None:
+        self.function(node.function, self.index[node.x], node.y)
+
+    def scale(self, node: Scale) -> None:
+        self.binary("MUL", self.index[node.x], self.index[node.by], self.output(node.y))
+
+    def halve(self, node: Halve) -> None:
+        inputs = [self.constant(np.array(3, np.int32)), self.index[node.x]]
+        self.operator("SPLIT", inputs, [self.output(node.y), self.output(node.rest)], "Split", numSplits=2)
+
+    def concatenate(self, node: Concatenate) -> None:
+        inputs = [self.index[node.a], self.index[node.b]]
+        self.operator("CONCATENATION", inputs, self.output(node.y), "Concatenation", axis=3)
+
+    def linear(self, node: Linear) -> None:
+        inputs = [self.index[node.x], self.constant(node.weight), self.constant(node.bias)]
+        self.operator("FULLY_CONNECTED", inputs, self.output(node.y), "FullyConnected")
+
+    def function(self, function: Function, x: int, y: str) -> None:
         match function:
             case "sigmoid":
                 self.operator("LOGISTIC", [x], self.output(y))
             case "hard_swish":
-                self.operator("HARD_SWISH", [x], self.output(y), "HardSwish", schema.HardSwishOptionsT())
+                self.operator("HARD_SWISH", [x], self.output(y), "HardSwish")
             case "hard_sigmoid":
                 shifted = self.activation(f"{y}_shifted", _nhwc(self.graph.shapes[y]))
                 self.binary("ADD", x, self.constant(np.array(3, np.float32)), shifted, _FUSED["relu6"])
                 self.binary("MUL", shifted, self.constant(np.array(1 / 6, np.float32)), self.output(y))
 
     def binary(self, op: str, a: int, b: int, y: int, fused: int = schema.ActivationFunctionType.NONE) -> None:
-        options = schema.AddOptionsT() if op == "ADD" else schema.MulOptionsT()
-        options.fusedActivationFunction = fused
-        self.operator(op, [a, b], y, op.capitalize(), options)
+        self.operator(op, [a, b], y, op.capitalize(), fusedActivationFunction=fused)
 
     def padded(self, x: str, y: str, kernel: int, stride: int) -> tuple[int, int]:
         """What a window of this size slides over, and the padding that is still left to it."""
@@ -197,24 +193,11 @@ class _Writer:
         bottom, right = after(height, out_height), after(width, out_width)
         amounts = self.constant(np.array([[0, 0], [before, bottom], [before, right], [0, 0]], np.int32))
         padded = self.activation(f"{y}_pad", (n, height + before + bottom, width + before + right, c))
-        self.operator("PAD", [self.index[x], amounts], padded, "Pad", schema.PadOptionsT())
+        self.operator("PAD", [self.index[x], amounts], padded, "Pad")
         return padded
 
-    def shuffle(self, node: Shuffle) -> None:
-        n, c, height, width = self.graph.shapes[node.x]
-        split = (n, height, width, node.groups, c // node.groups)
-        mixed = (n, height, width, c // node.groups, node.groups)
-        grouped = self.activation(f"{node.y}_groups", split)
-        self.reshape(self.index[node.x], grouped, split)
-        transposed = self.activation(f"{node.y}_mixed", mixed)
-        order = self.constant(np.array([0, 1, 2, 4, 3], np.int32))
-        self.operator("TRANSPOSE", [grouped, order], transposed, "Transpose", schema.TransposeOptionsT())
-        self.reshape(transposed, self.output(node.y), (n, height, width, c))
-
     def reshape(self, x: int, y: int, shape: Shape) -> None:
-        options = schema.ReshapeOptionsT()
-        options.newShape = list(shape)
-        self.operator("RESHAPE", [x, self.constant(np.array(shape, np.int32))], y, "Reshape", options)
+        self.operator("RESHAPE", [x, self.constant(np.array(shape, np.int32))], y, "Reshape", newShape=list(shape))
 
     def output(self, name: str) -> int:
         return self.activation(name, _nhwc(self.graph.shapes[name]))
@@ -224,59 +207,47 @@ class _Writer:
         return self.index[name]
 
     def constant(self, values: np.ndarray) -> int:
-        buffer = _Buffer()
-        buffer.data = values.tobytes()
-        self.buffers.append(buffer)
-        number = len(self.buffers) - 1
+        number = self.buffer(values.tobytes())
         return self.tensor(f"c{number}", values.shape, values.dtype, number)
 
+    def buffer(self, data: bytes) -> int:
+        buffer = _Buffer()
+        buffer.data = data
+        self.buffers.append(buffer)
+        return len(self.buffers) - 1
+
     def tensor(self, name: str, shape: Shape, dtype: Any, buffer: int) -> int:
-        tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.buffer = name, list(shape), buffer
-        tensor.type = schema.TensorType.INT32 if dtype == np.int32 else schema.TensorType.FLOAT32
-        self.tensors.append(tensor)
+        kind = schema.TensorType.INT32 if dtype == np.int32 else schema.TensorType.FLOAT32
+        self.tensors.append(_filled("Tensor", name=name, shape=list(shape), buffer=buffer, type=kind))
         return len(self.tensors) - 1
 
     def operator(
-        self, op: str, inputs: list[int], outputs: int | list[int], options_type: str = "", options: Any = None
+        self, op: str, inputs: list[int], outputs: int | list[int], options_type: str = "", **options: object
     ) -> None:
-        operator = schema.OperatorT()
-        operator.opcodeIndex = self.codes.setdefault(getattr(schema.BuiltinOperator, op), len(self.codes))
-        operator.inputs, operator.outputs = inputs, outputs if isinstance(outputs, list) else [outputs]
+        code = self.codes.setdefault(getattr(schema.BuiltinOperator, op), len(self.codes))
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        operator = _filled("Operator", opcodeIndex=code, inputs=inputs, outputs=outputs)
         if options_type:
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, f"{options_type}Options")
-            operator.builtinOptions = options
+            operator.builtinOptions = _filled(f"{options_type}Options", **options)
         self.operators.append(operator)
 
     def pack(self) -> bytes:
-        subgraph = schema.SubGraphT()
-        subgraph.name = "main"
-        subgraph.tensors, subgraph.operators = self.tensors, self.operators
-        subgraph.inputs = [self.index[name] for name in self.graph.inputs]
-        subgraph.outputs = [self.index[self.graph.output]]
-        model = schema.ModelT()
-        model.version = _SCHEMA_VERSION
-        model.description = "bpnas"
-        model.subgraphs, model.buffers = [subgraph], self.buffers
-        model.operatorCodes = []
-        for code in self.codes:
-            entry = schema.OperatorCodeT()
-            entry.builtinCode = entry.deprecatedBuiltinCode = code
-            entry.version = 1
-            model.operatorCodes.append(entry)
-        model.metadata = []
-        for name, text in sorted(self.graph.metadata.items()):
-            buffer = _Buffer()
-            buffer.data = text.encode()
-            self.buffers.append(buffer)
-            entry = schema.MetadataT()
-            entry.name, entry.buffer = name, len(self.buffers) - 1
-            model.metadata.append(entry)
+        inputs, output = {name: self.index[name] for name in self.graph.inputs}, self.index[self.graph.output]
+        main = _filled("SubGraph", name="main", tensors=self.tensors, operators=self.operators)
+        main.inputs, main.outputs = list(inputs.values()), [output]
+        model = _filled("Model", version=_SCHEMA_VERSION, description="bpnas", subgraphs=[main], buffers=self.buffers)
+        model.operatorCodes = [
+            _filled("OperatorCode", builtinCode=code, deprecatedBuiltinCode=code, version=1) for code in self.codes
+        ]
+        model.metadata = [
+            _filled("Metadata", name=name, buffer=self.buffer(text.encode()))
+            for name, text in sorted(self.graph.metadata.items())
+        ]
         if self.signature is not None:
-            signature = schema.SignatureDefT()
-            signature.signatureKey, signature.subgraphIndex = self.signature, 0
-            signature.inputs = [_tensor_map(name, self.index[name]) for name in self.graph.inputs]
-            signature.outputs = [_tensor_map("output", self.index[self.graph.output])]
+            signature = _filled("SignatureDef", signatureKey=self.signature, subgraphIndex=0)
+            signature.inputs = [_filled("TensorMap", name=name, tensorIndex=index) for name, index in inputs.items()]
+            signature.outputs = [_filled("TensorMap", name="output", tensorIndex=output)]
             model.signatureDefs = [signature]
         # Room for everything at once: growing the builder copies it each time.
         size = sum(len(buffer.data) + 64 for buffer in self.buffers if buffer.data is not None)
@@ -285,10 +256,12 @@ class _Writer:
         return bytes(builder.Output())
 
 
-def _tensor_map(name: str, index: int) -> Any:
-    entry = schema.TensorMapT()
-    entry.name, entry.tensorIndex = name, index
-    return entry
+def _filled(table: str, **fields: object) -> Any:
+    """A table of the schema with these fields."""
+    new = getattr(schema, f"{table}T")()
+    for name, value in fields.items():
+        setattr(new, name, value)
+    return new
 
 
 def _nhwc(shape: Shape) -> Shape:

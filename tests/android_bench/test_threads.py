@@ -72,7 +72,7 @@ def test_a_native_runner_gets_no_more_threads_than_its_mask_has_cores(
         list(device.run(requests, settings(enough + 1)))
     assert error.value.exit_code == 2
     with pytest.raises(UsageError, match=message):
-        device.operators(requests[0].path, settings(enough + 1))
+        device.profile(requests[0].path, settings(enough + 1))
     (outcome,) = device.run(requests, settings(enough))
     assert isinstance(outcome, Measurement)
 

@@ -29,11 +29,11 @@ from tests.records_factory import read_everything
 PATHS = "K1E?G1"
 SIZES = (16, 32)
 _IMPATIENT = {
-    "adb_connection._IDLE_SECONDS": 1.0,
-    "adb_remote._SILENCE_SECONDS": 0.5,
-    "native_session._SLICE_SECONDS": 0.5,
-    "native_session._GRACE_SECONDS": 0.5,
-    "native_device._COOL_SECONDS": 0.0,
+    "adb.connection._IDLE_SECONDS": 1.0,
+    "adb.remote._SILENCE_SECONDS": 0.5,
+    "runner.session._SLICE_SECONDS": 0.5,
+    "runner.session._GRACE_SECONDS": 0.5,
+    "runner.device._COOL_SECONDS": 0.0,
 }
 
 
@@ -103,7 +103,7 @@ def start_host(
     long.
     """
     script = Path(__file__).with_name("chaos_host.py")
-    constants = {**impatience(), "held_cores.PATIENCE_SECONDS": patience_seconds}
+    constants = {**impatience(), "local.held_cores.PATIENCE_SECONDS": patience_seconds}
     (folder / "host.json").write_text(json.dumps({"contents": contents, "constants": constants}))
     words: list[str | Path] = [sys.executable, "-P", script, folder / "host.json", "--serial", serial or daemon.serial]
     words += ["--directory", f"{daemon.directory}/bpnas", "--affinity", "none", "--records", folder / "r.sqlite"]

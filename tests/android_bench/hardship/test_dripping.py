@@ -25,13 +25,13 @@ Cli = Callable[..., Result]
 BANNER = b"device::features=shell_v2"
 
 IMPATIENCE = impatience()
-SECOND = IMPATIENCE["adb_connection._IDLE_SECONDS"]
+SECOND = IMPATIENCE["adb.connection._IDLE_SECONDS"]
 """Of which every limit is one or half of one here; longer on a busy machine."""
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {"adb_remote._SYNC_SECONDS": SECOND, "adb_server._ANSWER_SECONDS": SECOND}
+    limits = {"adb.remote._SYNC_SECONDS": SECOND, "adb.server._ANSWER_SECONDS": SECOND}
     for name, seconds in (IMPATIENCE | limits).items():
         monkeypatch.setattr(f"bpnas.android_bench.{name}", seconds)
 

@@ -20,8 +20,7 @@ from bpnas.android_bench.local.held_cores import HeldCores, holder_of_cores, sha
 from bpnas.android_bench.phone.conditions import read_conditions
 from bpnas.android_bench.phone.device_folder import DeviceFolder
 from bpnas.android_bench.phone.facts import read_facts
-from bpnas.android_bench.phone.governor import prepare
-from tests.folder_phone import FolderPhone, facts_of
+from tests.folder_phone import FolderPhone, facts_of, prepared_phone
 from tests.patience import PATIENCE
 from tests.phone.adb_client import AdbServer
 from tests.phone.chaos import check_clean, check_records, model_contents, part_keys, start_host, write_backbone
@@ -123,7 +122,7 @@ def test_files_that_are_no_holds_hold_nothing(rooted: FolderPhone) -> None:
 
 def test_the_governor_is_the_first_ones_until_it_is_done(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
-    with closing(DeviceFolder(rooted, facts)) as first, prepare(rooted, facts, first.token):
+    with closing(DeviceFolder(rooted, facts)) as first, prepared_phone(rooted, facts, first.token):
         during = rooted.governors()
         with pytest.raises(DeviceError):
             DeviceFolder(rooted, read_facts(rooted, f"{rooted.base}-other"), patience_seconds=0.0)
@@ -177,7 +176,7 @@ def test_the_governor_of_a_record_is_read(start_adbd: StartAdbd) -> None:
     adbd = start_adbd(uid=0, cores=(LITTLE_KHZ, BIG_KHZ), mounts=True)
     with closing(connect(adbd.serial)) as remote:
         facts = read_facts(remote, f"{adbd.directory}/bpnas")
-        with closing(DeviceFolder(remote, facts)) as folder, prepare(remote, facts, folder.token):
+        with closing(DeviceFolder(remote, facts)) as folder, prepared_phone(remote, facts, folder.token):
             assert read_conditions(remote, facts)["governor"] == "performance"
             adbd.identity.set_sys("devices/system/cpu/cpu1/cpufreq/scaling_governor", "powersave")
             assert read_conditions(remote, facts)["governor"] == "powersave"
@@ -212,7 +211,7 @@ def child(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_core_has_one_holder_and_others_are_free(child: subprocess.Popen[str], impatient: None) -> None:
-    with HeldCores([4000, 4003]):
+    with closing(HeldCores([4000, 4003])):
         for cores in ([4001], [4002], [4000, 4001], [4002, 4003]):
             with pytest.raises(DeviceError) as refused:
                 HeldCores(cores)
@@ -254,7 +253,7 @@ def test_where_there_are_no_such_sockets_a_lock_file_does_it(
 ) -> None:
     monkeypatch.setattr("bpnas.android_bench.local.held_cores.sys.platform", "darwin")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with HeldCores([4000, 4001]) as held:
+    with closing(HeldCores([4000, 4001])) as held:
         assert held.descriptors == ()
         with pytest.raises(DeviceError, match="core 4001 is held by another campaign"):
             HeldCores([4001, 4002])
@@ -277,7 +276,7 @@ def test_a_second_campaign_on_this_machine_is_refused(
     monkeypatch.chdir(tmp_path)
     places = {"RUNNER": str(write_runner(tmp_path)), "OTHER": str(tmp_path / "other")}
     arguments = ("--serial", "local", "--input-size", "32", *(places.get(word, word) for word in options))
-    with HeldCores(own_cores()):
+    with closing(HeldCores(own_cores())):
         done = cli("profile-device", *arguments)
         assert done.exit_code == 1  # type: ignore[attr-defined]
         assert f", process {os.getpid()}, since 20" in done.stderr  # type: ignore[attr-defined]

@@ -37,7 +37,7 @@ Open = Callable[..., NativeDevice]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (impatience() | {"adb_remote._SYNC_SECONDS": 2.0 * slowness()}).items():
+    for name, seconds in (impatience() | {"adb.remote._SYNC_SECONDS": 2.0 * slowness()}).items():
         monkeypatch.setattr(f"bpnas.android_bench.{name}", seconds)
 
 

@@ -20,7 +20,7 @@ from bpnas.android_bench.phone.conditions import Watch, pinned_cores, read_condi
 from bpnas.android_bench.phone.device_folder import DeviceFolder
 from bpnas.android_bench.phone.facts import read_facts
 from bpnas.android_bench.phone.governor import Preparation, has_leftovers, prepare, restore_leftovers
-from tests.folder_phone import SNAPDRAGON_855_CORES, FolderPhone, facts_of
+from tests.folder_phone import SNAPDRAGON_855_CORES, FolderPhone, facts_of, prepared_phone
 from tests.patience import PATIENCE
 from tests.phone.daemon import wait_until
 from tests.phone.fixtures import StartAdbd
@@ -191,7 +191,7 @@ def held_and_set(phone: FolderPhone) -> tuple[DeviceFolder, Preparation]:
 
 def test_the_governor_is_set_for_a_while(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
-    with prepare(rooted, facts, TOKEN) as prepared:
+    with prepared_phone(rooted, facts, TOKEN) as prepared:
         assert (prepared.governor, prepared.note) == ("performance", "")
         assert rooted.governors() == SET
         assert has_leftovers(rooted, facts)
@@ -203,7 +203,7 @@ def test_the_governor_is_set_for_a_while(rooted: FolderPhone) -> None:
 
 
 def test_it_is_restored_when_the_work_fails(rooted: FolderPhone) -> None:
-    with pytest.raises(KeyboardInterrupt), prepare(rooted, facts_of(rooted), TOKEN):
+    with pytest.raises(KeyboardInterrupt), prepared_phone(rooted, facts_of(rooted), TOKEN):
         raise KeyboardInterrupt
     assert rooted.governors() == OLD
 
@@ -211,7 +211,7 @@ def test_it_is_restored_when_the_work_fails(rooted: FolderPhone) -> None:
 def test_governors_come_back_core_by_core(rooted: FolderPhone) -> None:
     old = ["a", "b", "c", "d", "interactive", "walt", "sched_pixel", "performance"]
     rooted.set_governors(*old)
-    with prepare(rooted, facts_of(rooted), TOKEN, affinity="f8"):
+    with prepared_phone(rooted, facts_of(rooted), TOKEN, affinity="f8"):
         assert rooted.governors() == ["a", "b", "c"] + ["performance"] * 5
     assert rooted.governors() == old
 
@@ -219,7 +219,7 @@ def test_governors_come_back_core_by_core(rooted: FolderPhone) -> None:
 def test_what_they_were_is_noted_before_anything_is_changed(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
     rooted.commands.clear()
-    with prepare(rooted, facts, TOKEN):
+    with prepared_phone(rooted, facts, TOKEN):
         changes = [n for n, command in enumerate(rooted.commands) if "echo performance" in command]
         assert changes[0] > rooted.commands.index("push")
         assert "sync" in rooted.commands[changes[0]]
@@ -232,7 +232,7 @@ def test_su_is_used_where_the_shell_is_not_root(phone: FolderPhone) -> None:
     phone.add_tool("su", f'echo "$2" >> {log}\n{real_su}')
     facts = facts_of(phone)
     log.unlink()
-    with prepare(phone, facts, TOKEN) as prepared:
+    with prepared_phone(phone, facts, TOKEN) as prepared:
         assert prepared.governor == "performance"
         assert phone.governors() == SET
     assert phone.governors() == OLD
@@ -241,7 +241,7 @@ def test_su_is_used_where_the_shell_is_not_root(phone: FolderPhone) -> None:
 
 
 def test_without_root_nothing_is_touched(phone: FolderPhone) -> None:
-    with prepare(phone, facts_of(phone), TOKEN) as prepared:
+    with prepared_phone(phone, facts_of(phone), TOKEN) as prepared:
         assert (prepared.governor, prepared.note) == ("", "no root: the governor stays as it is")
         assert phone.governors() == OLD
 
@@ -249,14 +249,14 @@ def test_without_root_nothing_is_touched(phone: FolderPhone) -> None:
 def test_a_governor_is_kept_if_it_is_to_be(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
     rooted.commands.clear()
-    with prepare(rooted, facts, TOKEN, keep_governor=True) as prepared:
+    with prepared_phone(rooted, facts, TOKEN, keep_governor=True) as prepared:
         assert prepared.note == "the governor is to be kept"
     assert rooted.commands == []
 
 
 def test_performance_already(rooted: FolderPhone) -> None:
     rooted.set_governors(*["performance"] * 8)
-    with prepare(rooted, facts_of(rooted), TOKEN) as prepared:
+    with prepared_phone(rooted, facts_of(rooted), TOKEN) as prepared:
         assert (prepared.governor, prepared.note) == ("performance", "the governor is performance already")
     assert rooted.governors() == ["performance"] * 8
 
@@ -264,7 +264,7 @@ def test_performance_already(rooted: FolderPhone) -> None:
 def test_hostile_names_of_governors_never_reach_a_script(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
     rooted.set_governors(*OLD[:4], *[f"$(touch {rooted.root}/pwned)", "a;b", "x" * 33, "a\nb"])
-    with prepare(rooted, facts, TOKEN) as prepared:
+    with prepared_phone(rooted, facts, TOKEN) as prepared:
         # Of the last one the first line counts, and it is harmless.
         assert prepared.governor == "performance"
         assert noted(rooted).read_text() == f"{TOKEN} 7 a\n"
@@ -274,7 +274,7 @@ def test_hostile_names_of_governors_never_reach_a_script(rooted: FolderPhone) ->
 def test_a_core_without_performance_is_left_alone(rooted: FolderPhone) -> None:
     for core in range(4, 8):
         rooted.identity.set_sys(f"devices/system/cpu/cpu{core}/cpufreq/scaling_available_governors", "schedutil")
-    with prepare(rooted, facts_of(rooted), TOKEN) as prepared:
+    with prepared_phone(rooted, facts_of(rooted), TOKEN) as prepared:
         assert prepared.note == "no core here has a governor that can be set to performance"
     assert rooted.governors() == OLD
 
@@ -282,7 +282,7 @@ def test_a_core_without_performance_is_left_alone(rooted: FolderPhone) -> None:
 def test_a_kernel_that_refuses_is_said(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
     rooted.add_tool("sync", "exit 1")  # the change is not made after it
-    with prepare(rooted, facts, TOKEN) as prepared:
+    with prepared_phone(rooted, facts, TOKEN) as prepared:
         assert (prepared.governor, prepared.note) == ("", "the kernel does not let the governor be set")
     assert not has_leftovers(rooted, facts)
 
@@ -382,7 +382,7 @@ CHILD = """
 import sys, time
 from bpnas.android_bench.connect import connect
 from bpnas.android_bench.phone.device_folder import DeviceFolder
-from bpnas.android_bench.phone.facts import read_facts
+from bpnas.android_bench.phone.facts import PhoneFacts, read_facts
 from bpnas.android_bench.phone.governor import prepare
 remote = connect(sys.argv[1])
 facts = read_facts(remote, sys.argv[2])
@@ -420,10 +420,10 @@ def test_through_adbd_and_back(start_adbd: StartAdbd) -> None:
     with closing(connect(adbd.serial)) as remote:
         facts = read_facts(remote, f"{adbd.directory}/bpnas")
         assert (facts.root, facts.big_mask, facts.platform) == ("uid", "2", "sdm845")
-        with prepare(remote, facts, TOKEN) as prepared:
+        with prepared_phone(remote, facts, TOKEN) as prepared:
             assert prepared.governor == "performance"
             remote.reconnect()
-            with prepare(remote, facts, TOKEN):
+            with prepared_phone(remote, facts, TOKEN):
                 assert read_conditions(remote, facts)["governor"] == "performance"
             assert read_conditions(remote, facts)["governor"] == "schedutil"
         assert read_conditions(remote, facts)["governor"] == "schedutil"

@@ -18,7 +18,7 @@ from bpnas.android_bench.errors import DeviceError, DeviceLostError, UnknownSeri
 from bpnas.android_bench.phone.device_folder import DeviceFolder
 from bpnas.android_bench.phone.governor import has_leftovers, prepare
 from bpnas.base.findings import Finding
-from tests.folder_phone import FolderPhone, facts_of
+from tests.folder_phone import FolderPhone, facts_of, prepared_phone
 from tests.phone.daemon import Adbd, wait_until
 from tests.phone.legacy import LegacyDaemon
 
@@ -199,7 +199,7 @@ def test_what_cannot_be_restored_is_an_error(rooted: FolderPhone) -> None:
 
 def test_a_campaign_at_work_is_found_and_left_alone(rooted: FolderPhone) -> None:
     facts = facts_of(rooted)
-    with closing(DeviceFolder(rooted, facts)) as folder, prepare(rooted, facts, folder.token):
+    with closing(DeviceFolder(rooted, facts)) as folder, prepared_phone(rooted, facts, folder.token):
         finding = the_trouble(examine(rooted, facts))
         assert finding.level == "error"
         assert "another run of bpnas is at work" in finding.what

@@ -101,7 +101,7 @@ def test_a_bundle_holds_what_its_manifest_says(built: Bundle) -> None:
 def test_a_bundle_has_both_runtimes_and_all_licences(built: Bundle) -> None:
     for runtime in RUNTIMES:
         wheel = runtime_wheel(runtime, HOST)
-        assert built.version(runtime) == f"{wheel.project} {wheel.version}"
+        assert built.runtimes[runtime].version == f"{wheel.project} {wheel.version}"
         assert (built.directory / built.library(runtime)).read_bytes() == b"machine code"
         licence = built.directory / "licenses" / f"{wheel.project}-LICENSE"
         assert licence.read_text() == f"licence of {wheel.project}"
