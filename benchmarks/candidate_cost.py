@@ -23,7 +23,7 @@ from bpnas.search import BlockSpace, load_data
 from bpnas.search.data.batches import pick_device
 from bpnas.search.paper_cost import PAPER_GPU_HOURS, candidate_images, estimate_from_candidates
 from bpnas.search.presets import Preset
-from bpnas.search.run import default_limits
+from bpnas.search.proposals.limits import default_limits
 from bpnas.search.training.train import train
 from bpnas.tables import LatencyTable
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.presets import Preset, TrainSettings
+from bpnas.search.proposals.limits import default_limits
 from bpnas.search.proposals.space import BlockSpace
-from bpnas.search.run import SearchResult, default_limits
+from bpnas.search.run import SearchResult
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.sealed import LINE_REMEDY
 
