@@ -32,8 +32,9 @@ from bpnas.search.commands.options import (
     wait_passively,
 )
 from bpnas.search.commands.retrain import retrain
-from bpnas.search.commands.study_connections import STAGE2_COMMANDS
-from bpnas.search.commands.study_proposals import study
+from bpnas.search.commands.study import study
+from bpnas.search.commands.study_connections import CONNECTION_STUDIES
+from bpnas.search.commands.study_proposals import PROPOSAL_STUDIES
 from bpnas.search.commands.transfer import transfer
 from bpnas.search.data.judged_images import on_images
 
@@ -188,7 +189,7 @@ main.add_command(study)
 main.add_command(transfer)
 main.add_command(export)
 main.add_command(measure)
-for command in STAGE2_COMMANDS:
+for command in (*PROPOSAL_STUDIES, *CONNECTION_STUDIES):
     study.add_command(command)
 
 

@@ -1,12 +1,10 @@
-"""The network that a trained supernet names: within a limit, and where asked for, judged by the supernet itself."""
+"""The network that a trained supernet names: within a limit and, where asked for, judged by the supernet itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Blocks
 from bpnas.search.connections.connect import Connections, Floats
 from bpnas.search.connections.derive import Assignment, argmax_blocks, k_most_probable_blocks
@@ -17,26 +15,6 @@ from bpnas.search.data.dataset import Dataset
 from bpnas.search.data.judged_images import JudgedImages
 from bpnas.search.presets import ConnectionSettings
 
-if TYPE_CHECKING:
-    from bpnas.tables import LatencyTable
-
-
-@dataclass(frozen=True, slots=True)
-class ProbableNetwork:
-    """A network that the probabilities of a supernet name.
-
-    Attributes:
-        blocks: one per site, None for Skip.
-        latency_ms: by table.
-        log_probability: sum of the log probabilities of its candidates.
-        inherited_accuracy: by the supernet's own weights, 0..1; None where it was not judged.
-    """
-
-    blocks: Blocks
-    latency_ms: float
-    log_probability: float
-    inherited_accuracy: float | None = None
-
 
 @dataclass(frozen=True, slots=True)
 class NetworkChoice:
@@ -45,58 +23,47 @@ class NetworkChoice:
     Attributes:
         chosen: within the limit: the most probable network, or the best of those judged, of equals the most probable.
         argmax: the paper's, the most probable candidate of every site, which may miss the limit.
-        judged: the `k_best` most probable ones within the limit, the most probable first; none where `k_best` is 1.
-        judged_on: the images of their accuracies.
+        judged: the `k_best` most probable ones within the limit, the most probable first, each with its accuracy by
+            the supernet's own weights, 0..1; none where `k_best` is 1.
+        judged_on: the images of these accuracies.
     """
 
-    chosen: ProbableNetwork
-    argmax: ProbableNetwork
-    judged: tuple[ProbableNetwork, ...] = ()
+    chosen: Assignment
+    argmax: Assignment
+    judged: tuple[tuple[Assignment, float], ...] = ()
     judged_on: JudgedImages | None = None
 
 
 def choose_network(
     supernet: Supernet,
     learned: Connections,
-    table: LatencyTable,
-    backbone: Backbone,
     latencies_ms: Sequence[Floats],
     dataset: Dataset,
     settings: ConnectionSettings,
     limit_ms: float,
+    fixed_ms: float,
+    exact_ms: Callable[[tuple[int, ...]], float],
 ) -> NetworkChoice:
     """Derive a network within `limit_ms` from a trained supernet [ours].
 
     Args:
         supernet, learned: as `connect` left and returned them.
-        latencies_ms: see `candidate_latencies`.
+        latencies_ms, fixed_ms, exact_ms: as of `k_most_probable_blocks`.
         dataset: its training images that were not trained on judge, where `settings.k_best` is above 1.
 
     Raises:
         InfeasibleLimitError: no network of these candidates meets the limit.
     """
-    fixed_ms = table.fixed(backbone.input_size, backbone.classes)
-
-    def exact_ms(choices: tuple[int, ...]) -> float:
-        return table.network(chosen_blocks(learned.candidates, choices), backbone.input_size, backbone.classes)
-
-    def network(assignment: Assignment, accuracy: float | None = None) -> ProbableNetwork:
-        choices = assignment.choices
-        blocks = chosen_blocks(learned.candidates, choices)
-        return ProbableNetwork(blocks, exact_ms(choices), assignment.log_probability, accuracy)
-
-    log_p, k_best = learned.log_probabilities, settings.k_best
+    log_p, k_best, batch = learned.log_probabilities, settings.k_best, settings.train.batch
     likely = k_most_probable_blocks(log_p, latencies_ms, limit_ms, k_best, fixed_ms, exact_ms)
-    argmax = network(argmax_blocks(log_p, latencies_ms, fixed_ms))
+    argmax = argmax_blocks(log_p, latencies_ms, fixed_ms)
+    argmax = replace(argmax, latency_ms=exact_ms(argmax.choices))
     if k_best == 1:
-        return NetworkChoice(network(likely[0]), argmax)
-    batch = settings.train.batch
+        return NetworkChoice(likely[0], argmax)
     _, held_out = dataset.train.first(settings.train.train_images).parted(settings.weight_share)
     scores = [inherited_accuracy(supernet, one.choices, dataset, held_out, batch) for one in likely]
-    judged = tuple(map(network, likely, scores))
     images = JudgedImages.held_out(dataset.source, judged_count(len(held_out), batch), dataset.input_size)
-    best = scores.index(max(scores))
-    return NetworkChoice(judged[best], argmax, judged, images)
+    return NetworkChoice(likely[scores.index(max(scores))], argmax, tuple(zip(likely, scores, strict=True)), images)
 
 
 def chosen_blocks(candidates: Sequence[Candidates], choices: Sequence[int]) -> Blocks:

@@ -14,9 +14,9 @@ import numpy as np
 from bpnas.base.randomness import derived_seed
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block, Blocks
-from bpnas.search.connections.choose_network import ProbableNetwork, choose_network, chosen_blocks
+from bpnas.search.connections.choose_network import choose_network, chosen_blocks
 from bpnas.search.connections.connect import ConnectionEpoch, candidate_latencies, connect, new_supernet
-from bpnas.search.connections.derive import fastest_blocks
+from bpnas.search.connections.derive import Assignment, fastest_blocks
 from bpnas.search.connections.supernet import site_candidates
 from bpnas.search.data.dataset import Dataset, load_data
 from bpnas.search.data.judged_images import JudgedImages
@@ -193,30 +193,25 @@ def _search(
             on_step=progress.within,
         )
 
+    def exact_ms(choices: tuple[int, ...]) -> float:
+        return table.network(chosen_blocks(learned.candidates, choices), backbone.input_size, backbone.classes)
+
+    def as_dict(assignment: Assignment) -> dict[str, Any]:
+        blocks = block_texts(chosen_blocks(learned.candidates, assignment.choices))
+        latency_ms, log_p = assignment.latency_ms, assignment.log_probability
+        return {"blocks": blocks, "latency_ms": latency_ms, "log_probability": log_p}
+
     def derived(limit_ms: float) -> dict[str, Any]:
-        choice = choose_network(supernet, learned, table, backbone, latencies, dataset, settings, limit_ms)
-        result = {
-            "mock": table.meta.mock,
-            "target_ms": limit_ms,
-            "argmax": _as_dict(choice.argmax),
-            "chosen": _as_dict(choice.chosen),
-        }
-        if choice.judged:
-            result["inherited_accuracy_on"] = None if choice.judged_on is None else asdict(choice.judged_on)
-            result["judged"] = [_as_dict(network) for network in choice.judged]
-        return result
+        choice = choose_network(supernet, learned, latencies, dataset, settings, limit_ms, fixed, exact_ms)
+        result = {"mock": table.meta.mock, "target_ms": limit_ms, "argmax": as_dict(choice.argmax)}
+        if not choice.judged:
+            return result | {"chosen": as_dict(choice.chosen)}
+        judged = {one: {**as_dict(one), "inherited_accuracy": score} for one, score in choice.judged}
+        images = None if choice.judged_on is None else asdict(choice.judged_on)
+        named = {"chosen": judged[choice.chosen], "inherited_accuracy_on": images, "judged": list(judged.values())}
+        return result | named
 
     return derived
-
-
-def _as_dict(network: ProbableNetwork) -> dict[str, Any]:
-    judged = network.inherited_accuracy
-    return {
-        "blocks": block_texts(network.blocks),
-        "latency_ms": network.latency_ms,
-        "log_probability": network.log_probability,
-        **({} if judged is None else {"inherited_accuracy": judged}),
-    }
 
 
 def _retrain(

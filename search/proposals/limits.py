@@ -16,15 +16,7 @@ _LEAST_CHOICE = 10
 
 
 def check_latency_ms(value: float, what: str = "latency limit") -> None:
-    """Refuse what is no latency.
-
-    Args:
-        value: in ms.
-        what: its name in the message.
-
-    Raises:
-        UsageError: it is not positive or not finite.
-    """
+    """Refuse what is no latency in ms, called `what` in the message, with a UsageError."""
     if not 0 < value < math.inf:
         raise UsageError(f"the {what} must be a positive number of ms, not {value}")
 
@@ -60,11 +52,7 @@ def feasible_limits(space: BlockSpace, limits_ms: Sequence[float]) -> tuple[floa
 
 
 def check_bands(space: BlockSpace, limits_ms: Sequence[float]) -> None:
-    """Refuse limits between two of which, in ascending order, there is no block.
-
-    Raises:
-        InfeasibleLimitError: it says what is nearest to the band.
-    """
+    """Refuse ascending limits between two of which there is no block, with an InfeasibleLimitError."""
     for low, high in pairwise(limits_ms):
         band = space.feasible(high, at_least_ms=low)
         if not band.size:
