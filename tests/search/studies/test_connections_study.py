@@ -147,6 +147,11 @@ def test_every_network_is_within_the_target_and_trained_alike(finished):
     summary = json.loads((finished.directory / "summary.json").read_text())
     assert summary["mock"] is True and len(summary["arms"]) == 7 and len(summary["rows"]) == len(found)
     assert not list((finished.directory / "checkpoints").iterdir())
+    of_searches = "proposals lambda_below seed chosen argmax expected_latency_ms entropy log_probabilities"
+    of_evaluations = "blocks backbone seed score"
+    for name, keys in (("searches.jsonl", of_searches), ("evaluations.jsonl", of_evaluations)):
+        for line in (finished.directory / name).read_text().splitlines():
+            assert list(json.loads(line)) == [*keys.split(), "seconds", "check"]
 
 
 def test_interrupted_it_ends_as_if_undisturbed(finished, table, tmp_path):

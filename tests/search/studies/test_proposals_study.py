@@ -92,6 +92,7 @@ def test_no_training_is_done_twice(table, tmp_path):
     evaluate = Lottery()
     result = run(table, tmp_path, evaluate=evaluate)
     lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert {" ".join(line) for line in lines} == {"block seed on_test score images seconds judged_on check"}
     keys = [(line["block"], line["seed"], line["on_test"]) for line in lines]
     assert len(set(keys)) == len(keys) == evaluate.done == result.found.trainings
     searched = {(row["block"], int(row["seed"])) for row in rows(tmp_path)}
