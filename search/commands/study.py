@@ -27,7 +27,7 @@ def study() -> None:
     """Compare ways to search block proposals or to connect them, under equal terms and with several seeds.
 
     Each writes one table, study.csv, and one plot, study.png, and states what its seeds can tell. Called again with the
-    same options, it goes on where it was stopped.
+    same options, it resumes where it was stopped.
     """
 
 

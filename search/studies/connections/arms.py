@@ -131,6 +131,7 @@ class FixedArm(ConnectionArm):
 
 
 ConnectionStudy = Study[ConnectionArm]
+"""For annotations; Python 3.11 makes no slotted, frozen object of a subscripted class."""
 
 
 def lambda_study(
