@@ -45,8 +45,7 @@ def run_connections_study(
     Raises:
         UsageError, InfeasibleLimitError: the request makes no sense or cannot be met; said before anything is trained.
         TableError, MissingEntryError: the table is damaged or lacks something.
-        DataError: images are missing or damaged.
-        RunError: the directory belongs to another study or to a search, is in use or is damaged.
+        DataError, RunError: as of `bpnas.search.studies.study.run_study`.
         DivergedError: a supernet or a network came to numbers that are not finite.
     """
     if not proposals:
@@ -68,7 +67,7 @@ def run_connections_study(
         wanted = (preset.connections.train.train_images, preset.retraining.train_images)
         images = None if None in wanted else max(count for count in wanted if count is not None)
         work = Work(directory, terms, load_data(request.data, backbone.input_size, images), preset)
-        rows = [row for number, _ in enumerate(request.seeds) for row in _rows(study, request, number, work)]
+        rows = [row for number in range(len(request.seeds)) for row in _rows(study, request, number, work)]
         judged_on = work.images if request.retrain else None
         summary = replace(summarise(rows, study.pairs, study.notes), accuracy_on=judged_on)
         return Findings(
@@ -96,10 +95,8 @@ def run_connections_study(
 def _rows(study: ConnectionStudy, request: StudyRequest, number: int, work: Work) -> Iterator[NetworkRow]:
     """The networks of all arms with seed number `number`."""
     seed, retrain, progress, target_ms = request.seeds[number], request.retrain, request.progress, work.terms.target_ms
-    supernets = sum(arm.supernets for arm in study.arms)
-    networks = sum(arm.count for arm in study.arms)
-    title = f"seed {seed} ({number + 1} of {len(request.seeds)})"
-    progress.stage(title, supernets + networks * min(retrain, 1))
+    steps = sum(arm.supernets + arm.count * min(retrain, 1) for arm in study.arms)
+    progress.stage(f"seed {seed} ({number + 1} of {len(request.seeds)})", steps)
     for arm in study.arms:
         if (searched := arm.search(work, seed)) is not None:
             derived, argmax = searched.network.latency_ms, searched.argmax.latency_ms
