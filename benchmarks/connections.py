@@ -22,15 +22,15 @@ from bpnas.search import Preset
 from bpnas.search.commands.display import display
 from bpnas.search.commands.options import given_proposals, wait_passively
 from bpnas.search.studies.connections.arms import (
-    Stage2Study,
-    Terms,
+    ConnectionStudy,
     connections_study,
     fbnet_study,
     lambda_study,
     random_study,
 )
-from bpnas.search.studies.connections.study import run_stage2_study
-from bpnas.search.studies.connections.text import stage2_lines
+from bpnas.search.studies.connections.study import run_connections_study
+from bpnas.search.studies.connections.terms import Terms
+from bpnas.search.studies.study import StudyRequest
 from bpnas.tables import LatencyTable
 
 STEM, CHANNELS, HEAD = 8, (16, 32), 64
@@ -81,7 +81,7 @@ def call(command: str, *arguments: object) -> None:
 
 def design(
     name: str, proposals: tuple[Block, ...], folder: Path, sites: str, preset: Preset
-) -> Callable[[Terms], Stage2Study]:
+) -> Callable[[Terms], ConnectionStudy]:
     """The study of that name."""
     lambda_below = preset.connections.lambda_below
     if name == "connections":
@@ -120,20 +120,19 @@ def main() -> None:
     preset = replace(Preset.load("small").override(recipe), name="two cores")
     table = LatencyTable.load(make_table(folder, sites))
     with display(table.meta.mock) as progress:
-        result = run_stage2_study(
-            design(arguments.study, proposals, folder, sites, preset),
+        request = StudyRequest(
             table,
             out=folder / f"{arguments.study}-{sites}-{target_ms:g}ms{'-noise-free' * noise_free}",
-            proposals=proposals,
-            target_ms=target_ms,
             seeds=range(arguments.first_seed, arguments.first_seed + arguments.seeds),
             preset=preset,
             data=data,
             retrain=arguments.retrain,
             progress=progress,
         )
-    print("\n".join([*stage2_lines(result.summary), *result.notes]))
-    print(f"{result.directory}/study.csv, study.png; {result.trainings} trainings; latencies are a mock's")
+        compared = design(arguments.study, proposals, folder, sites, preset)
+        result = run_connections_study(compared, request, proposals=proposals, target_ms=target_ms)
+    print("\n".join(result.found.lines))
+    print(f"{result.directory}/study.csv, study.png; {result.found.trainings} trainings; latencies are a mock's")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from bpnas.search import Preset
 from bpnas.search.commands.display import display
 from bpnas.search.commands.options import wait_passively
 from bpnas.search.execution.executor import open_executor
-from bpnas.search.studies.proposals.arms import Study
-from bpnas.search.studies.proposals.study import run_study
-from bpnas.search.studies.proposals.text import summary_lines
+from bpnas.search.studies.proposals.arms import load_study
+from bpnas.search.studies.proposals.study import run_proposals_study
+from bpnas.search.studies.study import StudyRequest
 from bpnas.tables import LatencyTable
 
 BACKBONE = """
@@ -75,19 +75,18 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = LatencyTable.load(make_table(arguments.out))
     with display(table.meta.mock) as progress:
-        result = run_study(
-            Study.load("strategies"),
+        request = StudyRequest(
             table,
             out=arguments.out / "study",
             seeds=range(arguments.first_seed, arguments.first_seed + arguments.seeds),
             preset=replace(Preset.load("tiny").override(RECIPE), name="two cores"),
-            constraints=LIMITS_MS,
             data=f"cifar10:{arguments.cifar10}",
-            executor=partial(open_executor, "processes", workers=2),
             progress=progress,
         )
-    print("\n".join(summary_lines(result.summary)))
-    print(f"{result.directory}/study.csv, study.png; {result.trainings} trainings; latencies are a mock's")
+        executor = partial(open_executor, "processes", workers=2)
+        result = run_proposals_study(load_study("strategies"), request, constraints=LIMITS_MS, executor=executor)
+    print("\n".join(result.found.lines))
+    print(f"{result.directory}/study.csv, study.png; {result.found.trainings} trainings; latencies are a mock's")
 
 
 if __name__ == "__main__":

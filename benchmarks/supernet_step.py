@@ -40,7 +40,7 @@ from bpnas.search import BlockSpace, LatencyLoss, Preset, Supernet
 from bpnas.search.connections.latency_loss import SupernetLatency
 from bpnas.search.connections.super_block import SuperBlock
 from bpnas.search.data.batches import pick_device
-from bpnas.search.search_plan import default_limits
+from bpnas.search.proposals.limits import default_limits
 from bpnas.search.training.malloc import keep_freed_memory
 from bpnas.search.training.train import make_sgd
 from bpnas.tables import LatencyTable

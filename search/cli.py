@@ -8,8 +8,9 @@ from bpnas.base.command import DefaultGroup
 from bpnas.search.commands.export import export, measure
 from bpnas.search.commands.retrain import retrain
 from bpnas.search.commands.search import search
-from bpnas.search.commands.study_connections import STAGE2_COMMANDS
-from bpnas.search.commands.study_proposals import study
+from bpnas.search.commands.study import study
+from bpnas.search.commands.study_connections import CONNECTION_STUDIES
+from bpnas.search.commands.study_proposals import PROPOSAL_STUDIES
 from bpnas.search.commands.transfer import transfer
 
 
@@ -20,7 +21,7 @@ def main() -> None:
 
 for command in (search, retrain, study, transfer, export, measure):
     main.add_command(command)
-for command in STAGE2_COMMANDS:
+for command in (*PROPOSAL_STUDIES, *CONNECTION_STUDIES):
     study.add_command(command)
 
 

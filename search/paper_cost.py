@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.presets import Preset, TrainSettings
+from bpnas.search.proposals.limits import default_limits
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.run import SearchResult
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.sealed import LINE_REMEDY
-from bpnas.search.search_plan import default_limits
 
 CIFAR_IMAGES = 50_000
 

@@ -190,8 +190,7 @@ def _check(preset: Preset) -> None:
         value = getattr(proposals, field)
         if value is not None and value < smallest:
             raise UsageError(f"{field} must be at least {smallest}, not {value}")
-    if not 0 <= connections.lambda_below <= 1:
-        raise UsageError(f"lambda below the target must be from 0 to 1, not {connections.lambda_below}")
+    check_lambda(connections.lambda_below)
     if connections.sampled_paths not in (None, 1, 2):
         raise UsageError(f"sampled paths must be 1 or 2, not {connections.sampled_paths}: leave them out for all")
     if connections.k_best < 1:
@@ -217,6 +216,12 @@ def _check(preset: Preset) -> None:
     for field, off in (("label_smoothing", 0.0), ("ema_decay", None), ("accumulate", 1)):
         if getattr(connections.train, field) != off:
             raise UsageError(f"{field} is for the training of one network, not for the connection search")
+
+
+def check_lambda(below: float) -> None:
+    """Refuse a lambda below the target (Eq. 6) that is not in 0..1, with a UsageError."""
+    if not 0 <= below <= 1:
+        raise UsageError(f"lambda below the target must be from 0 to 1, not {below}")
 
 
 def check_rate(rate: float, whose: str = "") -> None:

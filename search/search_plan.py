@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,18 +11,17 @@ import numpy as np
 from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
-from bpnas.search.connections.latency_loss import LatencyLoss, candidate_latencies
+from bpnas.search.connections.latency_loss import candidate_latencies
 from bpnas.search.connections.run import check_target
 from bpnas.search.data.sources import Source
 from bpnas.search.errors import InfeasibleLimitError
 from bpnas.search.execution.executor import ExecutorKind, check_executor
-from bpnas.search.presets import Preset
+from bpnas.search.presets import Preset, check_lambda
+from bpnas.search.proposals.limits import check_bands, check_latency_ms, default_limits, feasible_limits
 from bpnas.search.proposals.space import BlockSpace
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
-
-_LEAST_CHOICE = 10
 
 Stage = Literal["proposals", "connections", "all"]
 
@@ -215,9 +210,10 @@ def plan_search(request: SearchRequest, table: LatencyTable) -> SearchPlan:
     if not given:
         backbone = _backbone(table, source, request.input_size)
         space = BlockSpace(table, backbone.input_size, classes=backbone.classes)
-        limits = _limits(space, request.constraints, preset)
+        quantiles = preset.proposals.limit_quantiles
+        limits = feasible_limits(space, request.constraints or default_limits(space, quantiles))
         if request.bands:
-            _check_bands(space, limits)
+            check_bands(space, limits)
     later_backbone = _backbone(table, later, later_size(request, source, later))
     targets = sorted({float(ms) for ms in request.targets_ms})
     target_ms = request.target_ms
@@ -228,7 +224,8 @@ def plan_search(request: SearchRequest, table: LatencyTable) -> SearchPlan:
     for wanted_ms in (*targets, target_ms):
         if wanted_ms is None:
             continue
-        LatencyLoss(wanted_ms, preset.connections.lambda_below)  # refuses what makes no sense
+        check_latency_ms(wanted_ms, "latency target")
+        check_lambda(preset.connections.lambda_below)
         if request.stage == "proposals":
             continue
         if given:
@@ -244,39 +241,6 @@ def later_size(request: SearchRequest, source: Source, later: Source) -> int | N
     return request.connections_input_size or (request.input_size if later == source else None)
 
 
-def default_limits(space: BlockSpace, quantiles: Sequence[float]) -> tuple[float, ...]:
-    """Latency limits in ms at these quantiles of the latencies of all distinct blocks [ours].
-
-    In a small space, of a table with few paths, limit number i (from 1) admits `_LEAST_CHOICE` * i blocks at least.
-    Rounded up to three digits, so that they read well and never fall below the smallest.
-    """
-    latencies = np.sort(space.latencies())
-    limits = set()
-    for number, quantile in enumerate(sorted(quantiles), start=1):
-        admitted = max(math.ceil(quantile * len(latencies)), _LEAST_CHOICE * number)
-        limits.add(_rounded_up(float(latencies[min(admitted, len(latencies)) - 1])))
-    return tuple(sorted(limits))
-
-
-def _limits(space: BlockSpace, constraints: Sequence[float], preset: Preset) -> tuple[float, ...]:
-    limits = tuple(sorted({float(limit) for limit in constraints}))
-    if not limits:
-        limits = default_limits(space, preset.proposals.limit_quantiles)
-    for limit in limits:
-        LatencyLoss(limit)  # refuses what is no latency
-        feasible = space.feasible(limit)
-        if not feasible.size:
-            raise InfeasibleLimitError(limit, feasible.smallest_ms)
-    return limits
-
-
-def _check_bands(space: BlockSpace, limits: Sequence[float]) -> None:
-    for low, high in pairwise(limits):
-        band = space.feasible(high, at_least_ms=low)
-        if not band.size:
-            band.sample(random.Random(0))  # raises, and says what lies nearest
-
-
 def _check_reachable(space: BlockSpace, target_ms: float) -> None:
     """Refuse a target that no proposals whatever could meet: the fastest path everywhere, Skip where it can be."""
     table, where = space.table, (space.backbone.input_size, space.backbone.classes)
@@ -289,12 +253,3 @@ def _check_reachable(space: BlockSpace, target_ms: float) -> None:
 
 def _backbone(table: LatencyTable, source: Source, input_size: int | None) -> Backbone:
     return table.backbone(input_size or source.native_size, source.class_count())
-
-
-def _rounded_up(value: float) -> float:
-    text = f"{value:.2e}"
-    rounded = float(text)
-    if rounded < value:
-        exponent = int(text.partition("e")[2])
-        rounded = float(f"{rounded + 10.0 ** (exponent - 2):.2e}")
-    return rounded

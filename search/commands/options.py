@@ -206,6 +206,11 @@ def executor_options(command: F) -> F:
     )
 
 
+def together(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several options as one, in this order."""
+    return lambda command: _decorated(command, *options)
+
+
 def _decorated(command: F, *options: Callable[[F], F]) -> F:
     for option in reversed(options):
         command = option(command)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bpnas.base.command import Command, print_result
+from bpnas.base.command import Command
 from bpnas.base.errors import UsageError
 from bpnas.base.plain_numbers import read_number
-from bpnas.search.commands.display import display
 from bpnas.search.commands.options import (
     CONNECTION_OVERRIDES,
     RETRAIN_OVERRIDES,
@@ -23,25 +21,27 @@ from bpnas.search.commands.options import (
     json_option,
     preset_option,
     retrain_options,
-    seed_numbers,
-    table_here,
     table_option,
+    together,
     wait_passively,
 )
+from bpnas.search.commands.study import overridden, retrain_option, run_and_print, seeds_option, study_out_option
 
 if TYPE_CHECKING:
     from bpnas.profiler.block import Block
-    from bpnas.search.presets import Preset
-    from bpnas.search.studies.connections.arms import Stage2Study, Terms
-    from bpnas.search.studies.connections.study import Stage2Result
-    from bpnas.tables import LatencyTable
+    from bpnas.search.studies.connections.terms import Terms
+    from bpnas.search.studies.study import StudyRequest, StudyResult
 
-F = TypeVar("F", bound=Callable[..., Any])
-Design = Callable[["Terms", "tuple[Block, ...]", "Preset"], "Stage2Study"]
+_random_option = click.option(
+    "--random-networks",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Random connections per seed; they take 90 to 100 % of the target.",
+)
 
-_OVERRIDES = {**CONNECTION_OVERRIDES, **RETRAIN_OVERRIDES}
 
-_options = (
+_terms = together(
     table_option,
     additivity_option,
     click.option(
@@ -56,37 +56,17 @@ _options = (
         metavar="MS",
         help="Limit of every network.  [default: the middle proposal's]",
     ),
-    click.option("--seeds", default="5", show_default=True, help="How many, or which: 0,1,7."),
-    click.option(
-        "--retrain",
-        type=click.IntRange(0),
-        default=1,
-        show_default=True,
-        help="Train every network so often from scratch, and judge it on test images; 0 leaves accuracies out.",
-    ),
+    seeds_option,
+    retrain_option("Trainings of every network from scratch, judged on test images; 0 leaves accuracies out."),
     data_option,
     input_size_option,
-    click.option("--out", type=click.Path(file_okay=False), help="Directory.  [default: runs/TABLE-STUDY]"),
+    study_out_option,
     preset_option,
     connection_options,
     retrain_options,
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a training."),
     json_option,
 )
-_random_option = click.option(
-    "--random-networks",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    help="Random connections per seed; they take 90 to 100 % of the target.",
-)
-
-
-def _terms(command: F) -> F:
-    """The options of every study of stage 2."""
-    for option in reversed(_options):
-        command = option(command)
-    return command
 
 
 @click.command("lambda", cls=Command, short_help="Lambda of the latency loss below the target.")
@@ -106,13 +86,7 @@ def lambda_below(lambdas: str, **options: Any) -> None:
         values = tuple(dict.fromkeys(read_number(part) for part in lambdas.split(",")))
     except ValueError:
         raise UsageError(f"--lambdas {lambdas!r}: write numbers with commas between, as in 0,0.01,1") from None
-
-    def design(terms: Terms, proposals: tuple[Block, ...], preset: Preset) -> Stage2Study:
-        from bpnas.search.studies.connections.arms import lambda_study
-
-        return lambda_study(proposals, values)
-
-    _run("lambda", design, **options)
+    _run("lambda", lambda arms, terms, blocks, below: arms.lambda_study(blocks, values), options)
 
 
 @click.command("random-stage2", cls=Command, short_help="Searched connections and random ones.")
@@ -120,26 +94,14 @@ def lambda_below(lambdas: str, **options: Any) -> None:
 @_random_option
 def random_stage2(random_networks: int, **options: Any) -> None:
     """Compare the connection search with random connections of the same proposals at equal latency by table."""
-
-    def design(terms: Terms, proposals: tuple[Block, ...], preset: Preset) -> Stage2Study:
-        from bpnas.search.studies.connections.arms import random_study
-
-        return random_study(proposals, preset.connections.lambda_below, random_networks)
-
-    _run("random-stage2", design, **options)
+    _run("random-stage2", lambda arms, terms, blocks, below: arms.random_study(blocks, below, random_networks), options)
 
 
 @click.command("fbnet-candidates", cls=Command, short_help="Block proposals and FBNet's nine candidates.")
 @_terms
 def fbnet_candidates(**options: Any) -> None:
     """Search connections of the block proposals and of FBNet's nine hand-made candidates ("BCS-A" of the paper)."""
-
-    def design(terms: Terms, proposals: tuple[Block, ...], preset: Preset) -> Stage2Study:
-        from bpnas.search.studies.connections.arms import fbnet_study
-
-        return fbnet_study(proposals, preset.connections.lambda_below)
-
-    _run("fbnet-candidates", design, **options)
+    _run("fbnet-candidates", lambda arms, terms, blocks, below: arms.fbnet_study(blocks, below), options)
 
 
 @click.command(cls=Command, short_help="Searched connections and all that is simpler.")
@@ -159,85 +121,31 @@ def connections(random_networks: int, width_tables: tuple[str, ...], **options: 
     the target. MobileNetV2 is K3E6G1 at every site, of the given tables the one nearest to the target.
     """
 
-    def design(terms: Terms, proposals: tuple[Block, ...], preset: Preset) -> Stage2Study:
-        from bpnas.search.studies.connections.arms import connections_study
+    def design(arms: Any, terms: Terms, blocks: tuple[Block, ...], below: float) -> Any:
         from bpnas.tables import LatencyTable
 
-        widths: list[LatencyTable] = [LatencyTable.load(file, options["additivity"]) for file in width_tables]
-        return connections_study(terms, proposals, preset.connections.lambda_below, random_networks, widths)
+        widths = [LatencyTable.load(file, options["additivity"]) for file in width_tables]
+        return arms.connections_study(terms, blocks, below, random_networks, widths)
 
-    _run("connections", design, **options)
+    _run("connections", design, options)
 
 
-def _run(
-    name: str,
-    design: Design,
-    *,
-    table: str | None,
-    additivity: str | None,
-    proposals: str,
-    target_ms: float | None,
-    seeds: str,
-    retrain: int,
-    data: str,
-    input_size: int | None,
-    out: str | None,
-    preset: str,
-    threads: int,
-    as_json: bool,
-    **overrides: Any,
-) -> None:
+def _run(name: str, design: Callable[[Any, Terms, tuple[Block, ...], float], Any], options: dict[str, Any]) -> None:
+    """Run a study that `design` makes, of the module of arms, the terms, the proposals and lambda below the target."""
     wait_passively()
     from bpnas.search.presets import Preset
-    from bpnas.search.studies.connections.study import run_stage2_study
-    from bpnas.tables import LatencyTable
+    from bpnas.search.studies.connections import arms
+    from bpnas.search.studies.connections.study import run_connections_study
 
-    values = {_OVERRIDES[option]: value for option, value in overrides.items() if value is not None}
-    chosen = Preset.load(preset).override(values)
-    numbers, blocks = seed_numbers(seeds), given_proposals(proposals)
-    file = table or table_here()
-    loaded = LatencyTable.load(file, additivity)
-    with display(loaded.meta.mock) as progress:
-        result = run_stage2_study(
-            lambda terms: design(terms, blocks, chosen),
-            loaded,
-            out=out or Path("runs") / f"{Path(file).stem}-{name}",
-            proposals=blocks,
-            target_ms=target_ms,
-            seeds=numbers,
-            preset=chosen,
-            data=data,
-            input_size=input_size,
-            retrain=retrain,
-            threads=threads,
-            progress=progress,
+    preset = Preset.load(options["preset"]).override(overridden(options, CONNECTION_OVERRIDES | RETRAIN_OVERRIDES))
+    blocks, below = given_proposals(options["proposals"]), preset.connections.lambda_below
+
+    def run(request: StudyRequest) -> StudyResult[Any]:
+        return run_connections_study(
+            lambda terms: design(arms, terms, blocks, below), request, proposals=blocks, target_ms=options["target_ms"]
         )
-    _print(name, result, as_json)
+
+    run_and_print(name, preset, run, options)
 
 
-def _print(name: str, result: Stage2Result, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from bpnas.search.studies.connections.text import stage2_lines
-
-    facts, lines = result.facts, [*stage2_lines(result.summary), *result.notes]
-    answer = {
-        "out": str(result.directory),
-        "study": name,
-        **facts,
-        **asdict(result.summary),
-        "trainings": result.trainings,
-        "notes": list(result.notes),
-        "text": lines,
-    }
-    mock = " (mock: computed, not measured)" if facts["mock"] else ""
-    text = [
-        f"Device: {facts['device']}, {facts['runtime']}{mock}; networks are predicted by {facts['additivity']!r}",
-        f"Target T = {facts['target_ms']:.4g} ms by table; every network is within it",
-        *lines,
-        f"Files: {result.directory}/study.csv, study.png, summary.json; {result.trainings} trainings",
-    ]
-    print_result(answer, as_json, "\n".join(text))
-
-
-STAGE2_COMMANDS = (lambda_below, random_stage2, fbnet_candidates, connections)
+CONNECTION_STUDIES = (lambda_below, random_stage2, fbnet_candidates, connections)

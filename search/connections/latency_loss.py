@@ -17,6 +17,8 @@ from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
 from bpnas.search.connections.supernet import site_candidates
 from bpnas.search.errors import SearchError
+from bpnas.search.presets import check_lambda
+from bpnas.search.proposals.limits import check_latency_ms
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
@@ -112,10 +114,8 @@ class LatencyLoss:
     latency: SupernetLatency | None = None
 
     def __post_init__(self) -> None:
-        if not (self.target_ms > 0 and math.isfinite(self.target_ms)):
-            raise UsageError(f"the latency target must be a positive number of ms, not {self.target_ms}")
-        if not 0 <= self.lambda_below <= 1:
-            raise UsageError(f"lambda below the target must be from 0 to 1, not {self.lambda_below}")
+        check_latency_ms(self.target_ms, "latency target")
+        check_lambda(self.lambda_below)
 
     @classmethod
     def of_table(

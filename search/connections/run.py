@@ -14,10 +14,9 @@ import numpy as np
 from bpnas.base.randomness import derived_seed
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block, Blocks
+from bpnas.search.connections.choose_network import choose_network, chosen_blocks
 from bpnas.search.connections.connect import ConnectionEpoch, candidate_latencies, connect, new_supernet
-from bpnas.search.connections.derive import Assignment, argmax_blocks, fastest_blocks, k_most_probable_blocks
-from bpnas.search.connections.inherited_accuracy import inherited_accuracy, judged_count
-from bpnas.search.connections.super_block import Candidates
+from bpnas.search.connections.derive import Assignment, fastest_blocks
 from bpnas.search.connections.supernet import site_candidates
 from bpnas.search.data.dataset import Dataset, load_data
 from bpnas.search.data.judged_images import JudgedImages
@@ -91,7 +90,7 @@ def check_target(table: LatencyTable, backbone: Backbone, proposals: Sequence[Bl
     """
     latencies = candidate_latencies(table, backbone, proposals)
     fastest = fastest_blocks([np.zeros(len(row)) for row in latencies], latencies)
-    blocks = _blocks([site_candidates(proposals, site) for site in backbone.sites], fastest.choices)
+    blocks = chosen_blocks([site_candidates(proposals, site) for site in backbone.sites], fastest.choices)
     smallest = table.network(blocks, backbone.input_size, backbone.classes)
     if smallest > target_ms:
         raise InfeasibleLimitError(target_ms, smallest, "network of these block proposals")
@@ -207,36 +206,22 @@ def _search(
         )
 
     def exact_ms(choices: tuple[int, ...]) -> float:
-        return table.network(_blocks(learned.candidates, choices), backbone.input_size, backbone.classes)
+        return table.network(chosen_blocks(learned.candidates, choices), backbone.input_size, backbone.classes)
 
     def as_dict(assignment: Assignment) -> dict[str, Any]:
-        return {
-            "blocks": block_texts(_blocks(learned.candidates, assignment.choices)),
-            "latency_ms": exact_ms(assignment.choices),
-            "log_probability": assignment.log_probability,
-        }
+        blocks = block_texts(chosen_blocks(learned.candidates, assignment.choices))
+        latency_ms, log_p = assignment.latency_ms, assignment.log_probability
+        return {"blocks": blocks, "latency_ms": latency_ms, "log_probability": log_p}
 
     def derived(limit_ms: float) -> dict[str, Any]:
-        found = k_most_probable_blocks(learned.log_probabilities, latencies, limit_ms, settings.k_best, fixed, exact_ms)
-        result = {
-            "mock": table.meta.mock,
-            "target_ms": limit_ms,
-            "argmax": as_dict(argmax_blocks(learned.log_probabilities, latencies, fixed)),
-            "chosen": as_dict(found[0]),
-        }
-        if settings.k_best > 1:
-            _, held_out = dataset.train.first(settings.train.train_images).parted(settings.weight_share)
-            judged = []
-            for assignment in found:
-                score = inherited_accuracy(supernet, assignment.choices, dataset, held_out, settings.train.batch)
-                judged.append({**as_dict(assignment), "inherited_accuracy": score})
-            images = JudgedImages.held_out(
-                dataset.source, judged_count(len(held_out), settings.train.batch), dataset.input_size
-            )
-            result["inherited_accuracy_on"] = None if images is None else asdict(images)
-            # The most probable one of equally good ones.
-            result |= {"chosen": max(judged, key=lambda one: one["inherited_accuracy"]), "judged": judged}
-        return result
+        choice = choose_network(supernet, learned, latencies, dataset, settings, limit_ms, fixed, exact_ms)
+        result = {"mock": table.meta.mock, "target_ms": limit_ms, "argmax": as_dict(choice.argmax)}
+        if not choice.judged:
+            return result | {"chosen": as_dict(choice.chosen)}
+        judged = {one: {**as_dict(one), "inherited_accuracy": score} for one, score in choice.judged}
+        images = None if choice.judged_on is None else asdict(choice.judged_on)
+        named = {"chosen": judged[choice.chosen], "inherited_accuracy_on": images, "judged": list(judged.values())}
+        return result | named
 
     return derived
 
@@ -309,7 +294,3 @@ def _check_latency(path: Path, latency_ms: float, target_ms: float, stored_ms: A
         raise RunError(f"{path}: says {said} ms of blocks that take {latency_ms:.6g} ms by table; {RESTORE}")
     if latency_ms > target_ms:
         raise RunError(f"{path}: its blocks take {latency_ms:.6g} ms, above the limit of {target_ms:.6g} ms; {RESTORE}")
-
-
-def _blocks(candidates: Sequence[Candidates], choices: Sequence[int]) -> Blocks:
-    return tuple(options[choice] for options, choice in zip(candidates, choices, strict=True))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 CONFIDENCE = 0.95
 _EXACT_PAIRS = 16
-"""Up to so many pairs all 2^n signs are enumerated; above, as many are drawn at random."""
+"""Up to this many pairs all 2^n signs are enumerated; above, as many are drawn at random."""
 
 
 @dataclass(frozen=True, slots=True)

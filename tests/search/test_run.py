@@ -458,7 +458,7 @@ def test_senseless_requests(request_, message, table, tmp_path):
 
 
 def test_default_limits_ascend_and_admit_a_choice(table):
-    from bpnas.search.search_plan import default_limits
+    from bpnas.search.proposals.limits import default_limits
 
     space = BlockSpace(table)
     limits = default_limits(space, Preset.load("tiny").proposals.limit_quantiles)

@@ -1,20 +1,23 @@
-"""What a study of stage 2 compares: its arms, each a way to come to networks, and the pairs of them that it judges."""
+"""Ways to come to networks of block proposals, and the studies that compare them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from bpnas.base.randomness import derived_seed
-from bpnas.profiler.backbone import Backbone
-from bpnas.profiler.block import Block, Blocks
+from bpnas.profiler.block import Block
 from bpnas.search.connections.connect import candidate_latencies
 from bpnas.search.connections.derive import most_probable_blocks
 from bpnas.search.connections.random_connections import RandomConnections
-from bpnas.search.connections.supernet import site_candidates
+from bpnas.search.connections.run import check_target
 from bpnas.search.errors import InfeasibleLimitError
+from bpnas.search.presets import check_lambda
+from bpnas.search.studies.connections.terms import Network, Terms
+from bpnas.search.studies.connections.work import Searched, Work
+from bpnas.search.studies.study import Study
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
@@ -33,138 +36,134 @@ NEAR = 0.9
 """Random connections take at least this share of the target."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What all arms have in common.
+class ConnectionArm:
+    """One way to come to networks: what an arm does that has one network and no supernet."""
 
-    Attributes:
-        table, backbone: the latencies, and where blocks sit.
-        target_ms: the limit of every network.
-    """
+    __slots__ = ()
 
-    table: LatencyTable
-    backbone: Backbone
-    target_ms: float
+    name: str
+    supernets: ClassVar[int] = 0
+    """That it trains per seed."""
+    count: int = 1
+    """Of its networks per seed."""
 
-    def latency_ms(self, blocks: Blocks) -> float:
-        """Of a network on the backbone, by table."""
-        return self.table.network(blocks, self.backbone.input_size, self.backbone.classes)
+    def check(self, terms: Terms, seeds: Sequence[int]) -> None:
+        """Refuse what cannot be done with these seeds, before anything is trained.
 
-    @property
-    def fixed_ms(self) -> float:
-        """Of stem and head."""
-        return self.table.fixed(self.backbone.input_size, self.backbone.classes)
+        Raises:
+            UsageError, InfeasibleLimitError, MissingEntryError: says what.
+        """
 
-    def chosen(self, proposals: Sequence[Block], choices: Sequence[int]) -> Blocks:
-        """The blocks of an assignment of these proposals."""
-        candidates = (site_candidates(proposals, site) for site in self.backbone.sites)
-        return tuple(options[choice] for options, choice in zip(candidates, choices, strict=True))
+    def search(self, work: Work, seed: int) -> Searched | None:
+        """What its supernet comes to, trained unless an earlier call has done so; None without one."""
+        return None
 
-    def exact_ms(self, proposals: Sequence[Block]) -> Callable[[tuple[int, ...]], float]:
-        """The latency of assignments of these proposals."""
-        return lambda choices: self.latency_ms(self.chosen(proposals, choices))
+    def networks(self, work: Work, seed: int) -> tuple[Network, ...]:
+        """Its networks, within the target."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
-    """One network to train.
-
-    Attributes:
-        blocks: one per site, None for Skip.
-        latency_ms: by table.
-        backbone: where it is not the study's own, as for another width.
-    """
-
-    blocks: Blocks
-    latency_ms: float
-    backbone: Backbone | None = None
-
-    @property
-    def skips(self) -> int:
-        """How many sites are left out."""
-        return self.blocks.count(None)
-
-
-@dataclass(frozen=True, slots=True)
-class SearchedArm:
-    """The block connection search over `proposals` and Skip; one network per seed."""
+class SearchedArm(ConnectionArm):
+    """The block connection search over `proposals` and Skip."""
 
     name: str
     proposals: tuple[Block, ...]
     lambda_below: float
+    supernets: ClassVar[int] = 1
+
+    def check(self, terms: Terms, seeds: Sequence[int]) -> None:
+        """See `ConnectionArm`."""
+        check_lambda(self.lambda_below)
+        check_target(terms.table, terms.backbone, self.proposals, terms.target_ms)
+
+    def search(self, work: Work, seed: int) -> Searched:
+        """See `ConnectionArm`."""
+        return work.search(self.name, self.proposals, self.lambda_below, seed)
+
+    def networks(self, work: Work, seed: int) -> tuple[Network, ...]:
+        """See `ConnectionArm`."""
+        return (self.search(work, seed).network,)
 
 
 @dataclass(frozen=True, slots=True)
-class RandomArm:
-    """`count` random connections of `proposals` and Skip per seed; see `random_networks`."""
+class RandomArm(ConnectionArm):
+    """`count` random connections of `proposals` and Skip per seed."""
 
     name: str
     proposals: tuple[Block, ...]
-    count: int
+    count: int = 1
+
+    def check(self, terms: Terms, seeds: Sequence[int]) -> None:
+        """See `ConnectionArm`."""
+        check_target(terms.table, terms.backbone, self.proposals, terms.target_ms)
+        for seed in seeds:
+            self.drawn(terms, seed)
+
+    def networks(self, work: Work, seed: int) -> tuple[Network, ...]:
+        """See `ConnectionArm`."""
+        return self.drawn(work.terms, seed)
+
+    def drawn(self, terms: Terms, seed: int) -> tuple[Network, ...]:
+        """Connections of the proposals, all that take 90 to 100 % of the target equally likely [ours].
+
+        Raises:
+            InfeasibleLimitError: none does.
+        """
+        rows = candidate_latencies(terms.table, terms.backbone, self.proposals)
+        target, exact_ms = terms.target_ms, terms.exact_ms(self.proposals)
+        connections = RandomConnections(rows, target, NEAR * target, terms.fixed_ms, exact_ms)
+        rng = random.Random(derived_seed(seed, "study", "random connections"))
+        choices = [connections.sample(rng) for _ in range(self.count)]
+        return tuple(Network(terms.chosen(self.proposals, one), exact_ms(one)) for one in choices)
 
 
 @dataclass(frozen=True, slots=True)
-class FixedArm:
+class FixedArm(ConnectionArm):
     """One network, the same for every seed."""
 
     name: str
     network: Network
 
+    def networks(self, work: Work, seed: int) -> tuple[Network, ...]:
+        """See `ConnectionArm`."""
+        return (self.network,)
 
-Stage2Arm = SearchedArm | RandomArm | FixedArm
 
-
-@dataclass(frozen=True, slots=True)
-class Stage2Study:
-    """Arms under equal terms.
-
-    Attributes:
-        name: of its command.
-        arms: that are run.
-        pairs: of names of arms that are judged, the one that is hoped to be better first.
-        notes: what was left out, and why.
-    """
-
-    name: str
-    arms: tuple[Stage2Arm, ...]
-    pairs: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...] = field(default=())
+ConnectionStudy = Study[ConnectionArm]
+"""For annotations; Python 3.11 makes no slotted, frozen object of a subscripted class."""
 
 
 def lambda_study(
     proposals: tuple[Block, ...], lambdas: Sequence[float] = LAMBDAS, reference: float = 0.01
-) -> Stage2Study:
+) -> ConnectionStudy:
     """One search per lambda below the target; all are held against `reference`, the paper's, where it is among them."""
     names = {value: f"lambda {value:g}" for value in lambdas}
     pairs = tuple((names[value], names[reference]) for value in names if value != reference and reference in names)
-    return Stage2Study("lambda", tuple(SearchedArm(name, proposals, value) for value, name in names.items()), pairs)
+    return Study("lambda", tuple(SearchedArm(name, proposals, value) for value, name in names.items()), pairs)
 
 
-def random_study(proposals: tuple[Block, ...], lambda_below: float, count: int) -> Stage2Study:
+def random_study(proposals: tuple[Block, ...], lambda_below: float, count: int) -> ConnectionStudy:
     """The search against random connections of the same proposals."""
     arms = (SearchedArm("searched", proposals, lambda_below), RandomArm("random", proposals, count))
-    return Stage2Study("random-stage2", arms, (("searched", "random"),))
+    return Study("random-stage2", arms, (("searched", "random"),))
 
 
-def fbnet_study(proposals: tuple[Block, ...], lambda_below: float) -> Stage2Study:
+def fbnet_study(proposals: tuple[Block, ...], lambda_below: float) -> ConnectionStudy:
     """The same search over block proposals and over FBNet's hand-made candidates."""
     arms = (SearchedArm("proposals", proposals, lambda_below), SearchedArm("fbnet", FBNET_BLOCKS, lambda_below))
-    return Stage2Study("fbnet-candidates", arms, (("proposals", "fbnet"),))
+    return Study("fbnet-candidates", arms, (("proposals", "fbnet"),))
 
 
 def connections_study(
-    terms: Terms,
-    proposals: tuple[Block, ...],
-    lambda_below: float,
-    count: int,
-    widths: Sequence[LatencyTable] = (),
-) -> Stage2Study:
+    terms: Terms, proposals: tuple[Block, ...], lambda_below: float, count: int, widths: Sequence[LatencyTable] = ()
+) -> ConnectionStudy:
     """The search against all that is simpler: random connections, every proposal stacked, MobileNetV2.
 
     Args:
         widths: tables of the same device and backbone with other numbers of channels, for MobileNetV2.
     """
-    arms: list[Stage2Arm] = list(random_study(proposals, lambda_below, count).arms)
+    arms: list[ConnectionArm] = list(random_study(proposals, lambda_below, count).arms)
     notes = []
     for block in dict.fromkeys(proposals):
         try:
@@ -179,7 +178,7 @@ def connections_study(
     else:
         notes.append("mobilenetv2 is left out: it takes tables of the backbone at other widths (--width-table)")
     pairs = tuple(("searched", arm.name) for arm in arms[1:])
-    return Stage2Study("connections", tuple(arms), pairs, tuple(notes))
+    return Study("connections", tuple(arms), pairs, tuple(notes))
 
 
 def stacked_network(terms: Terms, block: Block) -> Network:
@@ -196,20 +195,6 @@ def stacked_network(terms: Terms, block: Block) -> Network:
     # With latencies in the place of log probabilities it is the slowest one within the limit.
     found = most_probable_blocks(rows, rows, terms.target_ms, terms.fixed_ms, terms.exact_ms([block]))
     return Network(terms.chosen([block], found.choices), found.latency_ms)
-
-
-def random_networks(terms: Terms, arm: RandomArm, seed: int) -> tuple[Network, ...]:
-    """Connections of the arm's proposals, all that take 90 to 100 % of the target equally likely [ours].
-
-    Raises:
-        InfeasibleLimitError: none does.
-    """
-    rows = candidate_latencies(terms.table, terms.backbone, arm.proposals)
-    target, exact_ms = terms.target_ms, terms.exact_ms(arm.proposals)
-    drawn = RandomConnections(rows, target, NEAR * target, terms.fixed_ms, exact_ms)
-    rng = random.Random(derived_seed(seed, "study", "random connections"))
-    choices = [drawn.sample(rng) for _ in range(arm.count)]
-    return tuple(Network(terms.chosen(arm.proposals, one), exact_ms(one)) for one in choices)
 
 
 def mobilenetv2_network(terms: Terms, widths: Sequence[LatencyTable]) -> Network:

@@ -1,46 +1,40 @@
-"""The plot of a study of stage 2: an arm a line; accuracy, latency and Skips side by side, a point per seed."""
+"""The plot of a study of connections: an arm a line; accuracy, latency and Skips side by side, a point per seed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from bpnas.search.studies.connections.summary import Stage2ArmSummary, Stage2Summary
+from bpnas.search.studies.connections.summary import ArmSummary, Summary
+from bpnas.search.studies.plot import COLOURS, panels, span
 from bpnas.search.studies.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by people who see fewer; the markers differ too, for print in grey.
-_BLUE, _RED, _GREEN = ("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^")
-_DPI = 150
+_FIRST, _SECOND, _THIRD = zip(COLOURS, "os^", strict=False)
 
 _Series = tuple[str, str, tuple[str, str], float]
 """Attribute of a row and of an arm, label, style, scale."""
 
 
-def stage2_figure(summary: Stage2Summary, title: str) -> Figure:
-    """Draw it, with neither a screen nor a global state.
+def study_figure(summary: Summary, title: str) -> Figure:
+    """Draw it.
 
     Args:
         summary: of finished arms.
         title: says what was compared, and whether the table is a mock's.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panels: list[tuple[str, Sequence[_Series]]] = []
+    contents: list[tuple[str, Sequence[_Series]]] = []
     if any(arm.accuracy for arm in summary.arms):
-        panels.append(("accuracy on test images in %", [("accuracy", "", _BLUE, 100.0)]))
-    latencies: list[_Series] = [("latency", "derived network", _BLUE, 1.0)]
+        contents.append(("accuracy on test images in %", [("accuracy", "", _FIRST, 100.0)]))
+    latencies: list[_Series] = [("latency", "derived network", _FIRST, 1.0)]
     if any(arm.argmax for arm in summary.arms):
-        latencies += [("argmax", "argmax per site", _RED, 1.0), ("expected", "expected", _GREEN, 1.0)]
-    panels += [("latency / target", latencies), ("Skips", [("skips", "", _BLUE, 1.0)])]
+        latencies += [("argmax", "argmax per site", _SECOND, 1.0), ("expected", "expected", _THIRD, 1.0)]
+    contents += [("latency / target", latencies), ("Skips", [("skips", "", _FIRST, 1.0)])]
     height = 1.6 + 0.42 * len(summary.arms)
-    figure = Figure(figsize=(4.0 * len(panels) + 1, height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axis, (label, series) in zip(axes, panels, strict=True):
+    figure, axes = panels(len(contents), (4.0 * len(contents) + 1, height), title, same_lines=True)
+    for axis, (label, series) in zip(axes, contents, strict=True):
         shown = [1.0] if label.startswith("latency") else []
         for number, (name, legend, (colour, marker), scale) in enumerate(series):
             offset = (number - (len(series) - 1) / 2) * 0.22
@@ -55,20 +49,18 @@ def stage2_figure(summary: Stage2Summary, title: str) -> Figure:
         if len(series) > 1:
             axis.legend(fontsize="x-small")
         # Intervals of a few seeds are so wide that they would press everything else flat: they may leave the panel.
-        margin = 0.15 * (max(shown) - min(shown)) or 1.0
-        axis.set_xlim(min(shown) - margin, max(shown) + margin)
+        axis.set_xlim(*span(shown, 0.15))
         axis.set_xlabel(label)
         axis.grid(alpha=0.25)
         if label.startswith("latency"):
             axis.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
     axes[0].set_yticks(range(len(summary.arms)), [arm.arm for arm in summary.arms])
     axes[0].invert_yaxis()
-    figure.suptitle(title, fontsize="medium")
     return figure
 
 
 def _mark_mean(
-    errorbar: Callable[..., object], arm: Stage2ArmSummary, name: str, line: float, colour: str, scale: float
+    errorbar: Callable[..., object], arm: ArmSummary, name: str, line: float, colour: str, scale: float
 ) -> None:
     interval: Interval | None = getattr(arm, name)
     if interval is None:

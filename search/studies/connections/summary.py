@@ -1,16 +1,17 @@
-"""What a study of stage 2 says: intervals of every arm over seeds, and comparisons paired by seed."""
+"""What a study of connections says: intervals of every arm over seeds, and comparisons paired by seed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from bpnas.search.data.judged_images import JudgedImages
 from bpnas.search.studies.statistics import Interval, PairedComparison, compare_pairs, mean_interval
 
-Stage2Measure = Literal["accuracy", "best", "latency", "argmax", "expected", "skips", "entropy"]
-COMPARED: tuple[Stage2Measure, ...] = ("accuracy", "latency", "argmax")
+Measure = Literal["accuracy", "best", "latency", "argmax", "expected", "skips", "entropy"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+COMPARED: tuple[Measure, ...] = ("accuracy", "latency", "argmax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,44 +54,52 @@ class NetworkRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage2ArmSummary:
-    """One arm over all seeds; of several networks a seed the mean counts, and in `best` the most accurate one.
+class ArmSummary:
+    """One arm over all seeds, None where it has no such measure.
 
-    `best` is chosen by test images, so it is an upper bound of what trying several can give.
+    Of several networks a seed the mean counts, and in `best` the most accurate one. That is chosen by test images, so
+    it is an upper bound of what trying several can give.
     """
 
     arm: str
     accuracy: Interval | None
     best: Interval | None
-    latency: Interval
+    latency: Interval | None
     argmax: Interval | None
     expected: Interval | None
-    skips: Interval
+    skips: Interval | None
     entropy: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
-class Stage2Comparison:
+class Comparison:
     """First minus second by one measure, paired by seed; p adjusted by Holm over the pairs of the study."""
 
     first: str
     second: str
-    measure: Stage2Measure
+    measure: Measure
     result: PairedComparison
 
 
 @dataclass(frozen=True, slots=True)
-class Stage2Summary:
-    """All of it; `seeds` says how many, and `accuracy_on` which images the accuracies are of, None without any."""
+class Summary:
+    """All of it.
 
-    arms: tuple[Stage2ArmSummary, ...]
-    comparisons: tuple[Stage2Comparison, ...]
+    Attributes:
+        notes: what was left out, and why.
+        seeds: how many.
+        accuracy_on: the images that the accuracies are of; None without any.
+    """
+
+    notes: tuple[str, ...]
+    arms: tuple[ArmSummary, ...]
+    comparisons: tuple[Comparison, ...]
     rows: tuple[NetworkRow, ...]
     seeds: int
     accuracy_on: JudgedImages | None = None
 
 
-def summarise_stage2(rows: Sequence[NetworkRow], pairs: Sequence[tuple[str, str]]) -> Stage2Summary:
+def summarise(rows: Sequence[NetworkRow], pairs: Sequence[tuple[str, str]], notes: tuple[str, ...] = ()) -> Summary:
     """Compare `pairs` of arms; every arm must have rows for every seed."""
     seeds = tuple(dict.fromkeys(row.seed for row in rows))
     names = tuple(dict.fromkeys(row.arm for row in rows))
@@ -98,45 +107,28 @@ def summarise_stage2(rows: Sequence[NetworkRow], pairs: Sequence[tuple[str, str]
         (name, seed): [row for row in rows if row.arm == name and row.seed == seed] for name in names for seed in seeds
     }
 
-    def values(name: str, measure: Stage2Measure) -> list[float] | None:
+    def values(name: str, measure: Measure) -> list[float] | None:
         found = [_value(at[name, seed], measure) for seed in seeds]
         return None if None in found else [value for value in found if value is not None]
 
-    def interval(name: str, measure: Stage2Measure) -> Interval | None:
+    def interval(name: str, measure: Measure) -> Interval | None:
         found = values(name, measure)
         return None if found is None else mean_interval(found)
 
-    def known(name: str, measure: Stage2Measure) -> Interval:
-        found = interval(name, measure)
-        assert found is not None
-        return found
-
-    arms = tuple(
-        Stage2ArmSummary(
-            name,
-            interval(name, "accuracy"),
-            interval(name, "best"),
-            known(name, "latency"),
-            interval(name, "argmax"),
-            interval(name, "expected"),
-            known(name, "skips"),
-            interval(name, "entropy"),
-        )
-        for name in names
-    )
-    comparisons: list[Stage2Comparison] = []
+    arms = tuple(ArmSummary(name, **{measure: interval(name, measure) for measure in MEASURES}) for name in names)
+    comparisons: list[Comparison] = []
     for measure in COMPARED:
         both = [(first, second, values(first, measure), values(second, measure)) for first, second in pairs]
         judged = [(first, second, x, y) for first, second, x, y in both if x is not None and y is not None]
         results = compare_pairs([[a - b for a, b in zip(x, y, strict=True)] for _, _, x, y in judged])
         comparisons += [
-            Stage2Comparison(first, second, measure, result)
+            Comparison(first, second, measure, result)
             for (first, second, _, _), result in zip(judged, results, strict=True)
         ]
-    return Stage2Summary(arms, tuple(comparisons), tuple(rows), len(seeds))
+    return Summary(notes, arms, tuple(comparisons), tuple(rows), len(seeds))
 
 
-def _value(rows: Sequence[NetworkRow], measure: Stage2Measure) -> float | None:
+def _value(rows: Sequence[NetworkRow], measure: Measure) -> float | None:
     """One arm's value with one seed; None where it has none."""
     if measure == "best":
         accuracies = [row.accuracy for row in rows if row.accuracy is not None]

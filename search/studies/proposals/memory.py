@@ -1,4 +1,4 @@
-"""The trainings of a study: each is done once, and is on the disk before it is used."""
+"""The trainings of a study of proposals, done by an executor."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bpnas.profiler.block import Block
+from bpnas.search.data.judged_images import HELD_OUT, JudgedImages
+from bpnas.search.data.sources import Source
+from bpnas.search.execution.evaluation import Evaluation
 from bpnas.search.execution.executor import Executor
-from bpnas.search.fields import SEEDS, Fields, fields_of
+from bpnas.search.fields import SEEDS, Fields
 from bpnas.search.run_directory import RunDirectory
-from bpnas.search.sealed import LINE_REMEDY
-
-EVALUATIONS = "evaluations.jsonl"
+from bpnas.search.studies.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,51 +36,35 @@ class TrainingMemory:
     Args:
         directory: holds evaluations.jsonl, a line per training.
         executor: does the trainings.
+        source, input_size: of the images.
+
+    Attributes:
+        done: what came out of those that were done; of one that diverged a score of 0.
 
     Raises:
         RunError: the file is damaged.
     """
 
-    def __init__(self, directory: RunDirectory, executor: Executor) -> None:
-        self._directory, self._executor = directory, executor
-        self._scores: dict[Training, float] = {}
-        self._diverged: dict[Training, str | None] = {}
-        self._images: dict[bool, int] = {}
+    def __init__(self, directory: RunDirectory, executor: Executor, source: Source, input_size: int) -> None:
+        self._executor, self._source, self._input_size = executor, source, input_size
         self._under_way: dict[int, Training] = {}
         self._submitted = 0
-        for row, line in enumerate(directory.lines(EVALUATIONS), start=1):
-            with fields_of(f"{directory.root / EVALUATIONS}: line {row} is no evaluation", LINE_REMEDY):
-                fields = Fields(line)
-                training = Training(fields.block("block"), fields.whole("seed", -SEEDS, SEEDS), fields.flag("on_test"))
-                self._scores[training] = fields.share("score")
-                self._diverged[training] = fields.text("diverged") if fields.has("diverged") else None
-                if fields.has("judged_on"):
-                    self._images[training.on_test] = fields.whole("judged_on") or self.judged_on(training.on_test)
+        self.done = Journal(directory, "evaluations.jsonl", "evaluation", _read)
 
-    def __len__(self) -> int:
-        return len(self._scores)
-
-    def __contains__(self, training: Training) -> bool:
-        return training in self._scores
-
-    def score(self, training: Training) -> float:
-        """Its score. Raises KeyError if it was not done."""
-        return self._scores[training]
-
-    def diverged(self, training: Training) -> str | None:
-        """How it diverged, which has a score of 0; None if it did not. Raises KeyError if it was not done."""
-        return self._diverged[training]
-
-    def judged_on(self, on_test: bool) -> int:
-        """How many images judge such trainings; 0 where that is not known."""
-        return self._images.get(on_test, 0)
+    def images(self, on_test: bool) -> JudgedImages | None:
+        """Those that judge such trainings; None where they are not known."""
+        split = self._source.test_name() if on_test else HELD_OUT
+        for training, evaluation in reversed(self.done.items()):
+            if training.on_test == on_test and evaluation.judged_on:
+                return JudgedImages(self._source.absolute, split, evaluation.judged_on, self._input_size)
+        return None
 
     def fetch(self, wanted: Iterable[Training]) -> None:
         """Have the first of `wanted` trained, as many as there are workers, and wait until one more is done."""
         for training in wanted:
             if len(self._under_way) >= self._executor.workers:
                 break
-            if training not in self._scores and training not in self._under_way.values():
+            if training not in self.done and training not in self._under_way.values():
                 self._under_way[self._submitted] = training
                 self._executor.submit(self._submitted, training.block, seed=training.seed, on_test=training.on_test)
                 self._submitted += 1
@@ -96,6 +81,12 @@ class TrainingMemory:
         }
         if evaluation.diverged is not None:
             line["diverged"] = evaluation.diverged
-        self._directory.append(EVALUATIONS, line)
-        self._scores[training], self._diverged[training] = evaluation.score, evaluation.diverged
-        self._images[training.on_test] = evaluation.judged_on or self.judged_on(training.on_test)
+        self.done.add(training, evaluation, line)
+
+
+def _read(line: Fields) -> tuple[Training, Evaluation]:
+    training = Training(line.block("block"), line.whole("seed", -SEEDS, SEEDS), line.flag("on_test"))
+    judged_on = line.whole("judged_on") if line.has("judged_on") else 0
+    diverged = line.text("diverged") if line.has("diverged") else None
+    # What it cost is not asked for again.
+    return training, Evaluation(line.share("score"), 0, 0.0, judged_on=judged_on, diverged=diverged)

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bpnas.search.studies.plot import COLOURS, panels, span
 from bpnas.search.studies.proposals.search import StudySearch
 from bpnas.search.studies.statistics import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by people who see fewer; the strokes differ too, for print in grey.
-_STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
+_STROKES = ("-", "--", "-.", ":")
 _PANEL_INCHES = 4.2
-_DPI = 150
 
 
 def study_figure(searches: Sequence[StudySearch], title: str) -> Figure:
-    """Draw it, with neither a screen nor a global state.
+    """Draw it.
 
     Args:
         searches: finished ones, of equal length.
         title: says what was compared, and whether the table is a mock's.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     limits = sorted({search.limit_ms for search in searches})
     arms = list(dict.fromkeys(search.arm.name for search in searches))
-    figure = Figure(figsize=(_PANEL_INCHES * max(len(limits), 2), 4.4), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(limits), squeeze=False)[0]
-    for panel, limit in zip(panels, limits, strict=True):
+    figure, axes = panels(len(limits), (_PANEL_INCHES * max(len(limits), 2), 4.4), title)
+    for panel, limit in zip(axes, limits, strict=True):
         shown: list[float] = []
-        for name, (colour, stroke) in zip(arms, _STYLES, strict=False):
+        for name, colour, stroke in zip(arms, COLOURS, _STROKES, strict=False):
             curves = [
                 [score * 100 for score in search.curve]
                 for search in searches
@@ -51,19 +44,10 @@ def study_figure(searches: Sequence[StudySearch], title: str) -> Figure:
             # The first bands are so wide that they would press everything else flat.
             late = intervals[len(intervals) // 2 :]
             shown += [*means, *(end for i in late for end in (i.low, i.high) if end is not None)]
-        margin = 0.05 * (max(shown) - min(shown)) or 1.0
-        panel.set_ylim(min(shown) - margin, max(shown) + margin)
+        panel.set_ylim(*span(shown, 0.05))
         panel.set_title(f"at most {limit:g} ms", fontsize="medium")
         panel.set_xlabel("trials")
         panel.grid(alpha=0.25)
-    panels[0].set_ylabel("best accuracy so far in %")
-    panels[0].legend(loc="lower right")
-    figure.suptitle(title, fontsize="medium")
+    axes[0].set_ylabel("best accuracy so far in %")
+    axes[0].legend(loc="lower right")
     return figure
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a file; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bpnas.profiler.block import Block
-from bpnas.search.data.judged_images import JudgedImages, on_images
+from bpnas.search.data.judged_images import on_images
 from bpnas.search.errors import StuckError
 from bpnas.search.progress import Progress
 from bpnas.search.proposals.evolution import Candidate
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.proposals.survivors import Survivors, check_survivor
-from bpnas.search.studies.proposals.arms import Arm, Proposer
+from bpnas.search.studies.proposals.arms import ProposalArm, Proposer
 from bpnas.search.studies.proposals.memory import Training, TrainingMemory
+from bpnas.search.studies.proposals.summary import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class StudySearch:
     """
 
     def __init__(
-        self, arm: Arm, limit_ms: float, seed: int, cycles: int, space: BlockSpace, proposer: Proposer
+        self, arm: ProposalArm, limit_ms: float, seed: int, cycles: int, space: BlockSpace, proposer: Proposer
     ) -> None:
         self.arm, self.limit_ms, self.seed, self.cycles = arm, limit_ms, seed, cycles
         self.trials: list[StudyTrial] = []
@@ -66,7 +67,7 @@ class StudySearch:
 
     @property
     def wanted(self) -> Training | None:
-        """What must be trained for it to go on; None if it is finished."""
+        """What must be trained before it can continue; None if it is finished."""
         if self._waiting is None and len(self.trials) < self.cycles and not self.stuck:
             try:
                 self._waiting = self._proposer.ask()
@@ -85,27 +86,19 @@ class StudySearch:
         self._waiting = None
         block = self._space.block(trial.genotype)
         best = max(score, self.trials[-1].best_so_far) if self.trials else score
-        done = StudyTrial(
-            trial.index,
-            trial.genotype,
-            block,
-            trial.latency_ms,
-            score,
-            trial.parent,
-            best,
-            block in self._seen,
-            diverged,
-        )
+        repeat, genotype, latency_ms = block in self._seen, trial.genotype, trial.latency_ms
+        done = StudyTrial(trial.index, genotype, block, latency_ms, score, trial.parent, best, repeat, diverged)
         self._seen.add(block)
         self.trials.append(done)
         self._survivors.tell(diverged)
         return done
 
     def advance(self, memory: TrainingMemory) -> list[StudyTrial]:
-        """Go on as far as scores are known, and return the new trials."""
+        """Continue as far as scores are known, and return the new trials."""
         trials = []
-        while (training := self.wanted) is not None and training in memory:
-            trials.append(self.tell(memory.score(training), memory.diverged(training)))
+        while (training := self.wanted) is not None and training in memory.done:
+            trained = memory.done[training]
+            trials.append(self.tell(trained.score, trained.diverged))
         return trials
 
     @property
@@ -132,21 +125,21 @@ class StudySearch:
         """The mean of `curve`, the area under it, which also counts how soon something good was found."""
         return sum(self.curve) / self.cycles
 
-    @property
-    def distinct(self) -> int:
-        """How many different blocks it had."""
-        return len(self._seen)
+    def outcome(self, test: float | None) -> Outcome:
+        """What it came to, where its winner has the score `test` on test images.
+
+        Raises:
+            DivergedError: each trial has diverged.
+        """
+        winner, of_search = self.winner, (self.arm.name, self.limit_ms, self.seed)
+        of_winner = (str(winner.block), winner.latency_ms, winner.score)
+        return Outcome(*of_search, *of_winner, self.anytime, test, len(self._seen), self.stuck)
 
 
-def run_searches(
-    searches: Sequence[StudySearch],
-    memory: TrainingMemory,
-    progress: Progress,
-    images: Callable[[], JudgedImages | None] = lambda: None,
-) -> None:
-    """Run all to their ends. What was trained by an earlier call is gone through at once.
+def run_searches(searches: Sequence[StudySearch], memory: TrainingMemory, progress: Progress) -> None:
+    """Run all to their ends. What an earlier call has trained is told at once.
 
-    Which images the scores are of, `images` says once there is one. A search depends on its own scores alone: in what
+    A search depends on its own scores alone: in what
     order trainings end changes nothing.
     """
     for search in searches:
@@ -161,7 +154,7 @@ def run_searches(
                     f"seed {search.seed}, limit {search.limit_ms:g} ms, {search.arm.name}: {trial.block}, "
                     f"{trial.latency_ms:.4g} ms, "
                     + (
-                        f"accuracy {trial.score:.3f} {on_images(images())}"
+                        f"accuracy {trial.score:.3f} {on_images(memory.images(on_test=False))}"
                         if trial.diverged is None
                         else f"diverged {trial.diverged}"
                     )

@@ -22,7 +22,7 @@ class Outcome:
         block, latency_ms: of its winner.
         found: the winner's score, the best of many noisy ones and so an optimistic one.
         anytime: the mean of the best score so far over all trials.
-        test: the winner's mean score on test images, trained anew with other seeds; None if that was not done.
+        test: the winner's mean score on test images, trained again with other seeds; None if that was not done.
         distinct: how many different blocks were evaluated.
         stuck: it ended early, since its arm found no feasible child; what it had found by then counts.
     """
@@ -37,10 +37,6 @@ class Outcome:
     test: float | None
     distinct: int
     stuck: bool = False
-
-    def value(self, measure: Measure) -> float | None:
-        """One of its scores."""
-        return {"found": self.found, "anytime": self.anytime, "test": self.test}[measure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +103,7 @@ def summarise(outcomes: Sequence[Outcome], pairs: Sequence[tuple[str, str]]) -> 
     for measure in MEASURES if tested else MEASURES[:2]:
         for first, second in pairs:
             families = [
-                [
-                    _number(at[first, limit, seed].value(measure)) - _number(at[second, limit, seed].value(measure))
-                    for seed in seeds
-                ]
+                [getattr(at[first, limit, seed], measure) - getattr(at[second, limit, seed], measure) for seed in seeds]
                 for limit in limits
             ]
             results = compare_pairs(families)
@@ -134,9 +127,3 @@ def _arm_summary(outcomes: Sequence[Outcome]) -> ArmSummary:
         mean_interval(tests) if tests else None,
         sum(outcome.distinct for outcome in outcomes) / len(outcomes),
     )
-
-
-def _number(value: float | None) -> float:
-    if value is None:
-        raise ValueError("a winner has no test score")
-    return value

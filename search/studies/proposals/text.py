@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bpnas.search.studies.proposals.summary import ArmSummary, Comparison, Measure, Summary
-from bpnas.search.studies.statistics import Interval, smallest_p
-
-LEVEL = 0.05
-"""Below this adjusted p a difference is called one."""
+from bpnas.search.studies.proposals.summary import Comparison, Measure, Summary
+from bpnas.search.studies.report import LEVEL, POINTS, seed_count, table_lines
+from bpnas.search.studies.statistics import smallest_p
 
 _MEANING: dict[Measure, str] = {
     "found": "best score of the search",
@@ -28,10 +26,9 @@ def summary_lines(summary: Summary) -> list[str]:
         measures.append("test")
     rows = [["limit", "arm", *(_MEANING[measure] for measure in measures), "different blocks"]]
     for arm in summary.arms:
-        intervals = [_interval(_of(arm, measure)) for measure in measures]
+        intervals = [POINTS.cell(getattr(arm, measure)) for measure in measures]
         rows.append([f"{arm.limit_ms:g} ms", arm.arm, *intervals, f"{arm.distinct:.1f}"])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines += table_lines(rows)
     for measure in measures:
         lines.append(f"By the {_MEANING[measure]}:")
         lines += [
@@ -54,16 +51,16 @@ def sentence(comparison: Comparison, seeds: int) -> str:
     result, difference = comparison.result, comparison.result.difference
     first, second = comparison.first, comparison.second
     if result.p_adjusted >= LEVEL:
-        size = f"{_signed(difference.mean)} points"
+        size = f"{POINTS.signed(difference.mean)} points"
         return (
-            f"no difference between {first} and {second} can be told with {_seeds(seeds)} "
-            f"({size}{_bounds(difference, ', 95 % CI ')}, p = {result.p_adjusted:.2g})"
+            f"no difference between {first} and {second} can be told with {seed_count(seeds)} "
+            f"({size}{POINTS.ends(difference, ', 95 % CI ')}, p = {result.p_adjusted:.2g})"
         )
     better, worse, sign = (first, second, 1.0) if difference.mean > 0 else (second, first, -1.0)
-    size = f"{_scaled(sign * difference.mean)} points"
+    size = f"{POINTS.number(sign * difference.mean)} points"
     return (
         f"{better} is better than {worse} by {size} "
-        f"({_bounds(difference, '95 % CI ', sign)}, p = {result.p_adjusted:.2g}, {_seeds(seeds)})"
+        f"({POINTS.ends(difference, '95 % CI ', sign)}, p = {result.p_adjusted:.2g}, {seed_count(seeds)})"
     )
 
 
@@ -88,36 +85,7 @@ def _power(summary: Summary) -> list[str]:
     needed = next(count for count in range(2, 64) if smallest_p(count) * summary.limits < LEVEL)
     over = f", {adjusted:.3g} by Holm over {summary.limits} limits" if summary.limits > 1 else ""
     text = (
-        f"With {_seeds(summary.seeds)} the exact two-sided sign-flip test cannot give p below {least:.3g}{over}: under "
-        f"a single limit no difference can reach p < {LEVEL:g}, however large; that takes {needed} seeds."
+        f"With {seed_count(summary.seeds)} the exact two-sided sign-flip test cannot give p below {least:.3g}{over}: "
+        f"under a single limit no difference can reach p < {LEVEL:g}, however large; that takes {needed} seeds."
     )
     return [text]
-
-
-def _of(arm: ArmSummary, measure: Measure) -> Interval | None:
-    return {"found": arm.found, "anytime": arm.anytime, "test": arm.test}[measure]
-
-
-def _interval(interval: Interval | None) -> str:
-    if interval is None:
-        return "-"
-    return _scaled(interval.mean) + _bounds(interval, " (") + (")" if interval.low is not None else "")
-
-
-def _bounds(interval: Interval, before: str, sign: float = 1.0) -> str:
-    if interval.low is None or interval.high is None:
-        return ""
-    low, high = sorted((sign * interval.low, sign * interval.high))
-    return f"{before}{_scaled(low)} to {_scaled(high)}"
-
-
-def _scaled(value: float) -> str:
-    return f"{value * 100:.1f}"
-
-
-def _signed(value: float) -> str:
-    return f"{value * 100:+.1f}"
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' * (count != 1)}"

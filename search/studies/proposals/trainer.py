@@ -56,7 +56,7 @@ class StudyTrainer:
 
     Args:
         backbone, dataset, settings: as of `CandidateEvaluator`.
-        test_images: so many judge a winner; None for all.
+        test_images: this many judge a winner; None for all.
     """
 
     def __init__(

@@ -131,11 +131,11 @@ def test_changed_lines_of_a_study_are_seen(cli, table, limits, tmp_path):
 def test_random_stage_1_has_a_hundred_trials_as_the_papers(cli, table, tmp_path, monkeypatch):
     asked = []
 
-    def note(study, table, **options):
-        asked.append((study.name, options["preset"].proposals.cycles, options["preset"].proposals.strategy))
+    def note(study, request, **options):
+        asked.append((study.name, request.preset.proposals.cycles, request.preset.proposals.strategy))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bpnas.search.studies.proposals.study.run_study", note)
+    monkeypatch.setattr("bpnas.search.studies.proposals.study.run_proposals_study", note)
     common = ["--table", table, "--out", tmp_path]
     assert cli("run-search", "study", "random-stage1", *common).exit_code == 130
     assert cli("run-search", "study", "random-stage1", *common, "--preset", "paper").exit_code == 130

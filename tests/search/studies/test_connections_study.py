@@ -17,19 +17,18 @@ from bpnas.search import InfeasibleLimitError, Preset, RunError
 from bpnas.search.studies.connections.arms import (
     FBNET_BLOCKS,
     RandomArm,
-    Stage2Study,
-    Terms,
     connections_study,
     fbnet_study,
     lambda_study,
     mobilenetv2_network,
-    random_networks,
     random_study,
     stacked_network,
 )
-from bpnas.search.studies.connections.study import run_stage2_study
-from bpnas.search.studies.connections.summary import NetworkRow, summarise_stage2
-from bpnas.search.studies.connections.text import stage2_lines
+from bpnas.search.studies.connections.study import run_connections_study
+from bpnas.search.studies.connections.summary import NetworkRow, summarise
+from bpnas.search.studies.connections.terms import Terms
+from bpnas.search.studies.connections.text import summary_lines
+from bpnas.search.studies.study import Study, StudyRequest
 from tests.search_helpers import FormulaTable, Steps, tiny_backbone
 
 PROPOSALS = tuple(map(Block.parse, ("K1G1", "K3G4", "K3E3G2", "K5E6G1")))
@@ -82,8 +81,8 @@ def test_a_slow_block_gets_the_skips_that_bring_it_nearest_to_the_target(terms):
 
 def test_random_networks_lie_near_the_target_and_follow_the_seed(terms):
     arm = RandomArm("random", PROPOSALS, 5)
-    drawn = random_networks(terms, arm, 3)
-    assert len(drawn) == 5 and drawn == random_networks(terms, arm, 3) != random_networks(terms, arm, 4)
+    drawn = arm.drawn(terms, 3)
+    assert len(drawn) == 5 and drawn == arm.drawn(terms, 3) != arm.drawn(terms, 4)
     assert all(
         0.9 * TARGET_MS <= network.latency_ms == terms.latency_ms(network.blocks) <= TARGET_MS for network in drawn
     )
@@ -124,8 +123,9 @@ def everything(terms):
 
 
 def study(table, out, design=everything, **options):
-    values = {"proposals": PROPOSALS, "target_ms": TARGET_MS, "seeds": (0, 1), "preset": MICRO, "out": out}
-    return run_stage2_study(design, table, **{**values, **options})
+    of_arms = {name: options.pop(name, value) for name, value in (("proposals", PROPOSALS), ("target_ms", TARGET_MS))}
+    request = StudyRequest(table, out, **{"seeds": (0, 1), "preset": MICRO, **options})
+    return run_connections_study(design, request, **of_arms)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,11 @@ def test_every_network_is_within_the_target_and_trained_alike(finished):
     summary = json.loads((finished.directory / "summary.json").read_text())
     assert summary["mock"] is True and len(summary["arms"]) == 7 and len(summary["rows"]) == len(found)
     assert not list((finished.directory / "checkpoints").iterdir())
+    of_searches = "proposals lambda_below seed chosen argmax expected_latency_ms entropy log_probabilities"
+    of_evaluations = "blocks backbone seed score"
+    for name, keys in (("searches.jsonl", of_searches), ("evaluations.jsonl", of_evaluations)):
+        for line in (finished.directory / name).read_text().splitlines():
+            assert list(json.loads(line)) == [*keys.split(), "seconds", "check"]
 
 
 def test_interrupted_it_ends_as_if_undisturbed(finished, table, tmp_path):
@@ -157,7 +162,7 @@ def test_interrupted_it_ends_as_if_undisturbed(finished, table, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             study(table, tmp_path, progress=Steps(lambda number, left=left: number == left and stop(number)))
     again = study(table, tmp_path)
-    assert again.trainings == finished.trainings
+    assert again.found.trainings == finished.found.trainings
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (finished.directory / name).read_bytes(), name
     for name in ("searches.jsonl", "evaluations.jsonl"):
@@ -167,7 +172,7 @@ def test_interrupted_it_ends_as_if_undisturbed(finished, table, tmp_path):
 
 def test_more_seeds_and_arms_cost_only_what_is_new(table, tmp_path):
     one = study(table, tmp_path, lambda terms: random_study(PROPOSALS, 0.01, 1), seeds=(0,))
-    assert one.trainings == 1 + len({row["blocks"] for row in rows(one)})
+    assert one.found.trainings == 1 + len({row["blocks"] for row in rows(one)})
     more = study(table, tmp_path, lambda terms: random_study(PROPOSALS, 0.01, 2), seeds=(0, 5), retrain=2)
     assert len((tmp_path / "searches.jsonl").read_text().splitlines()) == 2
     assert {row["trainings"] for row in rows(more)} == {"2"}
@@ -196,7 +201,7 @@ def test_lambda_is_recorded_and_networks_need_not_be_trained(table, tmp_path):
         assert float(row["expected"]) > 0 and float(row["latency"]) <= 1 and 0 < float(row["entropy"]) < 1.7
         assert float(row["argmax"]) <= 1 or float(row["latency"]) < float(row["argmax"])
     assert not (tmp_path / "evaluations.jsonl").exists()
-    text = "\n".join(stage2_lines(result.summary))
+    text = "\n".join(summary_lines(result.found.summary))
     assert "lambda 0.5 - lambda 0.01" in text and "accuracy" not in text
 
 
@@ -245,7 +250,7 @@ def test_comparisons_are_paired_by_seed_and_the_mean_of_several_networks_counts(
     found = [row("searched", seed, 0.5 + seed / 10) for seed in range(3)]
     found += [row("random", seed, 0.4 + seed / 10 + part / 100, part) for seed in range(3) for part in (-1, 1)]
     found += [row("stacked", seed, 0.45 + seed / 10) for seed in range(3)]
-    summary = summarise_stage2(found, (("searched", "random"), ("searched", "stacked")))
+    summary = summarise(found, (("searched", "random"), ("searched", "stacked")))
     random_arm = summary.arms[1]
     assert random_arm.accuracy.mean == pytest.approx(0.5) and random_arm.best.mean == pytest.approx(0.51)
     assert summary.arms[0].best is None
@@ -253,12 +258,12 @@ def test_comparisons_are_paired_by_seed_and_the_mean_of_several_networks_counts(
     assert (first.measure, first.second) == ("accuracy", "random")
     assert first.result.difference.mean == pytest.approx(0.1) and first.result.difference.low == pytest.approx(0.1)
     assert first.result.p == 0.25 and first.result.p_adjusted == 0.5  # by Holm over two pairs
-    text = "\n".join(stage2_lines(summary))
+    text = "\n".join(summary_lines(summary))
     assert "Best of the others by its mean: stacked, 55.0; searched is +5.0 points from it" in text
     assert "cannot give p below 0.5" in text
 
 
 def test_a_study_needs_no_pairs(table, tmp_path):
     arms = lambda_study(PROPOSALS, (0.5,)).arms
-    result = study(table, tmp_path, lambda terms: Stage2Study("lambda", arms, ()), seeds=(0,), retrain=0)
-    assert result.summary.comparisons == () and stage2_lines(result.summary)
+    result = study(table, tmp_path, lambda terms: Study("lambda", arms, ()), seeds=(0,), retrain=0)
+    assert result.found.summary.comparisons == () and summary_lines(result.found.summary)

@@ -5,8 +5,9 @@ import struct
 import pytest
 
 from bpnas.profiler import Block
-from bpnas.search.studies.proposals.arms import Arm
-from bpnas.search.studies.proposals.plot import png, study_figure
+from bpnas.search.studies.plot import png
+from bpnas.search.studies.proposals.arms import LevonasArm
+from bpnas.search.studies.proposals.plot import study_figure
 from bpnas.search.studies.proposals.search import StudySearch, StudyTrial
 from bpnas.search.studies.proposals.summary import Outcome, summarise
 from bpnas.search.studies.proposals.text import summary_lines
@@ -68,7 +69,7 @@ def test_without_retraining_nothing_is_said_of_test_images():
 
 
 def search(arm, limit, seed, scores):
-    found = StudySearch(Arm(arm), limit, seed, len(scores), None, None)
+    found = StudySearch(LevonasArm(arm), limit, seed, len(scores), None, None)
     for index, score in enumerate(scores):
         best = max(scores[: index + 1])
         found.trials.append(StudyTrial(index, 1, Block.parse("K3G1"), limit, score, None, best, False))

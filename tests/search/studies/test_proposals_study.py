@@ -13,8 +13,9 @@ from bpnas.base.randomness import derived_seed
 from bpnas.search import InfeasibleLimitError, Preset, RunError
 from bpnas.search.execution.executor import LocalExecutor
 from bpnas.search.proposals.space import BlockSpace
-from bpnas.search.studies.proposals.arms import STUDIES, Study
-from bpnas.search.studies.proposals.study import run_study
+from bpnas.search.studies.proposals.arms import STUDIES, load_study
+from bpnas.search.studies.proposals.study import run_proposals_study
+from bpnas.search.studies.study import StudyRequest
 from tests.root import ROOT
 from tests.search_helpers import FormulaTable, as_of_an_earlier_bpnas
 
@@ -46,13 +47,11 @@ def table():
 
 
 def run(table, out, name="strategies", evaluate=None, executor=None, **changes):
-    arguments = {"preset": SMALL, "constraints": LIMITS, "seeds": (0, 1, 2), **changes}
     fake = evaluate or Lottery()
-    study = changes.pop("study", Study.load(name))
-    arguments.pop("study", None)
-    return run_study(
-        study, table, out=out, executor=executor or (lambda make, on_loss: LocalExecutor(lambda: fake)), **arguments
-    )
+    study, limits = changes.pop("study", None) or load_study(name), changes.pop("constraints", LIMITS)
+    executor = executor or (lambda make, on_loss: LocalExecutor(lambda: fake))
+    request = StudyRequest(table, out, **{"preset": SMALL, "seeds": (0, 1, 2), **changes})
+    return run_proposals_study(study, request, constraints=limits, executor=executor)
 
 
 def rows(out):
@@ -68,7 +67,7 @@ def contents(out):
 def test_every_arm_gets_the_same_terms(name, table, tmp_path):
     result = run(table, tmp_path, name)
     found = rows(tmp_path)
-    arms = [arm.name for arm in Study.load(name).arms]
+    arms = [arm.name for arm in load_study(name).arms]
     assert len(found) == len(arms) * 3 * len(LIMITS) * 8
     searches = {}
     for row in found:
@@ -84,7 +83,7 @@ def test_every_arm_gets_the_same_terms(name, table, tmp_path):
     assert {(row["mock"], row["device"], row["table_sha256"], row["data"]) for row in found} == {
         ("True", "a formula", "0" * 64, "digits")
     }
-    assert {(outcome.arm, outcome.limit_ms) for outcome in result.summary.outcomes} == {
+    assert {(outcome.arm, outcome.limit_ms) for outcome in result.found.summary.outcomes} == {
         (arm, limit) for arm in arms for limit in LIMITS
     }
 
@@ -93,11 +92,13 @@ def test_no_training_is_done_twice(table, tmp_path):
     evaluate = Lottery()
     result = run(table, tmp_path, evaluate=evaluate)
     lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert {" ".join(line) for line in lines} == {"block seed on_test score images seconds judged_on check"}
     keys = [(line["block"], line["seed"], line["on_test"]) for line in lines]
-    assert len(set(keys)) == len(keys) == evaluate.done == result.trainings
+    assert len(set(keys)) == len(keys) == evaluate.done == result.found.trainings
     searched = {(row["block"], int(row["seed"])) for row in rows(tmp_path)}
     assert {(block, seed) for block, seed, on_test in keys if not on_test} == searched
-    assert run(table, tmp_path, evaluate=Lottery(stop_after=0)) == result
+    again = run(table, tmp_path, evaluate=Lottery(stop_after=0))
+    assert (again.values, again.found.lines) == (result.values, result.found.lines)
 
 
 def test_winners_are_judged_by_fresh_seeds_on_test_images(table, tmp_path):
@@ -105,11 +106,11 @@ def test_winners_are_judged_by_fresh_seeds_on_test_images(table, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
     tested = [line for line in lines if line["on_test"]]
     assert not {line["seed"] for line in tested} & {0, 1, 2}
-    assert {line["block"] for line in tested} == {outcome.block for outcome in result.summary.outcomes}
-    for outcome in result.summary.outcomes:
+    assert {line["block"] for line in tested} == {outcome.block for outcome in result.found.summary.outcomes}
+    for outcome in result.found.summary.outcomes:
         scores = {line["score"] for line in tested if line["block"] == outcome.block}
         assert min(scores) <= outcome.test <= max(scores)
-    assert run(table, tmp_path / "none", retrain=0).summary.outcomes[0].test is None
+    assert run(table, tmp_path / "none", retrain=0).found.summary.outcomes[0].test is None
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 7, 30])
@@ -161,13 +162,13 @@ def test_more_seeds_later_keep_what_was_trained(table, tmp_path):
 
 
 def test_one_seed_has_no_intervals(table, tmp_path):
-    summary = run(table, tmp_path, seeds=(4,)).summary
+    summary = run(table, tmp_path, seeds=(4,)).found.summary
     assert all(arm.found.low is None for arm in summary.arms)
     assert all(comparison.result.p == 1.0 for comparison in summary.comparisons if comparison.limit_ms)
 
 
 def test_an_arm_that_is_left_out_is_compared_with_nothing(table, tmp_path):
-    summary = run(table, tmp_path, study=Study.load("strategies").only(("random", "default"))).summary
+    summary = run(table, tmp_path, study=load_study("strategies").only(("random", "default"))).found.summary
     assert {(comparison.first, comparison.second) for comparison in summary.comparisons} == {("default", "random")}
 
 
@@ -228,15 +229,15 @@ def test_senseless_requests(change, message, table, tmp_path):
 
 def test_unknown_studies_and_arms_are_told_the_known_ones():
     with pytest.raises(UsageError, match="strategies, random-stage1, gray-code"):
-        Study.load("colours")
+        load_study("colours")
     with pytest.raises(UsageError, match="no arm 'genetic': its arms are default, paper, random"):
-        Study.load("strategies").only(("default", "genetic"))
+        load_study("strategies").only(("default", "genetic"))
 
 
 def test_random_draws_take_no_block_twice_while_there_are_others(table, tmp_path):
     space = BlockSpace(table)
     fastest = sorted(space.latencies())[:5]
-    run(table, tmp_path, constraints=(fastest[-1],), study=Study.load("strategies").only(("random", "default")))
+    run(table, tmp_path, constraints=(fastest[-1],), study=load_study("strategies").only(("random", "default")))
     for seed in "012":
         blocks = [row["block"] for row in rows(tmp_path) if row["arm"] == "random" and row["seed"] == seed]
         assert len(blocks) == 8 and len(set(blocks)) == 5
@@ -248,7 +249,7 @@ def test_a_stuck_search_ends_early_and_keeps_its_best(table, monkeypatch, tmp_pa
     slow = int(BlockSpace(table).latencies().argmax())
     monkeypatch.setattr(BlockSpace, "mutate", lambda self, code, rng: self.code_of(self.at(slow), rng))
     result = run(table, tmp_path)
-    for outcome in result.summary.outcomes:
+    for outcome in result.found.summary.outcomes:
         where = (outcome.arm, str(outcome.limit_ms), str(outcome.seed))
         of_search = [row for row in rows(tmp_path) if (row["arm"], row["limit_ms"], row["seed"]) == where]
         assert outcome.stuck == (outcome.arm == "paper")

@@ -23,9 +23,10 @@ from bpnas.search.networks.network_file import NetworkFile, load_network, save_w
 from bpnas.search.networks.retrain import retrain
 from bpnas.search.proposals import evaluator as evaluate_module
 from bpnas.search.studies.connections.arms import lambda_study
-from bpnas.search.studies.connections.study import run_stage2_study
-from bpnas.search.studies.proposals.arms import Study
-from bpnas.search.studies.proposals.study import run_study
+from bpnas.search.studies.connections.study import run_connections_study
+from bpnas.search.studies.proposals.arms import load_study
+from bpnas.search.studies.proposals.study import run_proposals_study
+from bpnas.search.studies.study import StudyRequest
 from bpnas.search.training.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.training.train import accuracy, train
 from tests.network_factory import stored_network
@@ -373,22 +374,17 @@ def test_the_command_says_it_in_one_sentence(found, tmp_path, cli):
 
 def test_a_study_of_stage_1(some_diverge, tmp_path):
     def study(out, *changes):
-        return run_study(
-            Study.load("random-stage1"),
-            FormulaTable.tiny(PATHS),
-            out=out,
-            seeds=(0,),
-            preset=preset({"proposals.cycles": 5}, *changes),
-            constraints=(0.3,),
-        )
+        recipe = preset({"proposals.cycles": 5}, *changes)
+        request = StudyRequest(FormulaTable.tiny(PATHS), out, recipe, seeds=(0,))
+        return run_proposals_study(load_study("random-stage1"), request, constraints=(0.3,)).found.summary
 
     with pytest.raises(DivergedError, match=r"under the limit of 0\.3 ms diverged.*--proposal-rate"):
         study(tmp_path / "all", CANDIDATES)
     some_diverge(lambda size: size % 3 != 0)
     result = study(tmp_path / "some")
     bad = {line["block"] for line in lines(tmp_path / "some/evaluations.jsonl") if "diverged" in line}
-    assert bad and not bad & {outcome.block for outcome in result.summary.outcomes}
-    assert study(tmp_path / "some").summary == result.summary
+    assert bad and not bad & {outcome.block for outcome in result.outcomes}
+    assert study(tmp_path / "some") == result
 
 
 def test_a_winner_that_diverges_on_test_images_ends_its_study(tmp_path, monkeypatch):
@@ -397,15 +393,10 @@ def test_a_winner_that_diverges_on_test_images_ends_its_study(tmp_path, monkeypa
         return train(model, dataset, split, wild(settings) if on_test else settings, **options)
 
     monkeypatch.setattr(evaluate_module, "train", other)
+    recipe = preset({"proposals.cycles": 3, "test_images": 500})
+    request = StudyRequest(FormulaTable.tiny(PATHS), tmp_path, recipe, seeds=(0,))
     with pytest.raises(DivergedError, match=r"the training of the winner .* diverged in epoch 1.*another study"):
-        run_study(
-            Study.load("random-stage1"),
-            FormulaTable.tiny(PATHS),
-            out=tmp_path,
-            seeds=(0,),
-            preset=preset({"proposals.cycles": 3, "test_images": 500}),
-            constraints=(0.3,),
-        )
+        run_proposals_study(load_study("random-stage1"), request, constraints=(0.3,))
 
 
 @pytest.mark.parametrize(
@@ -417,16 +408,9 @@ def test_a_winner_that_diverges_on_test_images_ends_its_study(tmp_path, monkeypa
 )
 def test_a_study_of_stage_2(change, said, tmp_path):
     blocks = tuple(map(Block.parse, PROPOSALS))
+    request = StudyRequest(FormulaTable.tiny(PATHS), tmp_path, preset(change), seeds=(0,))
     with pytest.raises(DivergedError, match=said):
-        run_stage2_study(
-            lambda terms: lambda_study(blocks, (0.01,)),
-            FormulaTable.tiny(PATHS),
-            out=tmp_path,
-            proposals=blocks,
-            target_ms=0.25,
-            seeds=(0,),
-            preset=preset(change),
-        )
+        run_connections_study(lambda _: lambda_study(blocks, (0.01,)), request, proposals=blocks, target_ms=0.25)
     assert not list((tmp_path / "checkpoints").iterdir()) and not (tmp_path / "evaluations.jsonl").exists()
 
 
