@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
 
 
-_LAYOUT = Layout(("study",), (Stage(("searches.jsonl", "evaluations.jsonl", "study.csv")),))
+STUDY_LAYOUT = Layout(("study",), (Stage(("searches.jsonl", "evaluations.jsonl", "study.csv")),))
 
 
 class Arm(Protocol):
@@ -215,7 +215,7 @@ def run_study(
     # Neither the arms nor the seeds: what is trained under these terms does not depend on them.
     config = {**facts, "data": source.absolute, **config}
     config |= {"test_images": preset.test_images, "threads": request.threads}
-    directory = RunDirectory(request.out, _LAYOUT)
+    directory = RunDirectory(request.out, STUDY_LAYOUT)
     with directory.locked():
         directory.agree({"bpnas": version("bpnas"), "study": name, **config})
         with threads_kept():

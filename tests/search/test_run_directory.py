@@ -12,7 +12,7 @@ from bpnas.search.connections.run import SEARCH_LAYOUT
 from bpnas.search.errors import RunError
 from bpnas.search.networks import retrain
 from bpnas.search.run_directory import RunDirectory
-from bpnas.search.studies.study import _LAYOUT as STUDY_LAYOUT
+from bpnas.search.studies.study import STUDY_LAYOUT
 from bpnas.search.transfer import run as transfer
 
 SEARCH = {
