@@ -61,7 +61,7 @@ def test_a_finished_search_stays_as_it_is(earlier, cli):
     network = json.loads(before[Path("finished/network.json")])
     assert json.loads(done.stdout)["network"]["accuracy"] == network["accuracy"]
     assert before == {path: path.read_bytes() for path in earlier.glob("finished/[a-z]*.*")}
-    resumed(cli, "run-search", "export", "finished", "--out", "exported")
+    resumed(cli, "run-search", "export", "finished")
 
 
 @needs_torch
