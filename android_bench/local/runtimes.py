@@ -122,7 +122,7 @@ def open_session(runtime: str, path: str | Path, threads: int = 1) -> Session:
     Raises:
         UsageError: no such runtime.
         RuntimeUnavailableError: the runtime is not installed.
-        Exception: whatever the runtime raises when it refuses the model.
+        Exception: any that the runtime raises when it refuses the model.
     """
     try:
         if runtime == "onnxruntime":

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bpnas.profiler.campaign.session import MIN_SAMPLES, Session
 
 THROTTLED = 1.10
-"""A sentinel slower than so many times its baseline: the device was throttled, or busy with something else."""
+"""A sentinel slower than this many times its baseline: the device was throttled, or busy with something else."""
 
 SMOOTHING = 5
 """Sentinels in the running median: a single odd one changes nothing."""
@@ -56,7 +56,7 @@ class Drift:
     curve: Floats | None
 
     def is_throttled(self, started_at: float) -> bool:
-        """Whether a session lies between the last good sentinel before a slow one and the next good one after it."""
+        """Whether a session is between the last good sentinel before a slow one and the next good one after it."""
         if not started_at:
             return False
         after = int(np.searchsorted(self.good_at, started_at, "right"))
