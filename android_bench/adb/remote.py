@@ -275,7 +275,7 @@ class _Sync:
 
 
 def _read_while_alive(connection: AdbConnection, stream: AdbStream | ShellStream, timeout_seconds: float) -> bytes:
-    """`stream.read`, but a device that has fallen silent altogether is noticed before the time is over."""
+    """`stream.read`, but a device that has fallen silent is noticed before the time is over."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:

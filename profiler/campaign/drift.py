@@ -75,7 +75,7 @@ def read_drift(serial: str, sentinels: Sequence[Session], can_throttle: bool = T
     """What the sentinel's sessions on one device say, in any order.
 
     Sessions without a time, and of too few samples, say nothing. Where the device cannot throttle, a slow sentinel is
-    but one of the values that the curve is drawn through.
+    only one of the values that the curve is drawn through.
     """
     usable = [one for one in sentinels if one.started_at and one.samples >= MIN_SAMPLES and one.latency_ms > 0.0]
     ratios: dict[Session, float] = {}

@@ -17,7 +17,7 @@ from bpnas.android_bench.errors import DeviceError
 from bpnas.android_bench.measurement import Failure, Measurement, Outcome
 from bpnas.android_bench.threads import check_threads
 from bpnas.base.errors import UsageError
-from bpnas.profiler.campaign.crew import Crew
+from bpnas.profiler.campaign.device_workers import DeviceWorkers
 from bpnas.profiler.campaign.model_files import ModelFiles
 from bpnas.profiler.campaign.other_models import AnyPart, OtherPart
 from bpnas.profiler.campaign.records import Plan, Records, Setup, differences
@@ -253,17 +253,17 @@ class Campaign:
         """One round, on the devices that are left."""
         there = {name: one for name, one in self._devices.items() if name not in self._lost}
         queue = WorkQueue(tasks, models, len(there), self._sentinels)
-        with Crew(there, queue, self._setup.settings, self._lost) as crew:
+        with DeviceWorkers(there, queue, self._setup.settings, self._lost) as workers:
             try:
-                self._take_all(crew, queue)
+                self._take_all(workers, queue)
             except KeyboardInterrupt:
                 queue.stop()
                 with suppress(DeviceError):  # that devices end badly is no news after Ctrl-C
-                    self._take_all(crew, queue)
+                    self._take_all(workers, queue)
                 raise
 
-    def _take_all(self, crew: Crew, queue: WorkQueue) -> None:
-        for name, outcome in crew.outcomes():
+    def _take_all(self, workers: DeviceWorkers, queue: WorkQueue) -> None:
+        for name, outcome in workers.outcomes():
             self._take(name, outcome)
             if self._is_over:
                 queue.stop()

@@ -29,7 +29,7 @@ class _End:
     error: BaseException | None
 
 
-class Crew:
+class DeviceWorkers:
     """Devices at work from entering the context to leaving it.
 
     A device that fails with a `DeviceError` is out, and what it took and did not answer goes back to the queue for the
