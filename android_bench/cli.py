@@ -98,7 +98,7 @@ def bundle(arch: str, out: Path | None, wheels: Path | None, runtimes: tuple[str
 @click.option("--bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), help="[default: the newest]")
 @click.option("--affinity", help="Cores, as a mask like 'f0', or 'none'.  [default: the big ones]")
 @click.option("--directory", help="Folder on the device.  [default: /data/local/tmp/bpnas]")
-@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Of the runtime.")
+@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads of the runtime.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def operators(
     model: Path,

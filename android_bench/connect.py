@@ -74,7 +74,7 @@ def connect(serial: str, scratch: str = "/data/local/tmp") -> Remote:
 
 
 def _connect_adb(serial: str) -> AdbConnection:
-    # At every connection anew: an adb server may have been started, or a cable plugged in, since the last one.
+    # Again at every connection: an adb server may have been started, or a cable plugged in, since the last one.
     from bpnas.android_bench.adb.connection import DirectConnection
     from bpnas.android_bench.adb.keys import load_signers
     from bpnas.android_bench.adb.server import NO_SERIAL, ServerConnection, server_devices

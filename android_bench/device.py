@@ -95,7 +95,7 @@ class DeviceInfo:
 
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
-    """How a device is used, beside what is timed; computed devices heed none of it.
+    """How a device is used, apart from what is timed; computed devices ignore all of it.
 
     Attributes:
         bundle: folder made by `profile-device bundle`; None takes the newest one for the device's processor.
@@ -104,7 +104,7 @@ class DeviceOptions:
         affinity: hexadecimal mask of cores, or `none`; None means the big cores of a phone, and nothing elsewhere.
         max_temperature_c: no model starts above it; 0 switches the gate off.
         sentinel_limit: a core slower than this many times its own beginning is cooled down first; 0 switches it off.
-        reconnect_seconds: a lost device is waited for so long.
+        reconnect_seconds: a lost device is waited for this long.
         keep_governor: leave the frequency governor alone also where root would allow to set it.
         directory: folder on the device for all that bpnas puts there; None means `DEVICE_FOLDER` on a phone.
 

@@ -128,7 +128,7 @@ def _identity(serial: str, facts: PhoneFacts) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"not Android but {facts.release or facts.kernel or 'something unknown'}, {facts.abi}",
-            "go on if you mean this machine; for a phone, take the serial that `profile-device devices` lists",
+            "continue if you mean this machine; for a phone, take the serial that `profile-device devices` lists",
         )
     if facts.is_emulator:
         yield Finding(
@@ -289,7 +289,7 @@ def _heat(facts: PhoneFacts, conditions: Conditions) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"the processor has {celsius:.1f} C, above {MAX_TEMPERATURE_C:g} C: it will be slowed down soon",
-            "take the phone out of its case and out of the sun, and let it lie with the screen off for ten minutes",
+            "take the phone out of its case and out of the sun, and leave it with the screen off for ten minutes",
         )
     else:
         sensor = f" (sensor {facts.cpu_zone.kind})" if facts.cpu_zone else ""

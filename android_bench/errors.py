@@ -4,7 +4,7 @@ UsageError
 └── UnknownSerialError         no device answers to that serial
 DeviceError                    the device or its runtime cannot be used
 ├── RuntimeUnavailableError    the inference runtime is not installed or does not start
-├── DeviceLostError            the device went away in mid-work
+├── DeviceLostError            the device went away in the middle of its work
 ├── DeviceSpaceError           no space left on the device
 └── DeviceChangedError         another device, or another version of it, came back in its place
 """
@@ -27,7 +27,7 @@ class RuntimeUnavailableError(DeviceError):
 
 
 class DeviceLostError(DeviceError):
-    """The device went away in mid-work; what it had answered until then is kept."""
+    """The device went away in the middle of its work; what it had answered until then is kept."""
 
 
 class DeviceSpaceError(DeviceError):

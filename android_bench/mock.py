@@ -42,9 +42,9 @@ class Costs:
         depthwise_ns: per multiply-add of a depthwise convolution of 3x3 or less.
         large_kernel: times that for larger ones.
         weight_bytes_per_ns: weights stream from memory once.
-        copy_ns: per value of an addition, a copy, a transposition, an activation, and of whatever else there is.
+        copy_ns: per value of an addition, a copy, a transposition, an activation, and of any other operator.
         gate_ns: per value of a pool, or of a product with one number per channel: runtimes have no fast code for these.
-        operator_ns: of any operator, whatever its size.
+        operator_ns: of any operator, regardless of its size.
     """
 
     macs_per_ns: float
@@ -117,7 +117,7 @@ PROFILES = {
 
 _SESSION_SPREAD = 0.004  # standard deviation of a whole session, relative
 _SAMPLE_SPREAD = 0.008  # of a sample within it
-_BURST_SHARE, _BURST = 0.02, (0.04, 0.09)  # now and then a sample is late by so much, as on a real phone
+_BURST_SHARE, _BURST = 0.02, (0.04, 0.09)  # share of samples that are late, and by how much, as on a real phone
 
 
 class MockDevice(Device):

@@ -96,7 +96,7 @@ def _read_onnx(content: bytes) -> tuple[Operator, ...]:
     return tuple(operators)
 
 
-# What stands before takes them in, or they only name their input anew.
+# The operator before takes them in, or they only give their input another name.
 _FREE_IN_ONNX = {
     *("Relu", "Clip", "Flatten", "Identity", "Constant", "Dropout", "Reshape", "Squeeze", "Unsqueeze"),
 }

@@ -20,7 +20,7 @@ MAX_SHELL_OUTPUT_BYTES = 1 << 20
 """A command that prints more is broken or hostile; `Remote.shell` gives it up."""
 
 MAX_ERROR_BYTES = 4096
-"""So much of the end of a stream's standard error is kept."""
+"""At most this much of the end of a stream's standard error is kept."""
 
 _HARMLESS = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 
@@ -138,7 +138,7 @@ class Remote(Protocol):
         be held; says whether it is. Where it is not, it is held as a whole, by a shell on it.
 
         Raises:
-            DeviceError: somebody else has one of the cores, and kept it for so long.
+            DeviceError: somebody else has one of the cores, and did not free it in time.
         """
         return False
 
@@ -165,7 +165,7 @@ def run_to_end(
         serial: for messages.
         command: the same.
         stream: of the command.
-        timeout_seconds: so long it may take in all.
+        timeout_seconds: the longest it may take in all.
         read: reads from the stream, where something else than its own `read` does.
 
     Raises:
@@ -190,7 +190,7 @@ def run_to_end(
 
 
 def until_ready(stream: ShellStream, timeout_seconds: float) -> bytes:
-    """What a command says until the word `ready` is in it, or until it has ended or so much time has passed.
+    """What a command says until the word `ready` is in it, or until it has ended or the time is over.
 
     Raises:
         DeviceLostError: the connection is gone.
@@ -206,7 +206,7 @@ def until_ready(stream: ShellStream, timeout_seconds: float) -> bytes:
 
 
 def quote(text: str) -> str:
-    """`text` as one word of a POSIX shell command, whatever is in it.
+    """`text` as one word of a POSIX shell command, regardless of its characters.
 
     Raises:
         ValueError: it holds a NUL or a line end, which no file name or property that bpnas passes on may have.

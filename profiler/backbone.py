@@ -1,6 +1,6 @@
 """The backbone that blocks are put into: data, not code.
 
-A backbone is a stem, stages of sites and a head. Shipped ones lie in `backbones/`; a user's own is a TOML file of the
+A backbone is a stem, stages of sites and a head. Shipped ones are in `backbones/`; a user's own is a TOML file of the
 same form::
 
     name = "mine"

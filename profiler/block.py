@@ -71,7 +71,7 @@ def _require(field: str, value: int, allowed: tuple[int, ...]) -> None:
         raise BlockError(f"{field} {value!r} of a path must be one of {', '.join(map(str, allowed))}")
 
 
-# Reflected Gray order: value number i stands at code i ^ (i >> 1).
+# Reflected Gray order: value number i is at code i ^ (i >> 1).
 def _by_code(values: tuple[int, ...], coding: Coding) -> tuple[int, ...]:
     if coding == "binary":
         return values

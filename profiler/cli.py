@@ -58,10 +58,10 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--runtime", default="tflite", show_default=True, help="'tflite' or 'onnxruntime'.")
 @click.option("--records", type=click.Path(dir_okay=False), help="Records file.  [default: DEVICE.sqlite]")
 @click.option(
-    "--budget", type=click.FloatRange(min=0, min_open=True), callback=_finite, help="Stop after so many minutes."
+    "--budget", type=click.FloatRange(min=0, min_open=True), callback=_finite, help="Stop after this many minutes."
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that write models.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of measuring.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Order of measuring.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_what("--backbone", default="mobilenetv2", show_default=True, help="A shipped backbone, or a .toml file.")
 @_what("--input-size", "input_sizes", type=int, multiple=True, help="Image size; repeatable.  [default: 32, 224]")
@@ -82,7 +82,9 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Add sessions of each part until it is known to within this, as 2% or 0.02.  [default: only say what is not "
     "known within 5%]",
 )
-@_how("--max-sessions", type=click.IntRange(1, 1000), help="Of one part.  [default: 10, or --sessions if that is more]")
+@_how(
+    "--max-sessions", type=click.IntRange(1, 1000), help="Most per part.  [default: 10, or --sessions if that is more]"
+)
 @_what("--context", "context_", is_flag=True, help="Each path between two neighbours, too: about twice the time.")
 @_what(
     "--models",
@@ -90,12 +92,12 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(path_type=Path),
     help="Time these .onnx and .tflite files instead.",
 )
-@_how("--warmup-runs", type=int, help="At least so many runs before anything counts.  [default: 10]")
-@_how("--warmup-seconds", type=float, help="And at least so long.  [default: 0.5]")
-@_how("--runs", type=int, help="At least so many samples.  [default: 50]")
-@_how("--seconds", type=float, help="And for at least so long.  [default: 1.0]")
+@_how("--warmup-runs", type=int, help="Minimum of runs before anything counts.  [default: 10]")
+@_how("--warmup-seconds", type=float, help="Minimum seconds of warm-up.  [default: 0.5]")
+@_how("--runs", type=int, help="Minimum of samples.  [default: 50]")
+@_how("--seconds", type=float, help="Minimum seconds of sampling.  [default: 1.0]")
 @_how("--sample-ms", type=float, help="A faster model is run several times within a sample.  [default: 1.0]")
-@_how("--threads", type=int, help="Of the runtime.  [default: 1]")
+@_how("--threads", type=int, help="Threads of the runtime.  [default: 1]")
 @_how("--timeout", "timeout_seconds", type=float, help="Seconds until a model is given up.  [default: 300]")
 @_phone("--bundle", type=_folder, help="Made by 'profile-device bundle'.  [default: the newest one that fits]")
 @_phone("--runner", type=_file, help="Your own build of the runner, or TensorFlow's benchmark_model.")
@@ -105,18 +107,18 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--max-temperature",
     "max_temperature_c",
     type=float,
-    help="No model starts above so many degrees Celsius; 0: whatever it is.  [default: 45]",
+    help="No model starts above this many degrees Celsius; 0: no limit.  [default: 45]",
 )
 @_phone(
     "--sentinel-limit",
     type=float,
-    help="A phone slower than so many times its own beginning is cooled down first; 0: never.  [default: 1.1]",
+    help="A phone slower than this many times its own beginning is cooled down first; 0: never.  [default: 1.1]",
 )
 @_phone(
     "--reconnect",
     "reconnect_seconds",
     type=float,
-    help="A lost phone is waited for so many seconds.  [default: 300]",
+    help="Seconds to wait for a lost phone.  [default: 300]",
 )
 @_phone("--keep-governor", is_flag=True, help="Leave the frequency governor alone also where root could set it.")
 @_phone("--directory", help="Folder on the phone to work in.  [default: /data/local/tmp/bpnas]")
@@ -124,7 +126,7 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 def main(context: click.Context, /, **parameters: Any) -> None:
     """Time every path of a backbone on a device, and keep every sample.
 
-    A call goes on where the last one on the same records file ended. Once all is measured, it measures what is not
+    A call resumes where the last one on the same records file ended. Once all is measured, it measures what is not
     known well enough once more. The commands at the end are about phones.
     """
     if context.invoked_subcommand is not None:

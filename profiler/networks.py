@@ -1,6 +1,6 @@
 """Random whole networks, to fit what corrects a sum of parts (`fit`) and to judge what came out (`test`).
 
-Which of the two a network may be used for is a property of its key, so that the two sets cannot meet, whatever the
+Which of the two a network may be used for is a property of its key, so that the two sets cannot meet, regardless of the
 seeds, the counts and the files they come from.
 """
 

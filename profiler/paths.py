@@ -2,7 +2,7 @@
 networks, to see how much the sum of their parts is off.
 
 The key of a part is the one name that models, records and tables share. It holds the whole geometry, so that equal
-geometry is timed once, whatever the backbone or the resolution it came from.
+geometry is timed once, regardless of the backbone or the resolution it came from.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class NetworkPart:
 
 @dataclass(frozen=True, slots=True)
 class NeighboursPart:
-    """Two 3x3 depthwise convolutions in a row, as one of them stands on either side of a `ContextPart`.
+    """Two 3x3 depthwise convolutions in a row, as there is one of them on either side of a `ContextPart`.
 
     Half its latency is what one neighbour adds: so the call itself, paid once in every model, cancels out [ours].
     """
@@ -193,7 +193,7 @@ def head_part(backbone: Backbone) -> HeadPart:
 
 
 def network_parts(backbone: Backbone) -> tuple[Part, ...]:
-    """What a network on this backbone has beside paths: stem, head and one join per distinct output shape."""
+    """What a network on this backbone has in addition to paths: stem, head and one join per distinct output shape."""
     shapes = dict.fromkeys((site.c_out, site.output_size) for site in backbone.sites)
     return (stem_part(backbone), head_part(backbone), *(JoinPart(*shape) for shape in shapes))
 

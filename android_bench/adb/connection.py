@@ -44,7 +44,7 @@ MAX_PAYLOAD = 1 << 20
 """The longest packet that either side may send, in bytes; a daemon may ask for less."""
 
 MAX_UNREAD = 4 << 20
-"""So many bytes may wait in one stream."""
+"""At most this many bytes may wait in one stream."""
 
 _VERSION_WITHOUT_CHECKSUM = 0x01000001
 _FEATURES = "shell_v2,cmd,stat_v2,ls_v2"
@@ -129,7 +129,7 @@ class _Stream:
             self._take_turn()
             chunk = view[first : first + self.connection.max_payload]
             self.connection.send(WRTE, self.local_id, self.remote_id, chunk)
-        # The last packet's OKAY is waited for by whoever writes next, or by nobody.
+        # The last packet's OKAY is waited for by the one that writes next, or by nobody.
 
     def _take_turn(self) -> None:
         deadline = time.monotonic() + _IDLE_SECONDS
@@ -162,7 +162,7 @@ class DirectConnection:
         name: for messages.
         transport: not connected yet.
         signers: called for the keys to sign with, once the device asks for a signature.
-        auth_seconds: so long a person has for saying yes on the phone's screen.
+        auth_seconds: the time that a person has for saying yes on the phone's screen.
 
     Raises:
         DeviceLostError: nobody answers, or what answers is no ADB daemon.

@@ -49,8 +49,8 @@ def load_signers() -> tuple[Signer, ...]:
             _write_public_key(private, public)
         return (PythonRSASigner.FromRSAKeyPath(str(private)),)
     except OSError as error:
-        raise DeviceError(f"{private}: the key for ADB cannot be used ({error.strerror}); see to its folder") from error
-    except Exception as error:  # whatever the decoder makes of a broken file
+        raise DeviceError(f"{private}: the key for ADB cannot be used ({error.strerror}); check its folder") from error
+    except Exception as error:  # any error that a broken file causes in the decoder
         raise DeviceError(
             f"{private}: no RSA key that can be read; move it and its .pub away to get a new pair"
         ) from error

@@ -25,7 +25,7 @@ from bpnas.android_bench.remote import MAX_ERROR_BYTES, FileToPush, Remote, Shel
 from bpnas.base.errors import UsageError
 from bpnas.base.plain_text import printable
 
-_SYNC_CHUNK_BYTES = 64 << 10  # SYNC.TXT: DATA is at most so long
+_SYNC_CHUNK_BYTES = 64 << 10  # SYNC.TXT: DATA is at most this long
 _WRITE_BYTES = 1 << 20
 _SYNC_SECONDS = 60.0  # a phone may write its cache out before it says that a file has arrived
 _SLOWEST_BYTES_PER_SECOND = 50_000  # of a transfer that is still one
@@ -86,7 +86,7 @@ class AdbRemote(Remote):
 
     def _stream_script(self, connection: AdbConnection, command: str) -> ShellStream:
         path = f"{self._scratch}/bpnas-{secrets.token_hex(8)}.sh"
-        # It removes itself, so that nothing is left wherever it is cut off; the shell has it open, and reads on.
+        # It removes itself, so that nothing is left wherever it is cut off; the shell has it open, and keeps reading.
         script = f"rm -f {quote(path)}\n{command}\n"
         self._send_files(connection, [FileToPush(script.encode(), path, 0o600)], [path])
         return self._stream(connection, f"sh {quote(path)}")
@@ -94,7 +94,7 @@ class AdbRemote(Remote):
     def push(self, files: Sequence[FileToPush]) -> None:
         if not files:
             return
-        # All of it through this one connection: what was begun before a loss must not go on after it.
+        # All of it through this one connection: what was begun before a loss must not continue after it.
         connection = self._open_connection()
         folders = {posixpath.dirname(file.path) for file in files} - self._folders
         if folders:
@@ -275,7 +275,7 @@ class _Sync:
 
 
 def _read_while_alive(connection: AdbConnection, stream: AdbStream | ShellStream, timeout_seconds: float) -> bytes:
-    """`stream.read`, but a device that has fallen silent altogether is noticed before the time is over."""
+    """`stream.read`, but a device that has fallen silent is noticed before the time is over."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:

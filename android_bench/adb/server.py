@@ -216,7 +216,7 @@ def _request(connection: socket.socket, text: str) -> None:
 def _read_text(connection: socket.socket) -> str:
     digits = _read_exactly(connection, 4)
     if not _LENGTH.fullmatch(digits):
-        raise DeviceError("the adb server's answer makes no sense; start it anew with 'adb kill-server'")
+        raise DeviceError("the adb server's answer makes no sense; restart it with 'adb kill-server'")
     return _read_exactly(connection, int(digits, 16)).decode(errors="replace")
 
 
@@ -239,5 +239,5 @@ def _read_exactly(connection: socket.socket, size: int) -> bytes:
 
 def _silence(error: OSError) -> DeviceLostError:
     return DeviceLostError(
-        f"the adb server does not answer ({error.strerror or error}); start it anew with 'adb kill-server'"
+        f"the adb server does not answer ({error.strerror or error}); restart it with 'adb kill-server'"
     )

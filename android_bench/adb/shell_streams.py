@@ -103,7 +103,7 @@ class ShellV1Stream(_ShellStream):
             at = len(self._buffer) - (held or self._buffer.endswith(b"\r"))
         output, self._buffer = self._buffer[:at], self._buffer[at:]
         if len(self._buffer) > MAX_ERROR_BYTES:
-            raise DeviceError(f"{self._serial}: the shell went on after its command had ended; restart the device")
+            raise DeviceError(f"{self._serial}: the shell did not stop after its command had ended; restart the device")
         return output
 
     def _finish(self) -> bytes:

@@ -108,7 +108,7 @@ class HardenedTcpTransport(TcpTransport):  # type: ignore[misc]  # adb-shell has
 def hang_up(connection: socket.socket, reading: threading.Lock, writing: threading.Lock) -> None:
     """Close a socket that other threads may be reading from and writing to, each under its lock."""
     with suppress(OSError):  # where the other side hung up first
-        connection.shutdown(socket.SHUT_RDWR)  # wakes whoever waits
+        connection.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait
     # The number of a closed descriptor is given out again: nobody may be left who is about to wait on it.
     with reading, writing:
         connection.close()

@@ -96,7 +96,7 @@ class _Worker:
 
 
 class LocalDevice(Device):
-    """This machine, through the runtime that is installed beside bpnas; its cores are held meanwhile.
+    """This machine, through the runtime that is installed next to bpnas; its cores are held meanwhile.
 
     Raises:
         RuntimeUnavailableError: the runtime is not installed, or does not start.

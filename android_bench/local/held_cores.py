@@ -50,7 +50,7 @@ class HeldCores:
 
     Args:
         cores: by number.
-        patience_seconds: wait so long for somebody else to be done with them; None means `PATIENCE_SECONDS`.
+        patience_seconds: wait this long for somebody else to be done with them; None means `PATIENCE_SECONDS`.
 
     Attributes:
         descriptors: to pass on to processes that use the cores; none on systems other than Linux.

@@ -140,7 +140,7 @@ class _ProcessStream:
                 if left < 0:
                     raise TimeoutError
         try:
-            code = self._process.wait(max(0.0, deadline - time.monotonic()))  # it may have closed both and go on
+            code = self._process.wait(max(0.0, deadline - time.monotonic()))  # it may have closed both and still run
         except subprocess.TimeoutExpired:
             raise TimeoutError from None
         self.exit_code = 128 - code if code < 0 else code

@@ -21,7 +21,7 @@ from bpnas.base.errors import UsageError
 Array = npt.NDArray[np.float32]
 
 
-class Session:
+class RuntimeSession:
     """A loaded model.
 
     Attributes:
@@ -47,7 +47,7 @@ class Session:
         raise NotImplementedError
 
 
-class OnnxSession(Session):
+class OnnxSession(RuntimeSession):
     """ONNX Runtime with its default graph optimisations, inputs and outputs bound once."""
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -86,7 +86,7 @@ class OnnxSession(Session):
         return self.output()
 
 
-class TfliteSession(Session):
+class TfliteSession(RuntimeSession):
     """The TFLite interpreter with its default delegate (XNNPACK)."""
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -116,13 +116,13 @@ class TfliteSession(Session):
         return [str(detail["op_name"]) for detail in self._interpreter._get_ops_details()]
 
 
-def open_session(runtime: str, path: str | Path, threads: int = 1) -> Session:
+def open_session(runtime: str, path: str | Path, threads: int = 1) -> RuntimeSession:
     """Load a model file.
 
     Raises:
         UsageError: no such runtime.
         RuntimeUnavailableError: the runtime is not installed.
-        Exception: whatever the runtime raises when it refuses the model.
+        Exception: any that the runtime raises when it refuses the model.
     """
     try:
         if runtime == "onnxruntime":

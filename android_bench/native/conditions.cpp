@@ -119,7 +119,7 @@ std::string affinity() {
 }
 
 double sentinel_ns() {
-    // A core that slept runs slowly at first, which is not throttling: go on for as long as it is still getting faster.
+    // A core that slept runs slowly at first, which is not throttling: continue while it is still getting faster.
     double best = std::numeric_limits<double>::infinity();
     for (int pass = 0, since_best = 0; pass < kMostSentinelPasses && since_best < kSentinelPasses;
          ++pass, ++since_best) {

@@ -39,7 +39,7 @@ Deadline::Deadline(double seconds, int descriptor, std::string last_words) : las
     g_descriptor = descriptor;
     g_words = last_words_.data();
     g_length = last_words_.size();
-    // Set anew each time: the runtime may have put a handler of its own there, or blocked the signal.
+    // Set again each time: the runtime may have put a handler of its own there, or blocked the signal.
     struct sigaction action{};
     action.sa_handler = time_is_up;
     sigaction(SIGALRM, &action, nullptr);

@@ -1,4 +1,4 @@
-// A time limit that holds whatever the runtime is doing.
+// A time limit that holds regardless of what the runtime is doing.
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-// Answers: one JSON object a line, each closed by a checksum of what stands before it.
+// Answers: one JSON object a line, each closed by a checksum of what is before it.
 #pragma once
 
 #include <cstddef>
@@ -36,7 +36,7 @@ std::string one_line(const std::string &text, std::size_t limit = 500);
 // `text` as a JSON string, quotes included.
 std::string json_string(const std::string &text);
 
-// Takes standard output over for answers alone: whatever else prints there is led to standard error.
+// Takes standard output over for answers alone: anything else that prints there is led to standard error.
 class Answers {
 public:
     Answers();

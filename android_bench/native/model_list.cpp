@@ -15,7 +15,7 @@
 
 namespace {
 
-// TFLite computes on the weights where they lie, so a slice must be aligned as its own file would be.
+// TFLite computes on the weights where they are, so a slice must be aligned as its own file would be.
 constexpr std::size_t kAlignment = 64;
 
 bool is_id(const std::string &text) {

@@ -1,6 +1,6 @@
 // ONNX Runtime through its C API.
 //
-// The library exports one function; all others stand in the table `struct OrtApi` that it gives out. Members are only
+// The library exports one function; all others are in the table `struct OrtApi` that it gives out. Members are only
 // ever appended to that table, none moves or changes, so a member's index is as stable as a name: the few that are used
 // here are listed with theirs, counted in onnxruntime_c_api.h, and no header is needed.
 #include <algorithm>
@@ -96,7 +96,7 @@ struct OrtApi {
     }
 };
 
-// Whatever the library made, with the function that takes it back.
+// An object that the library made, with the function that takes it back.
 template <typename T>
 using Owned = std::unique_ptr<T, void (*)(T *)>;
 

@@ -6,7 +6,7 @@
 
 namespace {
 
-// The string or number after `"name" :`, as it stands there; empty where there is none.
+// The string or number after `"name" :`, as it is written there; empty where there is none.
 std::string field(const std::string &line, const std::string &name) {
     std::size_t at = line.find("\"" + name + "\"");
     if (at == std::string::npos) return "";

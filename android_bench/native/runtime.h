@@ -59,7 +59,7 @@ std::unique_ptr<Runtime> load_runtime(const std::string &name, const std::string
 std::unique_ptr<Runtime> load_onnxruntime(const std::string &library);
 std::unique_ptr<Runtime> load_tflite(const std::string &library);
 
-// A function of unknown type: becomes whatever function pointer it is assigned to.
+// A function of unknown type: becomes the type of any function pointer it is assigned to.
 class AnyFunction {
 public:
     explicit AnyFunction(const void *address) : address_(address) {}
@@ -89,7 +89,7 @@ void fill_input(float *values, std::size_t count);
 
 Refused not_float32(const std::string &input);
 
-// Inferences in a profile: so many that are left out, and so many that count.
+// Inferences in a profile: those that are left out, and those that count.
 constexpr int kProfileWarmupRuns = 5;
 constexpr int kProfileRuns = 20;
 

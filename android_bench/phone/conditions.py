@@ -186,9 +186,9 @@ def wait_until_cool(
         remote: the phone.
         facts: of the phone.
         limit_c: degrees Celsius; 0 switches the gate off.
-        max_seconds: so long at most.
+        max_seconds: the longest wait.
         on_wait: called with the temperature before each wait of five seconds.
-        sleep: waits for so many seconds.
+        sleep: waits for the seconds it is given.
 
     Returns:
         The temperature; None without a limit or without a sensor that reads.

@@ -6,12 +6,12 @@
     BASE/run-TOKEN/               one campaign's models
 
 PLACE is the same for all campaigns on a device, BASE is what `--directory` says. The device is held by a shell on it
-whose standard input is the connection: when the connection ends, for whatever reason, it ends a runner that is left,
+whose standard input is the connection: when the connection ends, for any reason, it ends a runner that is left,
 restores the governors, removes the run folder and lets go of the device, in this order. So neither a host that was
 killed nor a cable that fell out leaves anything behind, and nobody gets a device that is not put back yet.
 
 The hold is atomic: each shell first makes its own file, then looks for those of others, so of two at once at least one
-sees the other, and whoever sees one that is alive gives up. A file whose shell is dead counts for nothing. On `local`
+sees the other, and the one that sees a live one gives up. A file whose shell is dead counts for nothing. On `local`
 it is cores that are held, see `held_cores`, and the shell is handed them.
 """
 
@@ -49,7 +49,7 @@ holder() {
 } 2> /dev/null
 """
 # End the runner that a run folder names, if it is one: process numbers are used again. It is waited for, since a busy
-# machine takes its time to end a process, and whoever comes next must find the cores idle.
+# machine takes its time to end a process, and the one that comes next must find the cores idle.
 _END_RUNNER = r"""
 end_runner() {
     runner=
@@ -148,7 +148,7 @@ class DeviceFolder:
         self._remote.shell(f"cd {quote(self._facts.base)} && {others}; {halves}", timeout_seconds=60.0)
 
     def place_runner(self, place: str) -> str:
-        """Shell commands to stand in front of those that become the runner.
+        """Shell commands that come before those that become the runner.
 
         They end the runner before it, should that one still be there, for two would time each other; then they go to
         the folder `place` of this run and note whom to end.

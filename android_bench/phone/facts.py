@@ -49,7 +49,7 @@ _SCRIPT = (
     PRELUDE
     + r"""
 base=@BASE@
-trap '' HUP PIPE  # when the connection breaks it goes on to its end, and leaves nothing
+trap '' HUP PIPE  # when the connection breaks it runs to its end, and leaves nothing
 if has getprop; then for p in @PROPERTIES@; do say "$p" "$(getprop "$p" 2> /dev/null)"; done; fi
 say kernel "$(uname -r)"
 say machine "$(uname -m)"
@@ -120,7 +120,7 @@ class PhoneFacts:
         cpu_zone: the one to watch. See `choose_zone`.
         tools: the programs there, of those that are of use.
         selinux: `Enforcing`, `Permissive`, `Disabled`, or empty.
-        place: where every campaign on the device looks for others, wherever its own folder is.
+        place: where every campaign on the device looks for others, regardless of its own folder.
         base: the folder that was tried.
         writable, executable: whether files in it can be written, and run.
         free_bytes: on its file system; None where it is not told.
@@ -303,7 +303,7 @@ def _platform(board: str, chip: str, hardware: str, processor: str) -> str:
 
 
 def _free_bytes(lines: list[str]) -> int | None:
-    # Long device names put a row on two lines; what is free stands before the percentage in every layout.
+    # Long device names put a row on two lines; what is free is before the percentage in every layout.
     words = " ".join(lines[1:]).split()
     for before, word in pairwise(words):
         if re.fullmatch(r"[0-9]{1,3}%", word) and (free := whole_number(before)) is not None:

@@ -1,4 +1,4 @@
-"""The frequency governor: set for the time of a campaign where root allows, and put back whatever happens.
+"""The frequency governor: set for the time of a campaign where root allows, and always put back.
 
 What the governors were is in a file on the device, `PLACE/.bpnas-governors`, from before the change until they are
 restored. Three do that, each enough by itself: `Preparation.restore`; the shell that holds the device, as soon as the
@@ -97,7 +97,7 @@ def prepare(
 
 
 def restore_leftovers(remote: Remote, facts: PhoneFacts) -> bool:
-    """Restore what an earlier campaign left set on the device, if it did; says whether it did. Only for whoever holds
+    """Restore what an earlier campaign left set on the device, if it did; says whether it did. Only for who holds
     the device.
 
     Raises:

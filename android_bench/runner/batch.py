@@ -36,7 +36,7 @@ class ModelBatch:
 
     @classmethod
     def take(cls, source: Iterator[RunRequest], most: int, number: int, suffix: str) -> ModelBatch | None:
-        """The next requests, at most so many; None if there is none."""
+        """The next requests, at most `most`; None if there is none."""
         batch, size = cls(number, suffix), 0
         for request in islice(source, most):
             try:

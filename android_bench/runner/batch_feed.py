@@ -64,7 +64,7 @@ class BatchFeed:
             DeviceError: there is none.
         """
         for _ in range(_MAX_PUSHES):
-            # For want of space it is tried once more, for now the batch before it is gone; and a device that was lost
+            # Where space was missing it is tried once more: now the batch before it is gone; and a device that was lost
             # may be back already, if it was missed in the other thread too.
             if not isinstance(error, DeviceLostError | DeviceSpaceError):
                 break

@@ -1,7 +1,7 @@
 """TensorFlow's own `benchmark_model` in the place of bpnas-runner, for those who have a build that they trust.
 
 It prints means, no samples. So it is called several times for each model, and each call's mean counts as one sample; of
-how many inferences it is the mean stands in the conditions, as `inferences_per_sample`. Source: TensorFlow,
+how many inferences it is the mean is in the conditions, as `inferences_per_sample`. Source: TensorFlow,
 tensorflow/lite/tools/benchmark/README.md.
 """
 

@@ -40,7 +40,7 @@ def arch_of_this_machine() -> str:
 
 
 def loader_command(arch: str) -> tuple[str, ...]:
-    """What stands before the runner's name: the loader that the bundle brings, told to look for libraries there."""
+    """The words before the runner's name: the loader that the bundle brings, told to look for libraries there."""
     return (_LOADER, "--library-path", ".") if arch == "arm64" else ()
 
 

@@ -1,7 +1,7 @@
 """A bundle: one folder with all that runs on a device, the runner, its loader and libraries, and the runtimes.
 
     bundle-ARCH-HASH/manifest.json    what it is, with the size and SHA-256 of every file
-                     bpnas-runner     and the libraries beside it
+                     bpnas-runner     and the libraries next to it
                      licenses/        of all that is in it
 
 The folder is named after its content and appears whole or not at all. The same inputs give the same bundle.
@@ -74,7 +74,7 @@ class Bundle:
     """What a bundle's manifest says.
 
     Attributes:
-        directory: where it lies.
+        directory: where it is.
         arch: `arm64` or `x86_64`.
         sha256: over all that it holds, in hexadecimal.
         launcher: the words before the runner's name, empty where the system's own loader does; names of files are
@@ -125,7 +125,7 @@ class Bundle:
             except FileNotFoundError:
                 raise DeviceError(f"{path}: is not there; {another if path.name == MANIFEST else remedy}") from None
             except OSError as error:
-                raise DeviceError(f"{path}: cannot be read ({error.strerror}); see to its permissions") from error
+                raise DeviceError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
         try:
             values = json.loads(read(directory / MANIFEST))

@@ -178,7 +178,7 @@ class NativeDevice(Device):
 
     def _before_batch(self) -> dict[str, float | str]:
         held = self._held
-        # A batch follows upon the one before: what was read at the end of that is the state now.
+        # A batch follows the one before at once: what was read at the end of that is the state now.
         if time.monotonic() - self._read_at > _FRESH_SECONDS:
             self._read_conditions()
         temperature, limit = self._conditions.get("temperature_c"), held.options.max_temperature_c

@@ -15,7 +15,7 @@ from bpnas.android_bench.runner.session import MayNotStartError, start_error
 
 
 class InstalledRunner:
-    """A program that stands ready on a device.
+    """A program that is ready on a device.
 
     Args:
         remote: the device.
@@ -65,7 +65,7 @@ class InstalledRunner:
         answers of the lines that it prints.
 
         Args:
-            files: by name, in the order of the file `list` beside them; fewer than that is fine.
+            files: by name, in the order of the file `list` next to them; fewer than that is fine.
             first: number of the first one to time.
             settings: how.
             arguments: the same, and the rest, as bpnas-runner takes it.

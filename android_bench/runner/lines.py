@@ -1,5 +1,5 @@
 """What bpnas-runner is told and what it answers; see docs/native.md. An answer is taken for what it says only where its
-checksum, its place and its numbers are right: a phone, or whatever is between it and here, may send anything.
+checksum, its place and its numbers are right: a phone, or anything between it and here, may send anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_LINE_BYTES = 16 << 20
 """The longest line that makes sense: a million samples."""
 
 MAX_NOISE_BYTES = 4 << 20
-"""So much that is no answer is ignored for one model; runtimes print at times."""
+"""Output that is no answer is ignored up to this size for each model: some runtimes print."""
 
 _MAX_NUMBER = 2**53
 _MAX_CONDITIONS = 32
@@ -97,7 +97,7 @@ class OperatorTime:
     Attributes:
         name, type: as the runtime calls them.
         ns: of one inference, in nanoseconds; a lower bound, for the runtimes cut times down to whole microseconds.
-        resolution_ns: so much may have been cut off: the time is less than `ns + resolution_ns`. 1000 for a runner that
+        resolution_ns: at most this was cut off: the time is less than `ns + resolution_ns`. 1000 for a runner that
             does not tell it.
     """
 
@@ -279,7 +279,7 @@ def runner_arguments(
         affinity: hexadecimal mask, or empty.
         watches: name, path and scale of each file that is read around every model; without a scale it holds a word.
         hot: path, scale and limit of the temperature above which no model starts.
-        cool_seconds: so long it waits at most, for the temperature and for the sentinel.
+        cool_seconds: the longest wait for the temperature and for the sentinel.
         sentinel: limit as a ratio, and baseline in nanoseconds (0: take the first one).
         profile: a pass for the operators after each model.
     """

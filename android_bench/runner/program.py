@@ -49,7 +49,7 @@ class RunnerProgram:
     runtime_sha256: str
 
     def command(self, place: str) -> str:
-        """The beginning of a shell command that runs it from the folder `place`, in whatever folder the shell is."""
+        """The beginning of a shell command that runs it from the folder `place`, regardless of the shell's own."""
         words = (place if word == "." else f"{place}/{word}" if word in self.files else word for word in self.words)
         return " ".join(map(quote, words))
 

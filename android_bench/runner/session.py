@@ -25,13 +25,13 @@ from bpnas.android_bench.runner.lines import (
 from bpnas.base.plain_text import printable
 
 _SLICE_SECONDS = 10.0
-"""After so long without a word it is asked whether the device is still there."""
+"""After this long without a word it is asked whether the device is still there."""
 
 _GRACE_SECONDS = 30.0
 """What a runner may need beyond its own limits before it must be ended from here."""
 
 _MAX_ANSWERS = 1000
-"""So many lines without an outcome for the model in question; while it waits there is one every five seconds."""
+"""Lines without an outcome for the model in question, at most; while it waits there is one every five seconds."""
 
 EXIT_USAGE, EXIT_RUNTIME, EXIT_MODELS, EXIT_AFFINITY = 2, 3, 4, 5
 
@@ -101,7 +101,7 @@ class NativeSession:
         """An outcome for one model after the other, until the process has ended.
 
         A model that kills the process, or about which it says nothing that can be believed, gives a `Fault`, the last
-        one of this process: another one goes on with the next model.
+        one of this process: another one continues with the next model.
 
         Raises:
             MayNotStartError: it ended before a model.

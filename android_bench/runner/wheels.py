@@ -62,7 +62,7 @@ class RuntimeFiles:
 
 
 def runtime_wheel(runtime: str, arch: str) -> RuntimeWheel:
-    """The wheel for a runtime: ONNX Runtime in the version that is installed beside bpnas.
+    """The wheel for a runtime: ONNX Runtime in the version that is installed next to bpnas.
 
     TFLite comes from the last ai-edge-litert whose library gives its C API out, which it does for ARM64 only; elsewhere
     from pymicro-wakeword, which carries TensorFlow's own C library.
@@ -101,7 +101,7 @@ def find_wheel(wheel: RuntimeWheel, folder: Path) -> Path:
 
 
 def download_wheel(wheel: RuntimeWheel, folder: Path) -> Path:
-    """Fetch the wheel with pip, whatever machine this is.
+    """Fetch the wheel with pip, on any kind of machine.
 
     Raises:
         DeviceError: pip is missing, or found no wheel, or no network.
@@ -147,4 +147,4 @@ def read_wheel(path: Path, wheel: RuntimeWheel) -> RuntimeFiles:
     except zipfile.BadZipFile as error:
         raise DeviceError(f"{path}: is no whole wheel ({error}); fetch it again") from error
     except OSError as error:
-        raise DeviceError(f"{path}: cannot be read ({error.strerror}); see to its permissions") from error
+        raise DeviceError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error

@@ -19,7 +19,7 @@ from bpnas.base.plain_text import as_text
 
 
 class Option(click.Option):
-    """An option that stands under a heading of its own in the help.
+    """An option under a heading of its own in the help.
 
     With `many` it takes all words up to the next option, as a shell's patterns give them: `--models *.onnx`.
     """
@@ -53,7 +53,7 @@ class _BpnasCommand(click.Command):
             fail(str(error), error.exit_code)
         except KeyboardInterrupt as interrupt:
             exit_code = interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
-            fail("interrupted; what was done is kept, call the same command again to go on", exit_code)
+            fail("interrupted; what was done is kept, call the same command again to resume", exit_code)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 place = error.filename or "a file"
@@ -66,7 +66,7 @@ class _BpnasCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None and isinstance(parameter, click.Option):  # arguments stand in the usage line
+            if record is not None and isinstance(parameter, click.Option):  # arguments are in the usage line
                 section = parameter.section if isinstance(parameter, Option) else "Options"
                 sections.setdefault(section, []).append(record)
         for title, records in sections.items():
@@ -93,7 +93,7 @@ class Group(_BpnasCommand, click.Group):
         resolved = super().resolve_command(ctx, args)
         for parameter in self.params:
             if parameter.name and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
-                raise click.UsageError(f"{parameter.opts[0]}: options of '{resolved[0]}' stand after its name", ctx)
+                raise click.UsageError(f"{parameter.opts[0]}: options of '{resolved[0]}' go after its name", ctx)
         return resolved
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

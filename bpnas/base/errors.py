@@ -27,7 +27,7 @@ class BpnasError(Exception):
 
 
 class UsageError(BpnasError):
-    """A request that cannot be carried out whatever the state of the device or of the files."""
+    """A request that cannot be carried out in any state of the device or of the files."""
 
     exit_code = 2
 

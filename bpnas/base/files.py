@@ -11,7 +11,7 @@ from bpnas.base.errors import SpaceError
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write `content` to `path` through a temporary name beside it, so that no reader ever sees half a file.
+    """Write `content` to `path` through a temporary name next to it, so that no reader ever sees half a file.
 
     Raises:
         SpaceError: the disk is full; `path` is as it was before.

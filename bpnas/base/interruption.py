@@ -1,6 +1,6 @@
 """Signals that ask a program to end: heard whenever they come, obeyed where that does no harm.
 
-An exception out of a signal handler is lost in a destructor, turned into another one by whoever catches everything, and
+An exception out of a signal handler is lost in a destructor, turned into another one where everything is caught, and
 leaves a half-loaded module behind in the middle of an import. So a signal is a request that is kept until the program
 has obeyed: the exception is put off in those places, and raised again where it was swallowed.
 """

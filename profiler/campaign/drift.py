@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bpnas.profiler.campaign.session import MIN_SAMPLES, Session
 
 THROTTLED = 1.10
-"""A sentinel slower than so many times its baseline: the device was throttled, or busy with something else."""
+"""A sentinel slower than this many times its baseline: the device was throttled, or busy with something else."""
 
 SMOOTHING = 5
 """Sentinels in the running median: a single odd one changes nothing."""
@@ -56,7 +56,7 @@ class Drift:
     curve: Floats | None
 
     def is_throttled(self, started_at: float) -> bool:
-        """Whether a session lies between the last good sentinel before a slow one and the next good one after it."""
+        """Whether a session is between the last good sentinel before a slow one and the next good one after it."""
         if not started_at:
             return False
         after = int(np.searchsorted(self.good_at, started_at, "right"))
@@ -75,7 +75,7 @@ def read_drift(serial: str, sentinels: Sequence[Session], can_throttle: bool = T
     """What the sentinel's sessions on one device say, in any order.
 
     Sessions without a time, and of too few samples, say nothing. Where the device cannot throttle, a slow sentinel is
-    but one of the values that the curve is drawn through.
+    only one of the values that the curve is drawn through.
     """
     usable = [one for one in sentinels if one.started_at and one.samples >= MIN_SAMPLES and one.latency_ms > 0.0]
     ratios: dict[Session, float] = {}

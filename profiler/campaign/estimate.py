@@ -1,7 +1,7 @@
 """Measurements -> one estimate per part, with its confidence interval and its doubts.
 
 A pure function of all sessions of one setup, those of the sentinel included: their order and copies change nothing.
-The rules and their reasons stand in docs/measuring.md.
+The rules and their reasons are in docs/measuring.md.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def estimate(
 
     Args:
         sessions: of one setup, in any order; equal ones count once.
-        planned: sessions that were planned of a part, by key; one where nothing is said. So many calm sessions are
+        planned: sessions that were planned of a part, by key; one where nothing is said. That many calm sessions are
             enough to leave the noisy ones out.
         can_throttle: whether a slow sentinel makes its neighbours unusable; of a phone, see `sentinel.is_phone`.
         statistic: of a part's sessions that stands for the part; as that of their samples, see `session.summarize`.
@@ -141,7 +141,7 @@ def of_sessions(latencies_ms: Sequence[float], statistic: Statistic) -> float:
 
 
 def _places(n: int, statistic: Statistic) -> tuple[int, int]:
-    """Where among n sorted values the two stand whose mean is the statistic."""
+    """Where among n sorted values the two are whose mean is the statistic."""
     return ((n - 1) // 2, n // 2) if statistic == "median" else ((n - 1) // 10, (n - 1) // 10)
 
 
@@ -189,7 +189,7 @@ def _interval(
 
 @cache
 def _resampled(n: int, statistic: Statistic) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Where the two values of each resample stand among n sorted ones: the same resamples for all parts."""
+    """Where the two values of each resample are among n sorted ones: the same resamples for all parts."""
     resamples = np.sort(np.random.default_rng(n).integers(0, n, (RESAMPLES, n)), axis=1)
     lower, upper = _places(n, statistic)
     return resamples[:, lower], resamples[:, upper]

@@ -28,7 +28,7 @@ from bpnas.profiler.paths import Part
 
 _Order = tuple[Task, AnyPart, Path, str]
 
-_AHEAD_OF_NEED = 8  # models per process at a time: enough to keep it busy, few enough to lie about as files
+_AHEAD_OF_NEED = 8  # models per process at a time: enough to keep it busy, few enough to keep as files
 _torch_generator = threading.Lock()
 
 
@@ -52,7 +52,7 @@ class ModelFiles:
         self._numbers = count()
 
     def write(self, task: Task, upcoming: Callable[[int], Iterable[Task]] = lambda most: ()) -> RunRequest:
-        """The file of one task; `upcoming` names tasks, at most so many, that this will be called for next.
+        """The file of one task; `upcoming` names tasks, at most as many as it is asked for, that come next.
 
         Raises:
             OSError: it cannot be written.

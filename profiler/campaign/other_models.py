@@ -1,6 +1,6 @@
 """Models that are no part of a backbone, timed by the same campaign: known networks and anybody's files.
 
-Their rows lie in the same records as everything else. No plan names them, so that no table takes them in.
+Their rows are in the same records as everything else. No plan names them, so that no table takes them in.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ _COMMON = """
     sha256 TEXT NOT NULL,
     started_at REAL NOT NULL,
 """
-# Beside the plan, for the same plan with another precision is no other plan; files of before do not have it.
+# Apart from the plan, for the same plan with another precision is no other plan; files of before do not have it.
 _PRECISION = "CREATE TABLE IF NOT EXISTS precision (plan TEXT PRIMARY KEY REFERENCES plan, value REAL NOT NULL)"
 _SCHEMA = f"""
 CREATE TABLE device (digest TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -85,7 +85,7 @@ class Plan:
         backbones: one per input size.
         paths: the path filter, or None for all 272.
         sessions: fresh sessions of every part.
-        networks: random whole networks per backbone, beside its parts.
+        networks: random whole networks per backbone, in addition to its parts.
         context: the paths also between neighbours.
         test_seed: where given, the plan is of `networks` test networks alone, drawn with it; no table is made of it.
         precision: half the confidence interval over the estimate that was asked for last, or None. Plans that differ
@@ -280,7 +280,7 @@ class Records:
         return Plan(self._setup(*identity), backbones, *rest, test_seed, precision)
 
     def refuse_other_setups(self, setup: Setup) -> None:
-        """Refuse to go on in this file where nothing new could meet what is there in one table.
+        """Refuse to continue in this file where nothing new could meet what is there in one table.
 
         Raises:
             RecordsError: the file holds a campaign with the same runtime, but another device, setting or version.
@@ -381,7 +381,7 @@ class Records:
         """Close the file and let others write to it."""
         try:
             if self._lock is not None:
-                # One self-contained file at rest, which may be copied or read from a read-only folder.
+                # When closed it is one self-contained file, which may be copied or read from a read-only folder.
                 with suppress(sqlite3.Error):
                     self._connection.execute("PRAGMA journal_mode = DELETE")
             self._connection.close()
@@ -399,7 +399,7 @@ class Records:
 
 
 def is_records_file(path: str | Path) -> bool:
-    """Whether the file calls itself bpnas records (whatever state it is in)."""
+    """Whether the file calls itself bpnas records (in any state)."""
     try:
         with Path(path).open("rb") as file:
             return begins_records(file.read(SQLITE_HEADER))

@@ -134,7 +134,7 @@ class Rounds:
         return wanted
 
     def _order(self, wanted: Mapping[str, int]) -> list[Task]:
-        """What is missing of so many sessions of each part: all first ones, all second ones, each in another order."""
+        """What is missing of the `wanted` sessions of each part: all first, all second ones, each in another order."""
         known = self._sessions.keys() | self._tried
         return [
             (key, number)

@@ -17,7 +17,7 @@ from bpnas.android_bench.errors import DeviceError
 from bpnas.android_bench.measurement import Failure, Measurement, Outcome
 from bpnas.android_bench.threads import check_threads
 from bpnas.base.errors import UsageError
-from bpnas.profiler.campaign.crew import Crew
+from bpnas.profiler.campaign.device_workers import DeviceWorkers
 from bpnas.profiler.campaign.model_files import ModelFiles
 from bpnas.profiler.campaign.other_models import AnyPart, OtherPart
 from bpnas.profiler.campaign.records import Plan, Records, Setup, differences
@@ -43,7 +43,7 @@ class CampaignState:
             or before.
         measured: in this call.
         elapsed_seconds: of this call.
-        lost: one sentence per device that was given up, while others went on.
+        lost: one sentence per device that was given up, while others continued.
     """
 
     total: int
@@ -153,7 +153,7 @@ def run_campaign(
     plan, so that a slow change of the device meets all parts alike. Each outcome is in the file before anything else
     happens with it. A part that failed is tried again by the next call. The sentinel is timed between the parts.
 
-    Then what was noisy, or lies where a device was throttled, is measured once more. If the plan asks for a precision,
+    Then what was noisy, or came from a throttled device, is measured once more. If the plan asks for a precision,
     parts that are not known as well get another session, and another, until all are or have `max_sessions`. If it does
     not, a call that finds everything measured gives those parts one more session that are not known within
     `estimate.PRECISION`.
@@ -169,7 +169,7 @@ def run_campaign(
         serials: names of the devices in messages; by default `device 1`, `device 2`, ...
         seed: of the order.
         max_sessions: of one part, if the plan itself has not more.
-        budget_seconds: begin no other model once so much time has gone.
+        budget_seconds: begin no other model after this time.
         jobs: processes that write model files while a device waits for the next ones.
         on_progress: called at the start of every round and after every model.
 
@@ -253,17 +253,17 @@ class Campaign:
         """One round, on the devices that are left."""
         there = {name: one for name, one in self._devices.items() if name not in self._lost}
         queue = WorkQueue(tasks, models, len(there), self._sentinels)
-        with Crew(there, queue, self._setup.settings, self._lost) as crew:
+        with DeviceWorkers(there, queue, self._setup.settings, self._lost) as workers:
             try:
-                self._take_all(crew, queue)
+                self._take_all(workers, queue)
             except KeyboardInterrupt:
                 queue.stop()
                 with suppress(DeviceError):  # that devices end badly is no news after Ctrl-C
-                    self._take_all(crew, queue)
+                    self._take_all(workers, queue)
                 raise
 
-    def _take_all(self, crew: Crew, queue: WorkQueue) -> None:
-        for name, outcome in crew.outcomes():
+    def _take_all(self, workers: DeviceWorkers, queue: WorkQueue) -> None:
+        for name, outcome in workers.outcomes():
             self._take(name, outcome)
             if self._is_over:
                 queue.stop()

@@ -36,7 +36,7 @@ def is_phone(device: DeviceInfo) -> bool:
 def sentinel_model(backbone: Backbone) -> tuple[str, PathPart]:
     """Key and model of the sentinel for this backbone: a middling path at the site in its middle.
 
-    It is the same whatever paths are measured. With several backbones in one file each has its own.
+    It is the same for any paths that are measured. With several backbones in one file each has its own.
     """
     part = PathPart(ComplexPath(3, 1, 6), backbone.sites[len(backbone.sites) // 2], backbone.channel_shuffle)
     return f"{_MARK}{part.key}", part

@@ -1,6 +1,6 @@
 """What the measuring protocol needs of one session: its latency, its noise, and whether the clock resolves it.
 
-The rules and their reasons stand in docs/measuring.md; every constant stands beside its rule.
+The rules and their reasons are in docs/measuring.md; every constant is next to its rule.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COARSE = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One measurement in short.
+    """Summary of one measurement.
 
     Attributes:
         key, number: of the part and of this session among those of the part.
@@ -60,7 +60,7 @@ class Session:
 
 
 def summarize(measurement: Measurement, statistic: Statistic = "median") -> Session:
-    """A measurement in short; `statistic` of its samples stands for it."""
+    """Summarize a measurement; `statistic` of its samples stands for it."""
     samples = np.asarray(measurement.samples_ns, np.float64)
     low, median, high = (float(value) for value in np.percentile(samples, (16, 50, 84)))
     enough = len(samples) >= MIN_SAMPLES and median > 0.0

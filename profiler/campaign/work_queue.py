@@ -23,7 +23,7 @@ class WorkQueue:
         tasks: to do.
         models: where their files come from.
         sharers: devices that will take from it, until each of them calls `leave`.
-        sentinels: who is to time the sentinel when, beside the tasks; None for nobody.
+        sentinels: who is to time the sentinel when, in addition to the tasks; None for nobody.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Share(Iterator[RunRequest]):
         with self._lock:
             task = None if self._ended else self._queue.take(len(self._taken), self._device)
             if task is None:
-                self._ended = True  # for good: an iterator must not begin anew
+                self._ended = True  # for good: an iterator must not begin again
                 raise StopIteration
             self._taken[task] = None
         try:
@@ -161,7 +161,7 @@ class Share(Iterator[RunRequest]):
         """To be called when the device is done.
 
         Raises:
-            Exception: whatever kept a model from being written.
+            Exception: any that kept a model from being written.
             DeviceError: it did not answer all that it took.
         """
         with self._lock:

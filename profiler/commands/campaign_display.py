@@ -15,7 +15,7 @@ from bpnas.profiler.campaign.rounds import Assessment
 from bpnas.profiler.campaign.run import CampaignResult, Progress
 
 _PLAIN_LINE_SECONDS = 30.0
-_WORST = 5  # so many of the parts that are not known well enough are named
+_WORST = 5  # of the parts that are not known well enough, this many are named
 _LONGEST_KEY = 64
 _NOT_SHOWN = {"governor", "selinux", "charging", "battery_temperature_c"}  # in the records, but hardly ever another
 
@@ -27,7 +27,7 @@ def campaign_text(path: Path, label: str, result: CampaignResult) -> str:
     if result.is_complete:
         lines.append(f"Next: build-table {path}")
     else:
-        lines.append(f"{result.total - result.done} are left: call the same command again to go on")
+        lines.append(f"{result.total - result.done} are left: call the same command again to resume")
     lines.extend(f"Lost on the way: {sentence}" for sentence in result.lost)
     return "\n".join(lines)
 

@@ -59,7 +59,7 @@ class CampaignOptions:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> CampaignOptions:
-        """Those among the values of a command's parameters; whatever was not given keeps its default.
+        """Those among the values of a command's parameters; what was not given keeps its default.
 
         Raises:
             UsageError: some of them contradict each other, or there is no device.
@@ -121,7 +121,7 @@ class CampaignOptions:
 
 
 def given_options(kind: type[_Options], parameters: Mapping[str, Any]) -> _Options:
-    """Those options among the values of a command's parameters; whatever is None keeps its default."""
+    """Those options among the values of a command's parameters; what is None keeps its default."""
     values = {each.name: parameters.get(each.name) for each in fields(kind)}
     return kind(**{name: value for name, value in values.items() if value is not None})
 

@@ -66,7 +66,7 @@ def zoo_command(options: Iterable[click.Parameter]) -> Command:
 def _time_zoo(names: tuple[str, ...], input_size: int, **parameters: Any) -> None:
     """Time known networks, with random weights: MobileNets, MnasNets, FBNets, ShuffleNetV2, ProxylessNAS.
 
-    They are timed as parts of a backbone are, and their samples lie in the same records; no table takes them in.
+    They are timed as parts of a backbone are, and their samples are in the same records; no table takes them in.
     """
     from bpnas.profiler.models.zoo import ZooPart, zoo_network, zoo_networks
 

@@ -31,7 +31,7 @@ class TimedModels:
 
     @property
     def setup(self) -> Setup:
-        """Of the runtime that came last."""
+        """Setup of the runtime that came last."""
         return list(self.setups.values())[-1]
 
     @property

@@ -51,7 +51,7 @@ class Conv2d(nn.Conv2d):
 
 
 def _array(values: Tensor) -> Array:
-    # Files are float32 whatever the module was trained in, and wherever.
+    # Files are float32, regardless of the type and the device that the module was trained in.
     array: Array = values.detach().to("cpu", torch.float32).numpy()
     return array
 

@@ -70,7 +70,7 @@ class _Writer(OperatorWriter):
         write_nodes(graph, self)
         proto.input.extend(self.value(name) for name in graph.inputs)
         proto.output.append(self.value(graph.output))
-        # Shapes of what lies between, so that a reader needs no shape inference.
+        # Shapes of what is in between, so that a reader needs no shape inference.
         between = (name for name in graph.shapes if name not in graph.inputs and name != graph.output)
         proto.value_info.extend(self.value(name) for name in between)
         content: bytes = self.model.SerializeToString(deterministic=True)

@@ -3,7 +3,7 @@
 Lowerings that were measured and are part of `EXPORT_VERSION`: grouped convolutions stay one CONV_2D, convolutions with
 one input channel per group become DEPTHWISE_CONV_2D, a channel shuffle is RESHAPE-TRANSPOSE-RESHAPE. TensorFlow pads
 a stride-2 convolution on an even input differently from torch ("SAME" puts the odd pixel behind), so there an explicit
-PAD of just the pixels that are read stands in front of a VALID convolution. ReLU and ReLU6 are fused into the
+PAD of just the pixels that are read comes before a VALID convolution. ReLU and ReLU6 are fused into the
 convolution; hard-swish is an operator of its own, and hard-sigmoid, which TFLite does not have, an addition of 3 with a
 fused ReLU6 and a multiplication by 1/6.
 """

@@ -1,4 +1,4 @@
-"""Known networks, to be timed beside ours: their layers as data, from their papers.
+"""Known networks, to be timed next to ours: their layers as data, from their papers.
 
 Where a paper and the implementation that its readers use differ, the implementation is followed (torchvision's or
 timm's, mobile-vision's for FBNet), for published latencies and sizes are those of such files; each function names its

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from bpnas.base.command import Command, Group, echo
 from tests.patience import PATIENCE
 
-SENTENCE = "Error: interrupted; what was done is kept, call the same command again to go on"
+SENTENCE = "Error: interrupted; what was done is kept, call the same command again to resume"
 
 
 def run(body: Callable[[], object]) -> Result:

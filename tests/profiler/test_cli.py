@@ -259,7 +259,7 @@ def test_a_second_call_goes_on_and_a_third_has_nothing_to_do(cli, torch):
     first = cli("profile-device", *MOCK, "--budget", "0.000001")
     assert first.exit_code == 0, first.stderr
     assert f"s9.sqlite: 1 of {PARTS} sessions measured" in first.stdout
-    assert f"{PARTS - 1} are left: call the same command again to go on" in first.stdout
+    assert f"{PARTS - 1} are left: call the same command again to resume" in first.stdout
     second = json.loads(cli("profile-device", *MOCK, "--json").stdout)
     assert (second["done"], second["measured"]) == (PARTS, PARTS - 1)
     third = json.loads(cli("profile-device", *MOCK, "--json").stdout)
@@ -556,7 +556,7 @@ def test_the_commands_are_there_and_measure_nothing(cli, command):
 def test_options_before_a_command_that_would_not_see_them_are_refused(cli):
     done = cli("profile-device", "--serial", "mock:s9", "doctor")
     assert done.exit_code == 2
-    assert "--serial: options of 'doctor' stand after its name" in error_line(done.stderr)
+    assert "--serial: options of 'doctor' go after its name" in error_line(done.stderr)
 
 
 def test_a_command_that_does_not_exist_is_named(cli):

@@ -100,7 +100,7 @@ def test_a_broken_key_is_named_and_left_alone(folder: Path, content: bytes, with
 def test_a_place_where_no_key_can_be_is_named(folder: Path) -> None:
     folder.parent.mkdir()
     folder.write_text("a file where the folder should be")
-    with pytest.raises(DeviceError, match=f"{folder}/adbkey: the key for ADB cannot be used .*see to its folder"):
+    with pytest.raises(DeviceError, match=f"{folder}/adbkey: the key for ADB cannot be used .*check its folder"):
         load_signers()
     folder.unlink()
     (folder / "adbkey").mkdir(parents=True)

@@ -111,7 +111,7 @@ def test_an_old_shell_that_goes_on_after_its_end_is_given_up() -> None:
         while True:
             yield b"x" * 1000
 
-    with pytest.raises(DeviceError, match="went on after its command had ended"):
+    with pytest.raises(DeviceError, match="did not stop after its command had ended"):
         shell(answer)
     assert shell(lambda service: [b"out\n", mark(service) + b"4\r\n", b"of a child\r\n"]) == ShellResult(4, b"out\n")
 

@@ -345,7 +345,7 @@ def test_a_server_that_is_silent_or_slow_is_given_up(
     monkeypatch.setattr("bpnas.android_bench.adb.server._ANSWER_SECONDS", 0.5)
     listen(script)
     began = time.monotonic()
-    with pytest.raises(DeviceLostError, match=r"the adb server does not answer \(timed out\); start it anew"):
+    with pytest.raises(DeviceLostError, match=r"the adb server does not answer \(timed out\); restart it"):
         server_devices()
     assert time.monotonic() - began < PATIENCE
 

@@ -72,7 +72,7 @@ def test_a_command_that_is_ended_restores_and_cleans_the_phone_and_goes_on_later
     host.send_signal(number)
     out, err = host.communicate(timeout=PATIENCE)
     assert host.returncode == 128 + number, (out, err)
-    assert err.splitlines()[-1] == ("Error: interrupted; what was done is kept, call the same command again to go on")
+    assert err.splitlines()[-1] == ("Error: interrupted; what was done is kept, call the same command again to resume")
     assert "Traceback" not in err
     assert 0 < check_numbers(tmp_path / "r.sqlite", contents) < len(contents)
     assert leftovers(phone) == []  # at once, for the command did it and not the phone

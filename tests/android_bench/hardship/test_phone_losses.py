@@ -1,4 +1,4 @@
-"""Phones that are killed, stopped, cut off or pulled out in mid-work: what was measured is kept, the rest follows."""
+"""Phones that are killed, stopped, cut off or pulled out in use: what was measured is kept, the rest follows."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_ctrl_c_ends_phones_in_mid_work_and_keeps_what_came(tmp_path, open_phone
 
 
 def test_a_model_that_hangs_on_one_phone_does_not_keep_it_from_ending(tmp_path, open_phones, fake_models, monkeypatch):
-    monkeypatch.setattr("bpnas.profiler.campaign.crew._PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("bpnas.profiler.campaign.device_workers._PATIENCE_SECONDS", 0.5)
     daemons, devices = open_phones(2)
     fake_models.update((key, "hang") for key, _ in tasks(plan_for(devices[0])))
     timer = threading.Timer(1.0, os.kill, (os.getpid(), 2))

@@ -15,7 +15,7 @@ from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.open_device import open_device
 from bpnas.base.errors import UsageError
 from bpnas.profiler import Records, run_campaign
-from bpnas.profiler.campaign.crew import MAX_FAILURES_IN_A_ROW
+from bpnas.profiler.campaign.device_workers import MAX_FAILURES_IN_A_ROW
 from bpnas.profiler.campaign.records import Plan, Setup
 from bpnas.profiler.campaign.run import WORTH_PROCESSES
 from bpnas.profiler.campaign.sentinel import is_sentinel

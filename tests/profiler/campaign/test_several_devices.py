@@ -13,7 +13,7 @@ from bpnas.android_bench.measurement import RunSettings
 from bpnas.android_bench.mock import MockDevice
 from bpnas.base.errors import UsageError
 from bpnas.profiler import Records, run_campaign
-from bpnas.profiler.campaign.crew import MAX_FAILURES_IN_A_ROW
+from bpnas.profiler.campaign.device_workers import MAX_FAILURES_IN_A_ROW
 from bpnas.profiler.campaign.model_files import ModelFiles, export_part
 from bpnas.profiler.campaign.records import Plan, Setup
 from bpnas.profiler.campaign.run import plan_parts, refuse_unequal
@@ -432,7 +432,7 @@ def test_a_bug_in_one_device_stops_the_others_and_is_raised(file):
 
 
 def test_a_device_that_never_answers_does_not_keep_the_campaign_from_ending(file, monkeypatch):
-    monkeypatch.setattr("bpnas.profiler.campaign.crew._PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("bpnas.profiler.campaign.device_workers._PATIENCE_SECONDS", 0.2)
     held, others = threading.Event(), set(threading.enumerate())
 
     def hangs(request, number):

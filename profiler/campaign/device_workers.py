@@ -18,7 +18,7 @@ from bpnas.profiler.campaign.sentinel import is_sentinel
 from bpnas.profiler.campaign.work_queue import WorkQueue
 
 MAX_FAILURES_IN_A_ROW = 25
-"""So many models failing one after the other on one device is the device's fault, not theirs."""
+"""When this many models in a row fail on one device it is the device's fault, not theirs."""
 
 _PATIENCE_SECONDS = 15.0  # for what devices are at when the work is stopped
 
@@ -29,7 +29,7 @@ class _End:
     error: BaseException | None
 
 
-class Crew:
+class DeviceWorkers:
     """Devices at work from entering the context to leaving it.
 
     A device that fails with a `DeviceError` is out, and what it took and did not answer goes back to the queue for the
@@ -39,7 +39,7 @@ class Crew:
         devices: open, by the name that they have in messages.
         queue: what to do.
         settings: how.
-        lost: takes one sentence for each device that is out while others go on, by its name.
+        lost: takes one sentence for each device that is out while others continue, by its name.
     """
 
     def __init__(
