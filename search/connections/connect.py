@@ -97,7 +97,6 @@ def connect(
     fixed_ms: float,
     seed: int,
     checkpoint: Path | None = None,
-    checkpoint_seconds: float | None = None,
     on_epoch: Callable[[ConnectionEpoch], None] = lambda report: None,
     on_step: Callable[[float, str], None] = lambda share, text: None,
 ) -> Connections:
@@ -116,7 +115,7 @@ def connect(
         latencies_ms: see `candidate_latencies`.
         target_ms: T of Eq. 5.
         fixed_ms: stem and head.
-        checkpoint, checkpoint_seconds, on_epoch, on_step: see `run_epochs`.
+        checkpoint, on_epoch, on_step: see `run_epochs`.
 
     Raises:
         DataError: there are too few images.
@@ -124,7 +123,7 @@ def connect(
     """
     latency_loss = LatencyLoss(target_ms, settings.lambda_below, SupernetLatency(latencies_ms, fixed_ms))
     search = _Search(supernet, dataset, latencies_ms, latency_loss, settings, seed)
-    run_epochs(search, checkpoint, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch, on_step=on_step)
+    run_epochs(search, checkpoint, on_epoch=on_epoch, on_step=on_step)
     rows = tuple(log_softmax(alpha.detach().cpu().tolist()) for alpha in supernet.alphas)
     return Connections(supernet.candidates, rows)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bpnas.base.randomness import derived_seed
 from bpnas.profiler.backbone import Backbone
@@ -22,6 +22,9 @@ from bpnas.search.training.distributed import is_main
 from bpnas.search.training.divergence import stage_in
 from bpnas.search.training.seeded import seeded
 from bpnas.search.training.train import EpochReport, accuracy, train
+
+if TYPE_CHECKING:
+    from bpnas.profiler.models.modules import Network
 
 _RETRY = (
     "no network is written, what was done before is kept, call the same command again with a smaller --retrain-rate"
@@ -94,11 +97,7 @@ def train_network(
         curves({"epoch": settings.epochs - 1, "accuracy": reached})
     judged = JudgedImages.test(dataset, preset.test_images)
     model.cpu().eval()
-    contents = {}
-    if is_main():
-        contents["network.safetensors"] = save_weights(directory.root / "network.safetensors", model)
-        models = write_models(directory.root / "network.json", model, backbone.input_size)
-        contents |= {f"network{suffix}": content for suffix, content in models.items()}
+    contents = _write_files(directory, model, backbone.input_size)
     # Last, since this file says that all is done.
     directory.write_json(
         "network.json",
@@ -122,3 +121,12 @@ def train_network(
         },
     )
     return Trained(reached, judged)
+
+
+def _write_files(directory: RunDirectory, model: Network, input_size: int) -> dict[str, bytes]:
+    """The weights and the exported models, by name; the first process of torchrun writes them."""
+    if not is_main():
+        return {}
+    weights = save_weights(directory.root / "network.safetensors", model)
+    models = write_models(directory.root / "network.json", model, input_size)
+    return {"network.safetensors": weights} | {f"network{suffix}": content for suffix, content in models.items()}

@@ -87,7 +87,7 @@ def run_detection(
 
     detector, origin, changes = seeded(derived_seed(seed, "detector"), build)
     dropped = len(to_train.images) - len(images)
-    empty = (f"{to_train.file}: {dropped} images without boxes are left out of training",) * bool(dropped)
+    empty = [f"{to_train.file}: {dropped} images without boxes are left out of training"] if dropped else []
     config = {
         "task": "detection",
         **origin,
@@ -99,8 +99,7 @@ def run_detection(
     }
 
     def run(directory: RunDirectory) -> dict[str, Any]:
-        notes = (*changes, *to_train.notes, *empty)
-        for note in notes:
+        for note in (notes := (*changes, *to_train.notes, *empty)):
             watcher.note(note)
         _train(directory, detector, images, settings, seed, watcher)
         watcher.note(f"evaluation on {len(to_judge.images)} images")

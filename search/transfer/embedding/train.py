@@ -35,7 +35,6 @@ def train_embedder(
     seed: int,
     of: Mapping[str, Any],
     checkpoint: Path,
-    checkpoint_seconds: float | None = None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     on_step: Callable[[float, str], None] = lambda share, text: None,
 ) -> None:
@@ -49,14 +48,14 @@ def train_embedder(
         paths: of the images.
         labels: the identity of each, from 0.
         of: plain values that say which training this is.
-        checkpoint, checkpoint_seconds, on_epoch, on_step: see `run_epochs`.
+        checkpoint, on_epoch, on_step: see `run_epochs`.
 
     Raises:
         DataError: an image cannot be read.
         DivergedError, RunError, SpaceError: see `run_epochs`.
     """
     training = _Training(model, objective, paths, labels, settings, seed, of)
-    run_epochs(training, checkpoint, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch, on_step=on_step)
+    run_epochs(training, checkpoint, on_epoch=on_epoch, on_step=on_step)
 
 
 class _Training:

@@ -124,7 +124,8 @@ def test_a_search_that_stopped_in_the_middle_ends_as_an_undisturbed_one(saves, d
             raise KeyboardInterrupt
 
     monkeypatch.setattr("bpnas.search.training.resumable.save_checkpoint", save_and_stop)
-    options = {"checkpoint": tmp_path / "c.pt", "checkpoint_seconds": 0.0}
+    monkeypatch.setattr("bpnas.search.training.resumable.CHECKPOINT_SECONDS", 0.0)
+    options = {"checkpoint": tmp_path / "c.pt"}
     with pytest.raises(KeyboardInterrupt):
         run(digits, **options)
     monkeypatch.undo()

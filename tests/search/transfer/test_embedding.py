@@ -301,7 +301,10 @@ def test_a_run_that_was_killed_ends_where_an_undisturbed_one_does(
     assert epochs == [0, 1, 2]
 
 
-def test_a_training_goes_on_in_the_middle_of_an_epoch(face_folder: Path, network: Path, tmp_path: Path) -> None:
+def test_a_training_is_resumed_in_the_middle_of_an_epoch(
+    face_folder: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bpnas.search.training.resumable.CHECKPOINT_SECONDS", 0.0)
     settings = FACE_PRESETS["tiny"].override({"epochs": 2, "batch": 48})
     images = identity_folders(face_folder / "train")
 
@@ -323,7 +326,6 @@ def test_a_training_goes_on_in_the_middle_of_an_epoch(face_folder: Path, network
             seed=0,
             of={"name": name},
             checkpoint=checkpoint,
-            checkpoint_seconds=0.0,
         )
         return model.state_dict()
 
@@ -389,7 +391,10 @@ def test_a_training_that_diverges_says_so_and_leaves_nothing(
     assert run(data, backbone, settings, out=tmp_path, seed=0)["settings"]["train"]["learning_rate"] < 1
 
 
-def test_no_checkpoint_is_written_of_a_training_that_diverged(face_folder: Path, network: Path, tmp_path: Path) -> None:
+def test_no_checkpoint_is_written_of_a_training_that_diverged(
+    face_folder: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bpnas.search.training.resumable.CHECKPOINT_SECONDS", 0.0)
     settings = FACE_PRESETS["tiny"].override({"epochs": 2, "batch": 48, "warmup": 0.0})
     images = identity_folders(face_folder / "train")
     model = Embedder(load_features("bpnas", network=network), 16)
@@ -407,7 +412,6 @@ def test_no_checkpoint_is_written_of_a_training_that_diverged(face_folder: Path,
             seed=0,
             of={},
             checkpoint=tmp_path / "c.pt",
-            checkpoint_seconds=0.0,
         )
     state = torch.load(tmp_path / "c.pt", weights_only=True)
     assert (state["epoch"], state["step"]) == (0, 2)
