@@ -41,7 +41,7 @@ class Executor(Protocol):
         Raises:
             LookupError: nothing is under way.
             WorkerLostError: an evaluation has lost its worker too often.
-            Exception: whatever the evaluation raised.
+            Exception: any that the evaluation raised.
         """
         ...
 
@@ -72,7 +72,7 @@ class LocalExecutor:
 
         Raises:
             LookupError: nothing is under way.
-            Exception: whatever the evaluation raised.
+            Exception: any that the evaluation raised.
         """
         if not self._queue:
             raise LookupError("no evaluation is under way")

@@ -1,4 +1,4 @@
-"""What becomes of a lost worker: whoever watches is told, and the run directory keeps it."""
+"""What becomes of a lost worker: those who watch are told, and the run directory keeps it."""
 
 from __future__ import annotations
 

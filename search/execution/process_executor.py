@@ -30,7 +30,7 @@ class ProcessExecutor(WorkerPool[_Child]):
     """An `Executor` of spawned processes.
 
     Not of a `ProcessPoolExecutor`, in which one lost process breaks all. As with every spawned process, a program that
-    uses this must be importable: its own code stands below `if __name__ == "__main__":`.
+    uses this must be importable: its own code must be below `if __name__ == "__main__":`.
 
     Args:
         make: makes the evaluator of one process; it is sent there.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bpnas.search.execution.evaluation import Evaluation
 
 MAX_ATTEMPTS = 3
-"""An evaluation whose worker is lost is repeated until it has been tried so often."""
+"""An evaluation whose worker is lost is repeated until it has been tried this many times."""
 
 EvaluatorFactory = Callable[[], "Callable[..., Evaluation]"]
 """Makes what evaluates blocks. Every worker calls its own copy once: that is where images are loaded."""
@@ -90,7 +90,7 @@ class WorkerPool(ABC, Generic[W]):
         Raises:
             LookupError: nothing is under way.
             WorkerLostError: an evaluation has lost its worker `MAX_ATTEMPTS` times.
-            Exception: whatever the evaluation raised.
+            Exception: any that the evaluation raised.
         """
         while self._busy:
             slot, answer = self._wait({slot: self._crew[slot] for slot in self._busy})
@@ -105,7 +105,7 @@ class WorkerPool(ABC, Generic[W]):
         raise LookupError("no evaluation is under way")
 
     def close(self) -> None:
-        """End all workers at once, whatever they do."""
+        """End all workers at once, even if they are busy."""
         self._queue.clear()
         self._busy.clear()
         crew, self._crew = self._crew, {}

@@ -62,10 +62,10 @@ class CandidateEvaluator:
 
         Args:
             block: the candidate.
-            stop_below: (epochs, accuracy): after so many epochs the accuracy is measured, and the training ends if it
-                is lower; see `SuccessiveHalving`. The same ones must be given when going on from `checkpoint`.
+            stop_below: (epochs, accuracy): after this many epochs the accuracy is measured, and the training ends if it
+                is lower; see `SuccessiveHalving`. The same ones must be given when resuming from `checkpoint`.
             checkpoint: where the state of the training is kept while it lasts, at most once a minute: a call that was
-                interrupted goes on from there and returns the same score. Removed at the end.
+                interrupted resumes from there and returns the same score. Removed at the end.
 
         Raises:
             RunError: the checkpoint is damaged.

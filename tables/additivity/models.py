@@ -1,6 +1,6 @@
 """How the latency of a network is put together from the entries of a table.
 
-Whatever the model, the latency of a network is additive over sites, as BP-NAS needs it (Eq. 7 and 8)::
+With every model, the latency of a network is additive over sites, as BP-NAS needs it (Eq. 7 and 8)::
 
     network_ms = constant_ms + sum over sites of block_ms
     block_ms   = sum of path_ms + (number of paths - 1) * join_ms + once_ms        Skip: 0

@@ -92,7 +92,7 @@ def _judge(table: LatencyTable, name: str, input_size: int, networks: Networks) 
 
 
 def _try_out(model: LatencyTable, input_size: int, networks: Networks) -> list[float]:
-    """Predict these networks, and look up all that a search might want beside.
+    """Predict these networks, and look up all that a search might also want.
 
     Raises:
         TableError: something is not there.

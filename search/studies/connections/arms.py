@@ -45,7 +45,7 @@ class ConnectionArm:
     supernets: ClassVar[int] = 0
     """That it trains per seed."""
     count: int = 1
-    """Of its networks per seed."""
+    """Number of its networks per seed."""
 
     def check(self, terms: Terms, seeds: Sequence[int]) -> None:
         """Refuse what cannot be done with these seeds, before anything is trained.

@@ -29,12 +29,12 @@ class Terms:
     target_ms: float
 
     def latency_ms(self, blocks: Blocks) -> float:
-        """Of a network on the backbone, by table."""
+        """Latency of a network on the backbone, by table."""
         return self.table.network(blocks, self.backbone.input_size, self.backbone.classes)
 
     @property
     def fixed_ms(self) -> float:
-        """Of stem and head."""
+        """Latency of stem and head."""
         return self.table.fixed(self.backbone.input_size, self.backbone.classes)
 
     def chosen(self, proposals: Sequence[Block], choices: Sequence[int]) -> Blocks:
