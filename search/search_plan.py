@@ -33,8 +33,8 @@ class Execution:
     Attributes:
         executor, workers, ray_address: see `open_executor`. A run may be resumed elsewhere: they do not change its
             results.
-        window: candidates of stage 1 under way at a time (see `drive`). With the seed and `threads` it decides the
-            trials. Default: the number of workers; a run that is resumed keeps the one that it began with.
+        window: candidates of stage 1 under way at a time (see `evaluate_trials`). With the seed and `threads` it
+            decides the trials. Default: the number of workers; a run that is resumed keeps the one that it began with.
         threads: CPU threads of the training of one candidate. Default: torch's own for "local", the cores' share of a
             worker for "processes", 1 for "ray"; a run that is resumed keeps those that it began with.
         asynchronous: tell results as they come. No worker waits then, but the trials depend on timing.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from bpnas.base.cores import usable_cores
 from bpnas.base.errors import UsageError
 from bpnas.profiler.block import Block
-from bpnas.search.execution.worker_pool import EvaluatorFactory, Loss, Worker
+from bpnas.search.execution.worker_pool import EvaluatorFactory, LostWorker, Worker
 
 if TYPE_CHECKING:
     from typing import Self
@@ -118,7 +118,7 @@ def open_executor(
     *,
     workers: int | None = None,
     ray_address: str | None = None,
-    on_loss: Callable[[Loss], None] = lambda loss: None,
+    on_loss: Callable[[LostWorker], None] = lambda loss: None,
 ) -> Executor:
     """The executor of that kind.
 

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from bpnas.profiler.block import Block
-from bpnas.search.execution.worker_pool import EvaluatorFactory, Loss, Worker, WorkerGone, WorkerPool
+from bpnas.search.execution.worker_pool import EvaluatorFactory, LostWorker, Worker, WorkerGone, WorkerPool
 
 if TYPE_CHECKING:
     from bpnas.search.execution.evaluation import Evaluation
@@ -44,7 +44,7 @@ class ProcessExecutor(WorkerPool[_Child]):
         make: EvaluatorFactory,
         workers: int,
         devices: Sequence[str] = (),
-        on_loss: Callable[[Loss], None] = lambda loss: None,
+        on_loss: Callable[[LostWorker], None] = lambda loss: None,
     ) -> None:
         super().__init__(workers, on_loss)
         self._make, self._devices = make, tuple(devices)

@@ -17,7 +17,7 @@ from bpnas.base.cores import usable_cores
 from bpnas.base.errors import UsageError
 from bpnas.profiler.block import Block
 from bpnas.search.errors import SearchError
-from bpnas.search.execution.worker_pool import EvaluatorFactory, Loss, Worker, WorkerGone, WorkerPool
+from bpnas.search.execution.worker_pool import EvaluatorFactory, LostWorker, Worker, WorkerGone, WorkerPool
 
 if TYPE_CHECKING:
     from bpnas.search.execution.evaluation import Evaluation
@@ -63,7 +63,7 @@ class RayExecutor(WorkerPool[Any]):
         make: EvaluatorFactory,
         workers: int | None = None,
         address: str | None = None,
-        on_loss: Callable[[Loss], None] = lambda loss: None,
+        on_loss: Callable[[LostWorker], None] = lambda loss: None,
     ) -> None:
         require_ray()
         self._owned = _connect(address, workers)

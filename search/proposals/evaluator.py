@@ -24,7 +24,7 @@ class CandidateEvaluator:
 
     Test images are never used: they judge the final network only. The score depends on the block, the seed and what
     the call is given, not on what was evaluated before, nor on interruptions; and, in its last bits, on the machine
-    and its number of threads. Nothing is remembered: who calls keeps what it got (see `drive`).
+    and its number of threads. Nothing is remembered: who calls keeps what it got (see `evaluate_trials`).
 
     Args:
         backbone: every site gets the block; its head must have the data set's classes.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bpnas.search.execution.evaluation import Evaluation
 
 
-def drive(
+def evaluate_trials(
     evolution: Evolution[G],
     executor: Executor,
     block: Callable[[G], Block],

@@ -66,7 +66,7 @@ PLAIN_SUM: Mapping[str, float] = {**AS_MEASURED, "joins": 0.0, "residuals": 0.0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Terms:
+class EntryTerms:
     """Values of the terms, from the entries of a table.
 
     Attributes:
@@ -145,7 +145,7 @@ class AdditiveModel:
         coefficients: one per term of `UNITS`.
     """
 
-    terms: Terms
+    terms: EntryTerms
     coefficients: Mapping[str, float]
 
     def path_ms(self, path: BlockPath, site: Site) -> float:

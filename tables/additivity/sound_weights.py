@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import Part, all_paths
-from bpnas.tables.additivity.models import PATH_TERMS, Terms
+from bpnas.tables.additivity.models import PATH_TERMS, EntryTerms
 
 LEAST_SHARE = 0.5
 """No fitted latency of a path may fall below this share of what was measured: a search runs straight to anything that a
@@ -41,7 +41,7 @@ class SoundWeights:
     @classmethod
     def of(
         cls,
-        terms: Terms,
+        terms: EntryTerms,
         backbones: Sequence[Backbone],
         measured: Callable[[Part], bool],
         least_share: float = LEAST_SHARE,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class StudyTerms:
     """What all arms have in common.
 
     Attributes:
@@ -47,7 +47,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class StudyNetwork:
     """One network to train.
 
     Attributes:
