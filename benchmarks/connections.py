@@ -29,7 +29,7 @@ from bpnas.search.studies.connections.arms import (
     random_study,
 )
 from bpnas.search.studies.connections.study import run_connections_study
-from bpnas.search.studies.connections.terms import Terms
+from bpnas.search.studies.connections.terms import StudyTerms
 from bpnas.search.studies.study import StudyRequest
 from bpnas.tables import LatencyTable
 
@@ -81,7 +81,7 @@ def call(command: str, *arguments: object) -> None:
 
 def design(
     name: str, proposals: tuple[Block, ...], folder: Path, sites: str, preset: Preset
-) -> Callable[[Terms], ConnectionStudy]:
+) -> Callable[[StudyTerms], ConnectionStudy]:
     """The study of that name."""
     lambda_below = preset.connections.lambda_below
     if name == "connections":

@@ -19,11 +19,11 @@ from bpnas.base.errors import BpnasError, UsageError
 
 
 class SearchError(BpnasError):
-    """A search cannot go on."""
+    """A search cannot continue."""
 
 
 class InfeasibleLimitError(SearchError, UsageError):
-    """Nothing meets the latency limit, or nothing lies within a latency band.
+    """Nothing meets the latency limit, or nothing is within a latency band.
 
     Attributes:
         limit_ms, at_least_ms: what was asked for; no lower end at 0.
@@ -76,7 +76,7 @@ class WorkerLostError(SearchError):
     def __init__(self, block: object, attempts: int, reason: str) -> None:
         super().__init__(
             f"the evaluation of block {block} lost its worker {attempts} times, at last {reason}; if memory is short, "
-            "use fewer --workers, then call the same command again to go on"
+            "use fewer --workers, then call the same command again to resume"
         )
 
 

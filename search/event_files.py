@@ -1,7 +1,7 @@
 """Curves of a run for TensorBoard, drawn from the lines that the run keeps anyway.
 
-The event files are written anew when a stage begins, from its `.jsonl` file, and then line by line: however often a run
-was stopped, every epoch is there just once.
+The event files are written again when a stage begins, from its `.jsonl` file, and then line by line: every epoch is
+there just once, even if a run was stopped several times.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Fields:
         return values
 
     def numbers(self, name: str, count: int, low: float = -math.inf, high: float = math.inf) -> tuple[float, ...]:
-        """So many finite numbers from `low` to `high`. Raises FieldError."""
+        """`count` finite numbers from `low` to `high`. Raises FieldError."""
         found = []
         for number, value in enumerate(self.items(name, count)):
             if (checked := _number(value)) is None or not low <= checked <= high:

@@ -30,7 +30,7 @@ class CostEstimate:
 
     @property
     def total_seconds(self) -> float:
-        """Of all stages."""
+        """The sum of all stages."""
         return sum(self.seconds.values())
 
 
@@ -67,7 +67,7 @@ def estimate_paper_cost(result: SearchResult, space: BlockSpace) -> CostEstimate
                 raise FieldError(f"'stage' must be one of {', '.join(images)}")
             totals = seen.setdefault(stage, [0.0, 0.0])
             totals[0] += fields.whole("images")
-            # So many trained at the same time.
+            # This many trained at the same time.
             totals[1] += fields.number("seconds", 0) / (fields.whole("workers", 1) if fields.has("workers") else 1)
     rates = {stage: count / seconds for stage, (count, seconds) in seen.items() if seconds > 0}
     return CostEstimate({stage: images[stage] / rate * slower for stage, rate in rates.items()}, rates)

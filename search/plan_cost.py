@@ -89,7 +89,7 @@ def plan_cost(plan: SearchPlan, clock: Callable[[], float] = perf_counter) -> tu
 def _seconds_per_image(
     backbone: Backbone, blocks: Sequence[Block], dataset: Dataset, settings: TrainSettings, clock: Callable[[], float]
 ) -> list[float]:
-    """Of one step of training, for each block, stacked."""
+    """Cost of one step of training, for each block, stacked."""
     found = []
     for block in blocks:
         model = build_module([block] * len(backbone.sites), backbone)

@@ -28,7 +28,7 @@ class TrainSettings:
         learning_rate, final_learning_rate: at the first and after the last step of the schedule.
         momentum, nesterov, weight_decay: of SGD.
         schedule: "cosine" from the one rate to the other, or "constant".
-        train_images: use only so many of the training images; None for all.
+        train_images: use only this many of the training images; None for all.
         precision: "bfloat16" multiplies in it (autocast), for GPUs; weights and accuracies stay in float32. On a CPU
             with AVX-512 but without AMX it was up to three times slower.
         compile: compile the model first (`torch.compile`), for GPUs. On a CPU it took 10 to 40 s a network and gained
@@ -39,7 +39,7 @@ class TrainSettings:
         ema_decay: judge and keep an exponential moving average of the weights of this decay (see `training.ema`);
             None for the last weights.
         decay_norms: whether weight decay also acts on biases and batch normalisation.
-        accumulate: take a batch in so many parts, for less memory. Batch normalisation then sees the parts.
+        accumulate: take a batch in this many parts, for less memory. Batch normalisation then sees the parts.
     """
 
     epochs: int
@@ -70,11 +70,11 @@ class ProposalSettings:
         limit_quantiles: where no limits are given, they are these quantiles of the latencies of all distinct blocks.
         validation_share: part of the training images on which a candidate is judged; test images are never used here.
         train: how a candidate is trained.
-        subset: cheaper [ours]: train on only so many of the images that are left beside those held out, which stay
-            the same (with fewer `train.train_images` they would be fewer, too); None for all.
-        halving: cheaper [ours]: successive halving on epochs, of which the best one in so many goes on at each rung
+        subset: cheaper [ours]: train on only this many of the images that are not held out; those held out stay the
+            same (with fewer `train.train_images` they would be fewer, too); None for all.
+        halving: cheaper [ours]: successive halving on epochs, of which the best one in this many continues at each rung
             (see `bpnas.search.proposals.halving`); None for off.
-        patience: cheaper [ours]: end a training whose accuracy on held-out images has not risen above its best for so
+        patience: cheaper [ours]: end a training whose accuracy on held-out images has not risen above its best for this
             many epochs; None for off.
     """
 
@@ -101,11 +101,11 @@ class ConnectionSettings:
         tau_start, tau_decay: tau of epoch e (from 0) is tau_start * exp(-tau_decay * e).
         lambda_below: lambda of Eq. 6 where the latency is below the target.
         train: how the weights are trained.
-        sampled_paths: compute only so many candidates of a site in a step, for memory and time, 1 or 2 (see
+        sampled_paths: compute only this many candidates of a site in a step, for memory and time, 1 or 2 (see
             `Supernet.draw_sampled`); None for all, as in the paper.
         checkpoint_activations: keep only the inputs of sites for the backward pass and compute the rest again there,
             for memory.
-        k_best: have the supernet judge so many of the most probable networks within the limit, and retrain the best
+        k_best: have the supernet judge this many of the most probable networks within the limit, and retrain the best
             [ours] (see `bpnas.search.connections.inherited_accuracy`).
         noise_free_latency: let LAT of Eq. 5 be the expectation over softmax(alpha), as in ProxylessNAS (Cai et al.
             2019), and not over the P that was drawn for the step, as in the paper.
@@ -134,7 +134,7 @@ class Preset:
     """All settings of a run.
 
     Attributes:
-        test_images: measure the final accuracy on so many test images; None for all.
+        test_images: measure the final accuracy on this many test images; None for all.
     """
 
     name: str
@@ -258,7 +258,7 @@ PAPER = Preset(
         population=100,
         sample=25,
         cycles=300,  # [ours]
-        strategy="default",  # [ours]; "paper" gives Algorithm 2 to the letter
+        strategy="default",  # [ours]; "paper" gives exactly Algorithm 2
         # [ours] From small networks to that of the median block; a block at the median has two wide complex paths.
         limit_quantiles=(0.01, 0.03, 0.08, 0.2, 0.4),
         validation_share=0.1,  # [ours] the paper does not say on which images a candidate is judged

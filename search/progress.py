@@ -1,4 +1,4 @@
-"""What a running search tells whoever watches; `run_search` itself prints nothing."""
+"""What a running search tells those who watch; `run_search` itself prints nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Progress(Protocol):
         """One more step is done; `text` says what came out."""
 
     def within(self, share: float, text: str) -> None:
-        """Of the step under way, a `share` (0..1) is done; `text` says how it goes. Only of steps that take long."""
+        """A `share` (0..1) of the step under way is done; `text` says how it goes. Only of steps that take long."""
 
     def note(self, text: str) -> None:
         """Something worth a line of its own."""

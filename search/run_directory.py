@@ -116,7 +116,7 @@ class RunDirectory:
                     continue
                 raise RunError(
                     f"{self.root / 'config.json'}: this run was started with {name} = {before}, now it is {after}; "
-                    "call it as before to go on, or choose another directory with --out"
+                    "call it as before to resume, or choose another directory with --out"
                 )
         self.write_json("config.json", now)
 

@@ -33,8 +33,8 @@ class Execution:
     Attributes:
         executor, workers, ray_address: see `open_executor`. A run may be resumed elsewhere: they do not change its
             results.
-        window: candidates of stage 1 under way at a time (see `drive`). With the seed and `threads` it decides the
-            trials. Default: the number of workers; a run that is resumed keeps the one that it began with.
+        window: candidates of stage 1 under way at a time (see `evaluate_trials`). With the seed and `threads` it
+            decides the trials. Default: the number of workers; a run that is resumed keeps the one that it began with.
         threads: CPU threads of the training of one candidate. Default: torch's own for "local", the cores' share of a
             worker for "processes", 1 for "ray"; a run that is resumed keeps those that it began with.
         asynchronous: tell results as they come. No worker waits then, but the trials depend on timing.
@@ -133,7 +133,7 @@ class SearchPlan:
 
     @property
     def input_sizes(self) -> tuple[int, int]:
-        """Of the two stages, in pixels."""
+        """Input sizes of the two stages, in pixels."""
         request, (source, later) = self.request, self.sources
         return request.input_size or source.native_size, later_size(request, source, later) or later.native_size
 
@@ -242,7 +242,7 @@ def later_size(request: SearchRequest, source: Source, later: Source) -> int | N
 
 
 def _check_reachable(space: BlockSpace, target_ms: float) -> None:
-    """Refuse a target that no proposals whatever could meet: the fastest path everywhere, Skip where it can be."""
+    """Refuse a target that no proposals at all could meet: the fastest path everywhere, Skip where it can be."""
     table, where = space.table, (space.backbone.input_size, space.backbone.classes)
     fastest = table.path_latencies(*where).min(axis=0) + table.once_latencies(*where)
     needed = [ms for ms, site in zip(fastest, space.backbone.sites, strict=True) if not site.is_residual]

@@ -35,7 +35,7 @@ class TimmNetwork(nn.Module):
 
     Args:
         file: says what the network is.
-        pretrained: with the weights that lie beside the file.
+        pretrained: with the weights that are next to the file.
         num_classes: outputs; a number other than the file's makes a new linear layer, 0 none: the output is then the
             pooled features (N, num_features).
         in_chans: channels of the image; other than 3, the filters of the stem are summed or repeated as timm does.
@@ -90,7 +90,7 @@ class TimmNetwork(nn.Module):
         return classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """Put a new linear layer of so many outputs, 0 for none, in the place of the one that is there."""
+        """Put a new linear layer of `num_classes` outputs, 0 for none, in the place of the one that is there."""
         self.num_classes = num_classes
         self.global_pool: nn.Module
         self.global_pool, self.head.linear = timm.layers.create_classifier(
@@ -136,7 +136,7 @@ def bpnas(
     """What `timm.create_model("bpnas", network=..., ...)` calls.
 
     Args:
-        pretrained: with the weights that lie beside the file.
+        pretrained: with the weights that are next to the file.
         network: a network.json, or the run directory that holds it.
         pretrained_cfg, pretrained_cfg_overlay, cache_dir: timm's own; what the network's file says is the default.
         arguments: of `TimmNetwork`, or `features_only` and `out_indices` for its feature maps. Number 0 is the first

@@ -1,4 +1,4 @@
-"""Records -> table. It aggregates samples, and refuses whatever does not belong together; it never fills in.
+"""Records -> table. It aggregates samples, and refuses what does not belong together; it never fills in.
 
 The estimate of a part is that of `bpnas.profiler.estimate`; its spread is the median absolute deviation and the 10th
 and 90th percentile over all samples of the sessions that are used, as they were measured.
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _NAMED = 5  # that many examples in a message
 
 Samples = Mapping[Session, npt.NDArray[np.float64]]
-"""Of each session, in ms per inference."""
+"""Samples of each session, in ms per inference."""
 
 
 @dataclass(frozen=True, slots=True)

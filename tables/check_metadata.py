@@ -1,6 +1,6 @@
 """Whether a table's metadata are what `TableMeta.to_dict` writes: every field, its type, its range, no contradiction.
 
-The hash of a table tells that nobody changed it, not that whoever wrote it was right.
+The hash of a table tells that nobody changed it, not that the one who wrote it was right.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _any_text(field: str, value: Any) -> None:
 
 
 def _text(field: str, value: Any) -> None:
-    """Of one line. A phone says of itself what it likes, so what is not printable is shown escaped, not refused."""
+    """One line. A phone says of itself what it likes, so what is not printable is shown escaped, not refused."""
     _any_text(field, value)
     if len(value.splitlines()) > 1:
         raise _wrong(field, "a text of one line", value)
@@ -187,7 +187,7 @@ def _object(required: Mapping[str, _Check], optional: Mapping[str, _Check] = {})
 
 
 def _coefficients(field: str, value: Any) -> None:
-    """Of a fitted model, all of them; of the others none."""
+    """All of them of a fitted model; none of the others."""
     from bpnas.tables.additivity.models import UNITS
 
     units = {term: _object({"value": _number(), "unit": _one_of([unit], unit)}) for term, unit in UNITS.items()}
@@ -229,7 +229,7 @@ _TEXTS_OF_DEVICE = {field.name: _text for field in fields(DeviceInfo) if field.n
 _NAME = _matching(r"[^\n\r]{1,255}", "a name of 1 to 255 characters")
 _DEVICE = _object({"name": _NAME, "mock": _truth, **_TEXTS_OF_DEVICE}, {"affinity": _text})
 _PATHS = frozenset(map(str, all_paths()))
-# The name of a file, or the heading of a column, is whatever its author liked.
+# The name of a file, or the heading of a column, is anything that its author liked.
 _IMPORTED = _object({"reader": _text, "file": _any_text, "sha256": _SHA256, "column": _any_text})
 _METADATA = _object(
     {

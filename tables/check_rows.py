@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 10_000_000
 MOST_BYTES = 2**30
-"""Of the content, once it is unpacked."""
+"""Most bytes of the content, once it is unpacked."""
 
 LONGEST_MS = 1e9
 """Eleven days for one inference."""
@@ -166,7 +166,7 @@ def _check_numbers(table: pa.Table) -> None:
 
 
 def _check_geometry(rows: pa.Table, kind: str, meta: TableMeta) -> None:
-    """Of the rows of one kind: the columns that apply, and that the key says the same."""
+    """Check the rows of one kind: the columns that apply, and that the key says the same."""
     import pyarrow.compute as pc
 
     ranges = {
@@ -205,7 +205,7 @@ def _check_geometry(rows: pa.Table, kind: str, meta: TableMeta) -> None:
 
 
 def _text(rows: pa.Table, *pieces: str) -> Any:
-    """Of each row a text of these pieces, which are names of columns or stand for themselves."""
+    """For each row a text of these pieces, which are names of columns or stand for themselves."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

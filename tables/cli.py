@@ -44,8 +44,8 @@ def main() -> None:
     type=click.Choice(["median", "p10"]),
     default="median",
     show_default=True,
-    help="Of samples, and of sessions. p10, the 10th percentile, is for computers whose cores have other work: what a "
-    "model takes when nobody disturbs it.",
+    help="Statistic of samples, and of sessions. p10, the 10th percentile, is for computers whose cores have other "
+    "work: what a model takes when nobody disturbs it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build(

@@ -21,7 +21,7 @@ class BuildError(BpnasError):
 
 
 class ViolationError(ValueError):
-    """What a table says that no table may say: where, and what it must be. Whoever reads the file makes a `TableError`
+    """What a table says that no table may say: where, and what it must be. What reads the file makes a `TableError`
     of it, with the file's name and the remedy.
     """
 

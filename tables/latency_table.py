@@ -16,7 +16,7 @@ from bpnas.profiler.block import Block, BlockPath
 from bpnas.profiler.networks import Fold, fold_of, parse_network
 from bpnas.profiler.paths import ContextPart, NeighboursPart, NetworkPart, Part, all_paths
 from bpnas.tables.additivity.model_record import MODEL_NAMES
-from bpnas.tables.additivity.models import AS_MEASURED, PLAIN_SUM, AdditiveModel, Terms
+from bpnas.tables.additivity.models import AS_MEASURED, PLAIN_SUM, AdditiveModel, EntryTerms
 from bpnas.tables.additivity.sound_weights import SoundWeights
 from bpnas.tables.errors import MissingEntryError, TableError
 from bpnas.tables.schema import read_table
@@ -56,7 +56,7 @@ class LatencyTable:
         )
         if self.additivity not in MODEL_NAMES:
             raise UsageError(f"no model is called {self.additivity!r}: use one of {', '.join(MODEL_NAMES)}")
-        self._terms = Terms(self.entry, meta.backbones[0].channel_shuffle, in_context=self.additivity == "context")
+        self._terms = EntryTerms(self.entry, meta.backbones[0].channel_shuffle, in_context=self.additivity == "context")
         self._models: dict[int, AdditiveModel] = {}
         if self.additivity == "corrected" and not any(map(self._coefficients, self.input_sizes)):
             self._model(self.input_sizes[0])  # which says why

@@ -90,7 +90,7 @@ def write_table(path: Path, table: pa.Table, meta: TableMeta) -> None:
 
 
 def is_table_file(path: str | Path) -> bool:
-    """Whether the file calls itself a bpnas table (whatever state it is in)."""
+    """Whether the file calls itself a bpnas table (in any state)."""
     try:
         return _HASH_PATTERN.search(Path(path).read_bytes()) is not None
     except OSError:

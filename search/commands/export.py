@@ -92,10 +92,10 @@ def int8_text(result: Int8Result) -> str:
     "--runtime", type=click.Choice(RUNTIMES), help="Only the files that it runs.  [default: all that are there]"
 )
 def measure(run: Path, runtime: str | None, as_json: bool, **parameters: Any) -> None:
-    """Time the exported files of RUN, a run directory or its network.json, and note it beside the prediction.
+    """Time the exported files of RUN, a run directory or its network.json, and note it next to the prediction.
 
     It is done as the table's paths were timed, unless options say otherwise. Of a computed table, the default device
-    is that computed one, for which files in int8 are left out. A call goes on where the last one ended.
+    is that computed one, for which files in int8 are left out. A call resumes where the last one ended.
     """
     from bpnas.profiler.commands.campaign_options import CampaignOptions, fail_for, failure_fields
     from bpnas.profiler.commands.time_models import time_models

@@ -90,7 +90,7 @@ input_size_option = click.option(
     "--input-size", type=click.IntRange(8), help="Image size, which the table must hold.  [default: the images' own]"
 )
 strategy_option = click.option(
-    "--strategy", type=click.Choice(["default", "paper"]), help="Never a block twice, or Algorithm 2 to the letter."
+    "--strategy", type=click.Choice(["default", "paper"]), help="default: no repeats; paper: exactly Algorithm 2."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -114,7 +114,7 @@ def proposal_options(command: F) -> F:
         click.option(
             "--precision",
             type=click.Choice(["float32", "bfloat16"]),
-            help="Of a candidate's training; bfloat16 is faster on GPUs.",
+            help="Precision of a candidate's training; bfloat16 is faster on GPUs.",
         ),
         click.option(
             "--compile", is_flag=True, default=None, help="Compile candidates (torch.compile): for long trainings."
@@ -202,7 +202,7 @@ def executor_options(command: F) -> F:
             type=click.IntRange(1),
             help="CPU threads of one training.  [default: cores / workers; 1 on Ray and in a study]",
         ),
-        click.option("--ray-address", metavar="ADDRESS", help="Of a running cluster.  [default: one on this machine]"),
+        click.option("--ray-address", metavar="ADDRESS", help="A running cluster.  [default: one on this machine]"),
     )
 
 

@@ -39,7 +39,7 @@ from bpnas.search.data.judged_images import on_images
     help="Train it also where its latency with such a head is above its limit, or unknown.",
 )
 @click.option("--out", type=click.Path(file_okay=False), help="Directory.  [default: NETWORK's, with -retrained]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of weights, order and augmentation.")
 @json_option
 def retrain(
     network: Path,
@@ -55,7 +55,7 @@ def retrain(
 ) -> None:
     """Train NETWORK, a run directory or its network.json, from random weights.
 
-    Called again with the same options, it goes on where it was stopped. On several GPUs or machines:
+    Called again with the same options, it resumes where it was stopped. On several GPUs or machines:
     torchrun --nproc-per-node 8 -m bpnas.search.cli retrain NETWORK ...
     """
     wait_passively()

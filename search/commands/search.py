@@ -89,7 +89,7 @@ _OVERRIDES = {
 @proposal_options
 @strategy_option
 @click.option(
-    "--halving", type=int, metavar="N", help="Cheaper: at 1/N, 1/N^2 ... of the epochs, only the best 1/N go on."
+    "--halving", type=int, metavar="N", help="Cheaper: at 1/N, 1/N^2 ... of the epochs, only the best 1/N continue."
 )
 @connection_options
 @retrain_options

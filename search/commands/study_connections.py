@@ -29,7 +29,7 @@ from bpnas.search.commands.study import overridden, retrain_option, run_and_prin
 
 if TYPE_CHECKING:
     from bpnas.profiler.block import Block
-    from bpnas.search.studies.connections.terms import Terms
+    from bpnas.search.studies.connections.terms import StudyTerms
     from bpnas.search.studies.study import StudyRequest, StudyResult
 
 _random_option = click.option(
@@ -121,7 +121,7 @@ def connections(random_networks: int, width_tables: tuple[str, ...], **options: 
     the target. MobileNetV2 is K3E6G1 at every site, of the given tables the one nearest to the target.
     """
 
-    def design(arms: Any, terms: Terms, blocks: tuple[Block, ...], below: float) -> Any:
+    def design(arms: Any, terms: StudyTerms, blocks: tuple[Block, ...], below: float) -> Any:
         from bpnas.tables import LatencyTable
 
         widths = [LatencyTable.load(file, options["additivity"]) for file in width_tables]
@@ -130,7 +130,9 @@ def connections(random_networks: int, width_tables: tuple[str, ...], **options: 
     _run("connections", design, options)
 
 
-def _run(name: str, design: Callable[[Any, Terms, tuple[Block, ...], float], Any], options: dict[str, Any]) -> None:
+def _run(
+    name: str, design: Callable[[Any, StudyTerms, tuple[Block, ...], float], Any], options: dict[str, Any]
+) -> None:
     """Run a study that `design` makes, of the module of arms, the terms, the proposals and lambda below the target."""
     wait_passively()
     from bpnas.search.presets import Preset

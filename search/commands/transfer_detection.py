@@ -19,7 +19,7 @@ from bpnas.search.transfer.backbones import BackboneChoice
 @click.option("--train-images", metavar="DIR", help="In place of --data, with the next three.")
 @click.option("--train-annotations", metavar="FILE", help="As COCO's instances_train2017.json.")
 @click.option("--val-images", metavar="DIR", help="To judge the detector on.")
-@click.option("--val-annotations", metavar="FILE", help="Of those images.")
+@click.option("--val-annotations", metavar="FILE", help="Annotations of those images.")
 @backbone_options
 @preset_option("'paper' (COCO on a GPU)")
 @click.option("--epochs", type=int, help="Overrides the preset, as the next three; 0 judges a detector as it is drawn.")
@@ -47,7 +47,7 @@ def detection(
 ) -> None:
     """Train a detector on images with boxes, and give its average precision as COCO counts it.
 
-    Called again with the same options, it goes on where it was stopped.
+    Called again with the same options, it resumes where it was stopped.
     """
     wait_passively()
     from bpnas.search.transfer.detection.coco import coco_files

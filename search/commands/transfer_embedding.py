@@ -77,7 +77,7 @@ face = _command(
     """Train embeddings of faces by ArcFace, and identify faces among distractors.
 
     The folder holds train/IDENTITY/*, probes/IDENTITY/* and distractors/*, faces aligned and cut out. Called again with
-    the same options, it goes on where it was stopped.
+    the same options, it resumes where it was stopped.
     """,
 )
 reid = _command(
@@ -87,6 +87,6 @@ reid = _command(
     """Train embeddings of persons by triplets and cross-entropy, and find persons in other cameras' images.
 
     The folder has Market-1501's layout: bounding_box_train, query and bounding_box_test with files such as
-    0002_c1s1_000451_03.jpg. Called again with the same options, it goes on where it was stopped.
+    0002_c1s1_000451_03.jpg. Called again with the same options, it resumes where it was stopped.
     """,
 )

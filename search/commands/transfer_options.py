@@ -26,7 +26,7 @@ def backbone_options(command: Callback) -> Callback:
     @click.option(
         "--weights",
         type=_FILE,
-        help="Trained weights, safetensors or a torch file.  [default: those beside network.json; none for timm]",
+        help="Trained weights, safetensors or a torch file.  [default: those next to network.json; none for timm]",
     )
     @click.option(
         "--from-scratch", is_flag=True, help="Start from random weights, not from --weights or the network's own."
@@ -51,7 +51,7 @@ def run_options(task: str) -> Callable[[Callback], Callback]:
         f"Directory of the run.  [default: runs/{task}-MODEL-seedN]",
     )
     out = click.option("--out", type=folder, help=text)
-    seed = click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+    seed = click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
     return lambda command: out(seed(json_option(command)))
 
 

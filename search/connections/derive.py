@@ -42,7 +42,7 @@ def log_softmax(alpha: Sequence[float]) -> Floats:
 def argmax_blocks(
     log_probabilities: Sequence[Floats], latencies_ms: Sequence[Floats], fixed_ms: float = 0.0
 ) -> Assignment:
-    """The most probable candidate of every site, whatever the latency (BP-NAS, block connection search)."""
+    """The most probable candidate of every site, regardless of latency (BP-NAS, block connection search)."""
     choices = [int(np.argmax(row)) for row in log_probabilities]
     return _assignment(choices, log_probabilities, latencies_ms, fixed_ms)
 
@@ -107,7 +107,7 @@ def k_most_probable_blocks(
         raise InfeasibleLimitError(limit_ms, measure(fastest.choices), "network of these block proposals")
     found: list[Assignment] = []
     # Sums here round differently from the exact ones, which decide in the end: a little more than the limit is looked
-    # at, or, where very many assignments lie within the last bits of it, a little less.
+    # at, or, where very many assignments are within the last bits of it, a little less.
     for limit_here in (limit_ms + abs(limit_ms) * 1e-9, limit_ms - abs(limit_ms) * 1e-9):
         assignments = _by_probability(log_probabilities, latencies_ms, limit_here, fixed_ms)
         found = []

@@ -30,7 +30,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
-        """Of (N, C, H, W), differentiable."""
+        """The moments of an (N, C, H, W) tensor, differentiable."""
         with torch.autocast(x.device.type, enabled=False):
             pixels = _pixels(x).to(torch.promote_types(x.dtype, torch.float32))
             mean = pixels.mean(dim=0)
@@ -87,7 +87,7 @@ def rectified(
 
     Args:
         moments: of x, for a 1x1 convolution of stride 1 in training; None computes as usual.
-        stride: compute only so many rows and columns of the output; its statistics stay those of all.
+        stride: compute only every `stride`-th row and column of the output; its statistics stay those of all.
         gate, keep: as of `batch_norm`.
     """
     if moments is None:

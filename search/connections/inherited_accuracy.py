@@ -46,5 +46,5 @@ def inherited_accuracy(
 
 
 def judged_count(images: int, batch: int) -> int:
-    """How many of so many images `inherited_accuracy` looks at."""
+    """How many of `images` images `inherited_accuracy` looks at."""
     return min(batch_count(images, batch, world_size()) * batch, images)

@@ -44,7 +44,7 @@ class SupernetLatency:
 
     Args:
         latencies_ms: one (candidates,) array per site; see `candidate_latencies`.
-        fixed_ms: what every network has beside its blocks.
+        fixed_ms: what every network has in addition to its blocks.
     """
 
     def __init__(self, latencies_ms: Sequence[Floats], fixed_ms: float = 0.0) -> None:
@@ -55,7 +55,7 @@ class SupernetLatency:
 
     @classmethod
     def of_table(cls, table: LatencyTable, backbone: Backbone, proposals: Sequence[Block]) -> SupernetLatency:
-        """As `table` predicts, with whatever model of additivity, for a supernet of `proposals` on `backbone`.
+        """As `table` predicts, with any model of additivity, for a supernet of `proposals` on `backbone`.
 
         Raises:
             MissingEntryError: the table lacks a path of a proposal at some site.
@@ -156,8 +156,8 @@ def expected_latency(probabilities: Sequence[Tensor], latencies_ms: Sequence[Ten
 
     Args:
         probabilities: one (candidates,) tensor per site.
-        latencies_ms: the same shapes, from the table, whatever model it predicts with; Skip is 0.
-        fixed_ms: what every network has beside its blocks.
+        latencies_ms: the same shapes, from the table, with any model that it predicts with; Skip is 0.
+        fixed_ms: what every network has in addition to its blocks.
     """
     pairs = zip(probabilities, latencies_ms, strict=True)
     return torch.stack([(p * ms.to(p.device)).sum() for p, ms in pairs]).sum() + fixed_ms

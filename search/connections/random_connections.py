@@ -24,10 +24,10 @@ _DRAWS = 10_000
 
 
 class RandomConnections:
-    """All assignments whose latency lies in `at_least_ms`..`limit_ms`.
+    """All assignments whose latency is in `at_least_ms`..`limit_ms`.
 
     Exact: dynamic programming over sites counts the assignments by rounded latency, a draw follows the counts through
-    the sites, and one whose latency proper lies outside is drawn again.
+    the sites, and one whose latency proper is outside is drawn again.
 
     Args:
         latencies_ms: one (candidates,) array per site.

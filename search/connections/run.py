@@ -53,7 +53,7 @@ SEARCH_LAYOUT = Layout(
         Stage((*_NETWORK, *(f"networks/*/{name}" for name in _NETWORK)), ("preset.retraining", "preset.test_images")),
     ),
 )
-"""Of both stages of a search; the networks of further limits are in `networks/LIMITms`."""
+"""Result files of both stages of a search; the networks of further limits are in `networks/LIMITms`."""
 
 _RETRY = "the block proposals are kept, call the same command again with a smaller --connection-rate"
 
@@ -111,7 +111,7 @@ def run_connections(
     """Search the connections, retrain the network that they name, export it; every epoch is a checkpoint.
 
     Args:
-        target_ms: what the latency loss aims at, and the limit of the first network, whose files lie in `directory`.
+        target_ms: what the latency loss aims at, and the limit of the first network, whose files are in `directory`.
         further_ms: limits of further networks out of the same supernet, each retrained and kept in
             `networks/LIMITms` below [ours].
 

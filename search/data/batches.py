@@ -40,7 +40,7 @@ def on_device(split: AnySplit, device: torch.device) -> AnySplit:
 
 
 def batch_count(images: int, batch: int, processes: int = 1) -> int:
-    """How many batches `batches` makes of so many images."""
+    """How many batches `batches` makes of `images` images."""
     return images // batch + (1 if images % batch >= max(2, processes) else 0)
 
 
@@ -61,7 +61,7 @@ def batches(
     Args:
         split: on `device` already (see `on_device`), or not.
         generator: the sole source of chance, of the CPU. All chance of the epoch is drawn at its start, so that
-            nothing waits for it later, and an epoch can be gone on with in its middle. Images on disk draw theirs from
+            nothing waits for it later, and an epoch can be resumed in its middle. Images on disk draw theirs from
             a seed that is drawn here, and their number.
         first: number of the batch to begin with.
         share: (rank, processes): of every batch, only the images number rank, rank + processes ...

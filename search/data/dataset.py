@@ -40,7 +40,7 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-# More images of a folder than fit into so many bytes stay on disk. A fixed number, for what is trained on must not
+# More images of a folder than fit into this many bytes stay on disk. A fixed number, for what is trained on must not
 # depend on the machine: images on disk are cut out of the whole picture, those in memory out of its middle.
 IN_MEMORY_BYTES = 8 * 2**30
 _IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -132,8 +132,8 @@ def load_data(source: str, input_size: int | None = None, train_images: int | No
 
     Args:
         source: the images (see `Source`).
-        input_size: resize to so many pixels; default the source's own size.
-        train_images: take only so many training images, chosen once for all; None for all.
+        input_size: side that images are resized to, in pixels; default the source's own size.
+        train_images: take only this many training images, chosen once for all; None for all.
 
     Raises:
         UsageError: the source is unknown.
@@ -147,7 +147,7 @@ def load_data(source: str, input_size: int | None = None, train_images: int | No
         if not len(split):
             raise DataError(f"{source}: holds no {name} images")
         if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(names):
-            raise DataError(f"{source}: a {name} label lies outside 0..{len(names) - 1}")
+            raise DataError(f"{source}: a {name} label is outside 0..{len(names) - 1}")
     mean, std = _IMAGENET_STATISTICS if parsed.is_imagenet else _statistics(train)
     # A mirrored digit is none.
     return Dataset(source, train, test, names, mean, std, parsed.kind != "digits", test_name)

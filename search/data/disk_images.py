@@ -1,4 +1,4 @@
-"""Images that do not fit into memory: read and decoded by worker processes while a training goes on.
+"""Images that do not fit into memory: read and decoded by worker processes while a training runs.
 
 What a batch holds depends on the seed and the epoch alone, not on how many processes decode, nor where an earlier run
 was stopped.
@@ -128,8 +128,8 @@ def decode_workers() -> int:
         return 0
     if asked is not None:
         return int(asked)
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(usable_cores() // beside, _MOST_WORKERS))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(usable_cores() // processes, _MOST_WORKERS))
 
 
 def _next(pieces: Iterator[tuple[Tensor, str]]) -> tuple[Tensor, str]:

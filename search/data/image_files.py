@@ -234,7 +234,7 @@ def _list_parquet(directory: Path, train: list[Path], test: list[Path], class_se
         )
     labels = np.concatenate([part.data.column("label").to_numpy() for part in parts]).astype(np.int64)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
-        raise DataError(f"{directory}: a label lies outside 0..{len(names) - 1}")
+        raise DataError(f"{directory}: a label is outside 0..{len(names) - 1}")
     # Positions among the chosen ones, which are in ascending order.
     return Listing(
         _ParquetRows(concatenate_datasets(parts), directory),

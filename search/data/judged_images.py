@@ -43,7 +43,7 @@ class JudgedImages:
 
     @classmethod
     def held_out(cls, data: str, images: int, input_size: int) -> JudgedImages | None:
-        """So many images of the training set of `data`; None where 0 says that the number is not known."""
+        """`images` images of the training set of `data`; None where 0 says that the number is not known."""
         return cls(Source.parse(data).absolute, HELD_OUT, images, input_size) if images else None
 
     @classmethod

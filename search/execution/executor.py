@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from bpnas.base.cores import usable_cores
 from bpnas.base.errors import UsageError
 from bpnas.profiler.block import Block
-from bpnas.search.execution.worker_pool import EvaluatorFactory, Loss, Worker
+from bpnas.search.execution.worker_pool import EvaluatorFactory, LostWorker, Worker
 
 if TYPE_CHECKING:
     from typing import Self
@@ -41,7 +41,7 @@ class Executor(Protocol):
         Raises:
             LookupError: nothing is under way.
             WorkerLostError: an evaluation has lost its worker too often.
-            Exception: whatever the evaluation raised.
+            Exception: any that the evaluation raised.
         """
         ...
 
@@ -72,7 +72,7 @@ class LocalExecutor:
 
         Raises:
             LookupError: nothing is under way.
-            Exception: whatever the evaluation raised.
+            Exception: any that the evaluation raised.
         """
         if not self._queue:
             raise LookupError("no evaluation is under way")
@@ -118,7 +118,7 @@ def open_executor(
     *,
     workers: int | None = None,
     ray_address: str | None = None,
-    on_loss: Callable[[Loss], None] = lambda loss: None,
+    on_loss: Callable[[LostWorker], None] = lambda loss: None,
 ) -> Executor:
     """The executor of that kind.
 

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from bpnas.profiler.block import Block
-from bpnas.search.execution.worker_pool import EvaluatorFactory, Loss, Worker, WorkerGone, WorkerPool
+from bpnas.search.execution.worker_pool import EvaluatorFactory, LostWorker, Worker, WorkerGone, WorkerPool
 
 if TYPE_CHECKING:
     from bpnas.search.execution.evaluation import Evaluation
@@ -30,7 +30,7 @@ class ProcessExecutor(WorkerPool[_Child]):
     """An `Executor` of spawned processes.
 
     Not of a `ProcessPoolExecutor`, in which one lost process breaks all. As with every spawned process, a program that
-    uses this must be importable: its own code stands below `if __name__ == "__main__":`.
+    uses this must be importable: its own code must be below `if __name__ == "__main__":`.
 
     Args:
         make: makes the evaluator of one process; it is sent there.
@@ -44,7 +44,7 @@ class ProcessExecutor(WorkerPool[_Child]):
         make: EvaluatorFactory,
         workers: int,
         devices: Sequence[str] = (),
-        on_loss: Callable[[Loss], None] = lambda loss: None,
+        on_loss: Callable[[LostWorker], None] = lambda loss: None,
     ) -> None:
         super().__init__(workers, on_loss)
         self._make, self._devices = make, tuple(devices)

@@ -17,13 +17,13 @@ from bpnas.base.cores import usable_cores
 from bpnas.base.errors import UsageError
 from bpnas.profiler.block import Block
 from bpnas.search.errors import SearchError
-from bpnas.search.execution.worker_pool import EvaluatorFactory, Loss, Worker, WorkerGone, WorkerPool
+from bpnas.search.execution.worker_pool import EvaluatorFactory, LostWorker, Worker, WorkerGone, WorkerPool
 
 if TYPE_CHECKING:
     from bpnas.search.execution.evaluation import Evaluation
 
 _OBJECT_STORE_BYTES = 100 * 2**20
-"""Of a cluster of our own: only blocks and scores go through it, where Ray would take a third of the memory."""
+"""For a cluster of our own: only blocks and scores go through it, where Ray would take a third of the memory."""
 
 _CONNECT_S = 10.0
 _NO_ANSWER = "Ray at {} does not answer ({}): start it, or leave --ray-address out for a cluster on this machine"
@@ -43,7 +43,7 @@ class RayExecutor(WorkerPool[Any]):
     """An `Executor` of Ray actors.
 
     An actor takes one CPU, and on a cluster with GPUs one of them, or an equal share where there are fewer GPUs than
-    workers. What `make` reads must lie at the same place on every node. Ray that runs already in this process is used,
+    workers. What `make` reads must be at the same place on every node. Ray that runs already in this process is used,
     and left running.
 
     Args:
@@ -63,7 +63,7 @@ class RayExecutor(WorkerPool[Any]):
         make: EvaluatorFactory,
         workers: int | None = None,
         address: str | None = None,
-        on_loss: Callable[[Loss], None] = lambda loss: None,
+        on_loss: Callable[[LostWorker], None] = lambda loss: None,
     ) -> None:
         require_ray()
         self._owned = _connect(address, workers)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bpnas.search.execution.evaluation import Evaluation
 
 MAX_ATTEMPTS = 3
-"""An evaluation whose worker is lost is repeated until it has been tried so often."""
+"""An evaluation whose worker is lost is repeated until it has been tried this many times."""
 
 EvaluatorFactory = Callable[[], "Callable[..., Evaluation]"]
 """Makes what evaluates blocks. Every worker calls its own copy once: that is where images are loaded."""
@@ -34,7 +34,7 @@ W = TypeVar("W")
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class LostWorker:
     """A worker that ended in the middle of an evaluation.
 
     Attributes:
@@ -70,14 +70,14 @@ class WorkerPool(ABC, Generic[W]):
         on_loss: is told of every lost worker.
     """
 
-    def __init__(self, workers: int, on_loss: Callable[[Loss], None] = lambda loss: None) -> None:
+    def __init__(self, workers: int, on_loss: Callable[[LostWorker], None] = lambda loss: None) -> None:
         if workers < 1:
             raise UsageError(f"{workers} workers cannot evaluate anything: use 1 or more")
         self.workers = workers
         self._on_loss = on_loss
         self._queue: deque[_Task] = deque()
         self._busy: dict[int, _Task] = {}
-        self._crew: dict[int, W] = {}
+        self._by_slot: dict[int, W] = {}
 
     def submit(self, number: int, block: Block, **options: Any) -> None:
         """Have `block` evaluated as soon as a worker is free."""
@@ -90,10 +90,10 @@ class WorkerPool(ABC, Generic[W]):
         Raises:
             LookupError: nothing is under way.
             WorkerLostError: an evaluation has lost its worker `MAX_ATTEMPTS` times.
-            Exception: whatever the evaluation raised.
+            Exception: any that the evaluation raised.
         """
         while self._busy:
-            slot, answer = self._wait({slot: self._crew[slot] for slot in self._busy})
+            slot, answer = self._wait({slot: self._by_slot[slot] for slot in self._busy})
             task = self._busy.pop(slot)
             if isinstance(answer, WorkerGone) or _is_out_of_memory(answer):
                 self._repeat(slot, task, str(answer) if isinstance(answer, WorkerGone) else "out of memory")
@@ -105,11 +105,11 @@ class WorkerPool(ABC, Generic[W]):
         raise LookupError("no evaluation is under way")
 
     def close(self) -> None:
-        """End all workers at once, whatever they do."""
+        """End all workers at once, even if they are busy."""
         self._queue.clear()
         self._busy.clear()
-        crew, self._crew = self._crew, {}
-        self._dismiss(crew.values())
+        stopped, self._by_slot = self._by_slot, {}
+        self._dismiss(stopped.values())
 
     def __enter__(self) -> Self:
         return self
@@ -122,14 +122,14 @@ class WorkerPool(ABC, Generic[W]):
     def _deal(self) -> None:
         for slot in range(self.workers):
             if self._queue and slot not in self._busy:
-                if slot not in self._crew:
-                    self._crew[slot] = self._hire(slot)
+                if slot not in self._by_slot:
+                    self._by_slot[slot] = self._hire(slot)
                 task = self._busy[slot] = self._queue.popleft()
-                self._give(self._crew[slot], task.block, task.options)
+                self._give(self._by_slot[slot], task.block, task.options)
 
     def _repeat(self, slot: int, task: _Task, reason: str) -> None:
-        self._dismiss([self._crew.pop(slot)])
-        self._on_loss(Loss(task.block, task.attempt, slot, reason))
+        self._dismiss([self._by_slot.pop(slot)])
+        self._on_loss(LostWorker(task.block, task.attempt, slot, reason))
         if task.attempt == MAX_ATTEMPTS:
             raise WorkerLostError(task.block, MAX_ATTEMPTS, reason)
         self._queue.appendleft(replace(task, attempt=task.attempt + 1))

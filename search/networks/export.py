@@ -1,4 +1,4 @@
-"""The model files of a finished search: written anew from its weights, and in int8 with what that costs in accuracy."""
+"""The model files of a finished search: again from its weights, and in int8 with what that costs in accuracy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 CALIBRATION_IMAGES = 256
 SIGNATURE = "serving_default"
-"""Of network.tflite, as TensorFlow names the only one of a model."""
+"""The signature of network.tflite, as TensorFlow names the only one of a model."""
 
 _TFLITE_MISSING = "network.int8.tflite is left out: it takes AI Edge Quantizer, pip install 'bpnas[int8]'"
 
@@ -103,7 +103,7 @@ def export_int8(
     test_images: int | None = None,
     progress: Progress | None = None,
 ) -> Int8Result:
-    """Write network.int8.onnx and network.int8.tflite beside a network.json, and into that what they cost in accuracy.
+    """Write network.int8.onnx and network.int8.tflite next to a network.json, and into that what they cost in accuracy.
 
     Post-training quantisation: nothing is trained. The ranges of the feature maps come from the first training images.
 

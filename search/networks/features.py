@@ -16,7 +16,7 @@ class MapPlace:
     """Where a feature map is taken.
 
     Attributes:
-        place: the map is the output of so many blocks, 0 that of the stem.
+        place: the map is the output of this many blocks, 0 that of the stem.
         stride: pixels of the image per pixel of the map.
         channels: of the map.
     """

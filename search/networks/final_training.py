@@ -54,7 +54,7 @@ def train_network(
     progress: Progress,
     facts: Mapping[str, Any],
 ) -> Trained:
-    """Train by `preset.retraining`, or go on with it, and write network.json, .safetensors, .onnx and .tflite.
+    """Train by `preset.retraining`, or resume it, and write network.json, .safetensors, .onnx and .tflite.
 
     Args:
         blocks: one per site, None for Skip.

@@ -1,4 +1,4 @@
-"""The exported files of a network, timed on a device and noted in network.json beside what the table predicts."""
+"""The exported files of a network, timed on a device and noted in network.json next to what the table predicts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Measured:
 
 
 def exported_parts(network: NetworkFile, runtime: str | None = None, *, int8: bool = True) -> dict[str, list[FilePart]]:
-    """The model files beside a network.json that are there, by runtime.
+    """The model files next to a network.json that are there, by runtime.
 
     Args:
         runtime: only those that it runs.

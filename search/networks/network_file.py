@@ -47,7 +47,7 @@ LATENCY_FIELDS = (
     "predicted_latency_ms",
     "target_ms",
 )
-"""What network.json says of the latency; all else is of the training, or belongs to the files beside it."""
+"""What network.json says of the latency; all else is of the training, or belongs to the files next to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class NetworkFile:
         target_ms: its latency limit; None where it has none.
         accuracy: 0..1, on `accuracy_on`; None where an earlier bpnas, or a person, wrote none.
         data: the images that it was trained on, as the user named them.
-        digests: SHA-256 of the files beside it, by name; None where an earlier bpnas wrote none.
+        digests: SHA-256 of the files next to it, by name; None where an earlier bpnas wrote none.
         values: all that the file says.
     """
 
@@ -127,7 +127,7 @@ class NetworkFile:
 
     @property
     def weights(self) -> Path:
-        """The file of its weights: beside it, of its name."""
+        """The file of its weights: next to it, of its name."""
         return self.path.with_suffix(".safetensors")
 
     @property
@@ -142,7 +142,7 @@ class NetworkFile:
         return hashlib.sha256(json.dumps(itself, sort_keys=True).encode()).hexdigest()
 
     def read_file(self, file: Path, remedy: str) -> bytes:
-        """The content of a file beside it, as it was when network.json was written.
+        """The content of a file next to it, as it was when network.json was written.
 
         Args:
             remedy: the end of the message about another content.

@@ -12,7 +12,7 @@ from bpnas.search.networks.network_file import NetworkFile
 from bpnas.search.sealed import read_sealed
 
 _CONFIG_FIELDS = ("connections_data", "data")
-"""Of a search and of a retraining: the images of the network, with an absolute path."""
+"""In config.json of a search and of a retraining: the images of the network, with an absolute path."""
 
 
 def own_images(network: NetworkFile) -> str:

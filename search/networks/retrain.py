@@ -35,7 +35,7 @@ class Retrained:
     """What a retraining gave.
 
     Attributes:
-        directory: where its files lie: `network.json`, `.safetensors`, `.onnx` and `.tflite`, as of a search.
+        directory: where its files are: `network.json`, `.safetensors`, `.onnx` and `.tflite`, as of a search.
         accuracy: 0..1, on `accuracy_on`.
         predicted_latency_ms: with the head for these classes; None where it is unknown.
         mock: whether that latency is computed from no measurement.
@@ -65,7 +65,7 @@ def retrain(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Retrained:
-    """Train the network from random weights, or go on with what `out` holds.
+    """Train the network from random weights, or resume what `out` holds.
 
     Where torchrun started several processes, each calls this with the same arguments (see `train`).
 

@@ -24,7 +24,7 @@ class CandidateEvaluator:
 
     Test images are never used: they judge the final network only. The score depends on the block, the seed and what
     the call is given, not on what was evaluated before, nor on interruptions; and, in its last bits, on the machine
-    and its number of threads. Nothing is remembered: who calls keeps what it got (see `drive`).
+    and its number of threads. Nothing is remembered: who calls keeps what it got (see `evaluate_trials`).
 
     Args:
         backbone: every site gets the block; its head must have the data set's classes.
@@ -62,10 +62,10 @@ class CandidateEvaluator:
 
         Args:
             block: the candidate.
-            stop_below: (epochs, accuracy): after so many epochs the accuracy is measured, and the training ends if it
-                is lower; see `SuccessiveHalving`. The same ones must be given when going on from `checkpoint`.
+            stop_below: (epochs, accuracy): after this many epochs the accuracy is measured, and the training ends if it
+                is lower; see `SuccessiveHalving`. The same ones must be given when resuming from `checkpoint`.
             checkpoint: where the state of the training is kept while it lasts, at most once a minute: a call that was
-                interrupted goes on from there and returns the same score. Removed at the end.
+                interrupted resumes from there and returns the same score. Removed at the end.
 
         Raises:
             RunError: the checkpoint is damaged.

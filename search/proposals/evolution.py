@@ -24,13 +24,13 @@ __all__ = ["Candidate", "Evolution", "G", "Space", "Strategy", "Trial"]
 Strategy = Literal["default", "paper"]
 
 _PARENTS = 3
-"""So many of the best of a tournament are asked for a new child before anything further away is looked at."""
+"""This many of the best of a tournament are asked for a new child before anything further away is looked at."""
 
 _AT_RANDOM = 8
-"""So many trials are random before evolution begins, if the population has room and half a tournament is fewer."""
+"""This many trials are random before evolution begins, if the population has room and half a tournament is fewer."""
 
 _IMMIGRANTS = 0.05
-"""Share of trials that are random, beside the first ones."""
+"""Share of trials that are random, besides the first ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ class FeasibleSet:
 
     Attributes:
         limit_ms, at_least_ms: both ends of the band, included.
-        size: how many distinct blocks lie in it; 0 if none does.
-        smallest_ms: the smallest latency in the whole space, whether it lies in the band or not.
+        size: how many distinct blocks are in it; 0 if none does.
+        smallest_ms: the smallest latency in the whole space, whether it is in the band or not.
     """
 
     def __init__(self, space: Enumerated, limit_ms: float, at_least_ms: float = 0.0) -> None:
@@ -78,7 +78,7 @@ class FeasibleSet:
         return self._space.blocks(self._members)
 
     def empty(self) -> InfeasibleLimitError:
-        """What to raise where there is no feasible block: it says what lies nearest."""
+        """What to raise where there is no feasible block: it says what is nearest."""
         latencies = self._space.latencies()
         below_ms = latencies[latencies < self.at_least_ms].max(initial=-np.inf)
         above_ms = latencies[latencies > self.limit_ms].min(initial=np.inf)

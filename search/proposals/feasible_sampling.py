@@ -1,4 +1,4 @@
-"""Finding feasible genotypes in bounded time: to the letter of BP-NAS, Algorithm 2, or never one twice [ours]."""
+"""Finding feasible genotypes in bounded time: exactly by BP-NAS, Algorithm 2, or without repeats [ours]."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bpnas.search.errors import InfeasibleLimitError, StuckError
 G = TypeVar("G")
 
 MAX_TRIES = 10_000
-"""Every loop that waits for a feasible genotype gives up after so many draws."""
+"""Every loop that waits for a feasible genotype gives up after this many draws."""
 
 _DRAWS = 1000
 """Random genotypes that are looked at before a descent."""
@@ -21,7 +21,7 @@ _STEPS = 32
 """Mutations of a parent before it counts as used up, and on walks away from it."""
 
 _PATIENCE = 1000
-"""Steps that bring a descent no further before it starts anew."""
+"""Steps that bring a descent no further before it starts again."""
 
 _LONGEST_WALK = 4
 """Mutations in a row, at most, from a parent through what is infeasible or known to something new."""
@@ -64,7 +64,7 @@ class _Finder(Generic[G]):
         band = {"at_least_ms": at_least_ms} if at_least_ms > 0 else {}
         self._exact: Any = None if feasible is None else feasible(limit_ms, **band)
         if self._exact is not None and not self._exact.size:
-            self._exact.sample(rng)  # ours raises, and says what lies nearest
+            self._exact.sample(rng)  # ours raises, and says what is nearest
             raise InfeasibleLimitError(limit_ms, self._exact.smallest_ms)
 
     def latency(self, genotype: G) -> float:

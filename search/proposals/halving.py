@@ -34,7 +34,7 @@ class SuccessiveHalving:
 
     Args:
         epochs: of a whole training.
-        eta: of all candidates seen at a rung, the best 1/eta go on.
+        eta: of all candidates seen at a rung, the best 1/eta continue.
 
     Attributes:
         rungs: see `rung_epochs`; none if `epochs` is below `eta`.

@@ -25,7 +25,7 @@ def levonas(
 ) -> Iterator[Trial[G]]:
     """Search `space` for the genotype of the highest score whose latency is at most `limit_ms`.
 
-    Strategy "paper" is Algorithm 2 to the letter, but bounded: a queue is filled with `population` random feasible
+    Strategy "paper" is exactly Algorithm 2, but bounded: a queue is filled with `population` random feasible
     genotypes; then, until `cycles` trials exist, the best of `sample` members is mutated once, again and again until
     the child is feasible; it joins on the right, and the oldest leaves on the left.
 
@@ -48,14 +48,14 @@ def levonas(
         rng: `random.Random`, `numpy.random.Generator` or anything else with `random()`; the sole source of chance.
         strategy: "default" or "paper".
         history: the first trials of an earlier call with the same arguments and seed: they are not evaluated again but
-            replayed, so that the search goes on as if it had never stopped.
+            replayed, so that the search continues as if it had never stopped.
 
     Returns:
         An iterator over all `cycles` trials in order, replayed ones included. Each is evaluated when it is asked for.
 
     Raises:
         InfeasibleLimitError: at once, if nothing meets the limit; without an exact set, if neither `MAX_TRIES` random
-            draws and mutations do. It names the smallest latency, or for a band what lies nearest on both sides.
+            draws and mutations do. It names the smallest latency, or for a band what is nearest on both sides.
         UsageError: an argument is out of range.
         StuckError: "paper" found no feasible genotype (at once) or child (while iterating) in `MAX_TRIES` tries.
         RunError: `history` is not of this search (while iterating).

@@ -20,7 +20,7 @@ from bpnas.search.progress import Progress
 from bpnas.search.proposals.evolution import Evolution, Trial
 from bpnas.search.proposals.halving import SuccessiveHalving
 from bpnas.search.proposals.levonas import replayed
-from bpnas.search.proposals.schedules import drive
+from bpnas.search.proposals.schedules import evaluate_trials
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.proposals.survivors import Survivors, check_survivor
 from bpnas.search.run_directory import RunDirectory
@@ -61,7 +61,7 @@ class ProposalSearch:
         settings: see `ProposalSettings`.
         seed: of all random choices.
         bands: each limit is searched above the one before it only.
-        window, asynchronous: see `drive`.
+        window, asynchronous: see `evaluate_trials`.
     """
 
     space: BlockSpace
@@ -79,9 +79,9 @@ def run_proposals(
 ) -> tuple[Proposal, ...]:
     """The most accurate block found under each limit; every evaluation and trial is on the disk as soon as it is known.
 
-    A later call resumes behind the trials that are there. With the ordered schedule (see `drive`) it does so as if it
-    had never stopped: chance depends on the seed and the number of the limit alone, and what was evaluated is not
-    evaluated again. With the asynchronous one they make up the population, and chance depends on their number as well.
+    A later call resumes behind the trials that are there. With the ordered schedule (see `evaluate_trials`) it does so
+    as if it had never stopped: chance depends on the seed and the number of the limit alone, and what was evaluated is
+    not evaluated again. With the asynchronous one they make up the population, and chance depends on their number too.
 
     With `checkpoints`, which the workers must see, a training that is cut off resumes in its middle.
 
@@ -137,7 +137,7 @@ class _Run:
         for trial in restored:
             terms.learn(self._known.get(self._block(trial)))
             self._survivors.tell(self._diverged(trial))
-        for trial in drive(
+        for trial in evaluate_trials(
             evolution,
             self._executor,
             self._space.block,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bpnas.search.execution.evaluation import Evaluation
 
 
-def drive(
+def evaluate_trials(
     evolution: Evolution[G],
     executor: Executor,
     block: Callable[[G], Block],
@@ -39,7 +39,7 @@ def drive(
         executor: evaluates the blocks. It is not closed.
         block: of a genotype. Genotypes of the same block are evaluated once; where its evaluation is under way, the
             second one waits for it.
-        window: how many candidates are under way, whatever the number of workers. With 1, the trials are those of
+        window: how many candidates are under way, regardless of the number of workers. With 1, the trials are those of
             `levonas`. More of it than there are workers keeps them busy while results wait for their turn.
         asynchronous: the schedule, see above.
         known: evaluations that are not repeated; what is evaluated is added. To resume an ordered search, give it what
@@ -51,7 +51,7 @@ def drive(
     Raises:
         UsageError: the window is less than 1.
         SearchError, StuckError: as of `Evolution`.
-        Exception: whatever an evaluation raised.
+        Exception: any that an evaluation raised.
     """
     if window < 1:
         raise UsageError(f"a window of {window} evaluations evaluates nothing: use 1 or more")

@@ -2,7 +2,7 @@
 
 A genotype is the block's 23-bit code (BP-NAS, block encoding). Bits of absent paths are silent genes: they change
 nothing until the path appears. What is feasible is not estimated but enumerated: a full table has 563,600 distinct
-blocks, whose latencies are one outer sum, whatever model the table predicts with (see `bpnas.tables.additivity`).
+blocks, whose latencies are one outer sum with any model that the table predicts with (see `bpnas.tables.additivity`).
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class BlockSpace:
         """Flip one random bit (BP-NAS, Algorithm 2); whether the result is fast enough is not looked at.
 
         Where the table has all 272 paths the child differs in just that bit. Where the flip leads to a path that the
-        table lacks, one that it has takes its place, the likelier the fewer bits lie between, since otherwise a small
+        table lacks, one that it has takes its place, the likelier the fewer bits are between, since otherwise a small
         table would fall into islands [ours]. In a space of a single block the child is the parent.
         """
         flips = self._flips[code >> 20]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from bpnas.search.errors import DivergedError
 
 HOPELESS = 8
-"""A search ends once so many candidates were trained, the first ones, and every one of them has diverged."""
+"""A search ends once this many candidates were trained, the first ones, and every one of them has diverged."""
 
 _RETRY = "start another search with a smaller --proposal-rate and another --out"
 

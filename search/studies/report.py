@@ -43,7 +43,7 @@ class Unit:
 
 
 POINTS = Unit(100.0, 1)
-"""Of accuracies: percent."""
+"""The unit of accuracies: percent."""
 
 
 def seed_count(count: int) -> str:

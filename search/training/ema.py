@@ -18,7 +18,7 @@ def averaged_copy(model: nn.Module, decay: float) -> AveragedModel:
     def update(
         averaged: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], _: object
     ) -> None:
-        done = int(copy.n_averaged)  # it lies on the CPU; the argument lies with the model, where reading it would wait
+        done = int(copy.n_averaged)  # it is on the CPU; the argument is with the model, where reading it would wait
         step = get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))  # type: ignore[no-untyped-call]
         step(averaged, current, done)
 

@@ -14,7 +14,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory, once per process; elsewhere, and after the first call, do nothing.
 
-    By default each large tensor is mapped anew and given back when freed, so that every step of a training on a CPU
+    By default each large tensor is newly mapped and given back when freed, so that every step of a training on a CPU
     waits for the system to hand out zeroed pages: a quarter to a third of the time of the default backbone. The process
     then holds the most that it has ever needed: a third to a half more than before, at its peak.
     """

@@ -59,7 +59,7 @@ class Phase:
     name: str = ""
 
 
-class Training(Protocol[ReportOut]):
+class ResumableTraining(Protocol[ReportOut]):
     """What one training has of its own.
 
     Attributes:
@@ -85,7 +85,7 @@ class Training(Protocol[ReportOut]):
 
 
 def run_epochs(
-    training: Training[Report],
+    training: ResumableTraining[Report],
     checkpoint: Path | None,
     *,
     checkpoint_seconds: float | None = None,
@@ -158,7 +158,7 @@ def run_epochs(
         save(now=every_epoch)
 
 
-def _resume(training: Training[Any], checkpoint: Path) -> None:
+def _resume(training: ResumableTraining[Any], checkpoint: Path) -> None:
     state, place = load_checkpoint(checkpoint), training.place
     # The state of another training, left behind by an earlier call, is as good as none.
     if state is not None and state.get("of") == training.of:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Of some predictions; errors and shares are fractions, 0.05 for 5 %.
+    """The accuracy of some predictions; errors and shares are fractions, 0.05 for 5 %.
 
     Attributes:
         networks: how many were predicted.

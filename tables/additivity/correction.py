@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bpnas.profiler.paths import NetworkPart
-from bpnas.tables.additivity.models import AS_MEASURED, MEASURED_PATHS, UNITS, Terms
+from bpnas.tables.additivity.models import AS_MEASURED, MEASURED_PATHS, UNITS, EntryTerms
 
 LEAST_NETWORKS = 12
 """Fewer whole networks say too little about that many weights."""
@@ -50,7 +50,7 @@ class Correction:
     held_out_ms: Floats
 
 
-def fit_correction(terms: Terms, networks: Sequence[tuple[NetworkPart, float]], sound: Sound) -> Correction:
+def fit_correction(terms: EntryTerms, networks: Sequence[tuple[NetworkPart, float]], sound: Sound) -> Correction:
     """Fit the weights to networks of one input size.
 
     Held-out predictions come from `FOLDS`-fold cross-validation around the whole fit, the choice of its strength
@@ -82,7 +82,7 @@ class _Data:
     measured_ms: Floats
 
     @classmethod
-    def of(cls, terms: Terms, networks: Sequence[tuple[NetworkPart, float]]) -> _Data:
+    def of(cls, terms: EntryTerms, networks: Sequence[tuple[NetworkPart, float]]) -> _Data:
         rows = [list(terms.network(network.blocks, network.backbone).values()) for network, _ in networks]
         fixed_ms = [terms.fixed_ms(network.backbone) for network, _ in networks]
         return cls(np.array(rows), np.array(fixed_ms), np.array([ms for _, ms in networks]))

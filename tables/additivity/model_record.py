@@ -50,7 +50,7 @@ class TableModels:
         return next((r for r in self.records if (r.name, r.input_size) == (name, input_size)), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON; every coefficient stands beside its unit."""
+        """As plain values for JSON; every coefficient is next to its unit."""
         from bpnas.tables.additivity.models import UNITS
 
         return {

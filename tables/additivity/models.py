@@ -1,6 +1,6 @@
 """How the latency of a network is put together from the entries of a table.
 
-Whatever the model, the latency of a network is additive over sites, as BP-NAS needs it (Eq. 7 and 8)::
+With every model, the latency of a network is additive over sites, as BP-NAS needs it (Eq. 7 and 8)::
 
     network_ms = constant_ms + sum over sites of block_ms
     block_ms   = sum of path_ms + (number of paths - 1) * join_ms + once_ms        Skip: 0
@@ -66,7 +66,7 @@ PLAIN_SUM: Mapping[str, float] = {**AS_MEASURED, "joins": 0.0, "residuals": 0.0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Terms:
+class EntryTerms:
     """Values of the terms, from the entries of a table.
 
     Attributes:
@@ -145,7 +145,7 @@ class AdditiveModel:
         coefficients: one per term of `UNITS`.
     """
 
-    terms: Terms
+    terms: EntryTerms
     coefficients: Mapping[str, float]
 
     def path_ms(self, path: BlockPath, site: Site) -> float:

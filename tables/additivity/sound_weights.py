@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import Part, all_paths
-from bpnas.tables.additivity.models import PATH_TERMS, Terms
+from bpnas.tables.additivity.models import PATH_TERMS, EntryTerms
 
 LEAST_SHARE = 0.5
-"""No fitted latency of a path may fall below this share of what was measured: a search runs straight to whatever a
+"""No fitted latency of a path may fall below this share of what was measured: a search runs straight to anything that a
 regression made nearly free [ours]."""
 
 
@@ -22,7 +22,7 @@ class SoundWeights:
     """Says of weights of the terms whether they give latencies that a search can use.
 
     They do if no path, alone or as the only one of its block, falls below `LEAST_SHARE` of what was measured, if no
-    further path makes a block faster, and if a positive rest is left beside the blocks. Then every block takes longer
+    further path makes a block faster, and if a positive rest is left besides the blocks. Then every block takes longer
     than Skip, at every site.
 
     Attributes:
@@ -41,7 +41,7 @@ class SoundWeights:
     @classmethod
     def of(
         cls,
-        terms: Terms,
+        terms: EntryTerms,
         backbones: Sequence[Backbone],
         measured: Callable[[Part], bool],
         least_share: float = LEAST_SHARE,

@@ -16,7 +16,7 @@ from bpnas.base.command import Command, echo, fail, print_result
 @click.option("--path", "paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.")
 @click.option("--site", help="Only paths at sites that match, as in 24-32s2x56 or '*x56'.")
 @click.option("--sort", help="Column to sort by; -COLUMN: the largest first.  [default: key]")
-@click.option("--limit", type=click.IntRange(0), help="So many rows; 0: all.  [default: 20, with --csv and --json all]")
+@click.option("--limit", type=click.IntRange(0), help="Most rows; 0: all.  [default: 20, with --csv and --json all]")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def show(
@@ -71,7 +71,7 @@ def doctor(table: Path, as_json: bool) -> None:
 @click.argument("a", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("b", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Compare also what was run with other settings or model files.")
-@click.option("--limit", type=click.IntRange(0), help="So many entries; 0: all.  [default: 10, with --json all]")
+@click.option("--limit", type=click.IntRange(0), help="Most entries; 0: all.  [default: 10, with --json all]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def diff(a: Path, b: Path, force: bool, limit: int | None, as_json: bool) -> None:
     """Compare table B with table A: two devices, systems, runtimes or dates.
@@ -130,13 +130,17 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
 @click.command("import", cls=Command, short_help="Make a table of a published one.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--device", required=True, help="What to call the device.")
-@click.option("--reader", help="What reads the file.  [default: whatever can]")
+@click.option("--reader", help="What reads the file.  [default: any that can]")
 @click.option("--column", help="Which one, where the file holds several devices.")
 @click.option("--backbone", default="mobilenetv2", show_default=True, help="What the table is for: a name, or a .toml.")
 @click.option(
-    "--input-size", "input_sizes", type=int, multiple=True, help="Of the backbone; repeatable.  [default: 224]"
+    "--input-size",
+    "input_sizes",
+    type=int,
+    multiple=True,
+    help="Input size of the backbone; repeatable.  [default: 224]",
 )
-@click.option("--classes", type=int, help="Of the head.  [default: as the backbone says]")
+@click.option("--classes", type=int, help="Classes of the head.  [default: as the backbone says]")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The table.  [default: DEVICE.parquet]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def import_(

@@ -14,14 +14,14 @@ from bpnas.profiler.cli import main as profile_device
 @click.command(cls=Command)
 @click.argument("table", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--serial", help="The device that the table is of.  [default: as profile-device; of a mock, that mock]")
-@click.option("--networks", type=click.IntRange(1, 10_000), default=60, show_default=True, help="Of each input size.")
-@click.option("--sessions", type=click.IntRange(1, 1000), default=3, show_default=True, help="Of each network.")
+@click.option("--networks", type=click.IntRange(1, 10_000), default=60, show_default=True, help="For each input size.")
+@click.option("--sessions", type=click.IntRange(1, 1000), default=3, show_default=True, help="For each network.")
 @click.option(
     "--max-sessions",
     type=click.IntRange(1, 1000),
-    help="Of one network, where sessions were noisy.  [default: 10, or --sessions if that is more]",
+    help="For one network, where sessions were noisy.  [default: 10, or --sessions if that is more]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the choice of networks.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the networks.")
 @click.option("--input-size", "input_sizes", type=int, multiple=True, help="Repeatable.  [default: all of the table]")
 @click.option("--records", type=click.Path(dir_okay=False), help="Records file.  [default: TABLE.validation.sqlite]")
 @click.option(
@@ -43,7 +43,7 @@ def validate(
 ) -> None:
     """Time whole networks on the device of TABLE, and say how far its predictions are off.
 
-    The networks are random and none of them was ever fitted to. A call goes on where the last one ended.
+    The networks are random and none of them was ever fitted to. A call resumes where the last one ended.
     """
     import json
 

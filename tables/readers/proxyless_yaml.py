@@ -52,7 +52,7 @@ class ProxylessYaml:
     name = "proxyless-yaml"
 
     def can_read(self, path: Path) -> bool:
-        """Whether a layer of such a table stands in the first lines."""
+        """Whether a layer of such a table is in the first lines."""
         try:
             with path.open("rb") as file:
                 return _LAYER.search(file.read(_HEAD_BYTES).decode("utf-8", "ignore")) is not None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Verdict = Literal["slower", "faster", "within noise", "undecided"]
 
 FALSE_DISCOVERY_RATE = 0.05
-"""Of the entries called changed, this share at most is expected to be called so wrongly."""
+"""At most this share of the entries called changed is expected to be called so wrongly."""
 
 # Standard error of a median of n normal values over the expected width of its interval, which of so few runs from the
 # smallest to the largest: H. A. David and H. N. Nagaraja, Order Statistics (2003), tables of moments.
@@ -201,7 +201,7 @@ def _adjusted_p(one: pd.DataFrame, other: pd.DataFrame) -> npt.NDArray[np.float6
 
 
 def _standard_error(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Of each latency, in ms; NaN where the interval is missing."""
+    """Standard error of each latency, in ms; NaN where the interval is missing."""
     factors = frame["sessions"].map(_ERROR_OF_WIDTH).astype("float64").fillna(_ERROR_OF_WIDTH_OF_MANY)
     width = (frame["high_ms"] - frame["low_ms"]).to_numpy(np.float64)
     return np.asarray(factors.to_numpy(np.float64) * width)

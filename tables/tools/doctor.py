@@ -30,7 +30,7 @@ WIDE_INTERVAL = 0.05
 """Half the width of a confidence interval over the latency; from here on the entry is called imprecise."""
 
 QUARANTINED_SHARE = 0.10
-"""So many of all sessions may be unused before the campaign itself looks doubtful."""
+"""This share of all sessions may be unused before the campaign itself looks doubtful."""
 
 DOUBLED_EXPANSION = 0.8
 """A path with twice the expansion has twice the work. Caches and kernels may hide that, but less than this share of the
@@ -208,7 +208,7 @@ def _coverage(meta: TableMeta, keys: set[str], backbone: Backbone) -> Iterator[F
 
 
 def _list(what: str, entries: Sequence[str], of: int = 0) -> str:
-    """So many entries, and the first ones by name, unless they are all `of` the table."""
+    """The number of entries, and the first ones by name, unless they are all `of` the table."""
     if len(entries) == of:
         return f"{what}: all {of:,} entries"
     return f"{what}: {len(entries):,} entr{'y' if len(entries) == 1 else 'ies'} ({name_some(entries)})"

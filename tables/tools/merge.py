@@ -31,7 +31,7 @@ _NAMED = 3  # that many differing fields in a message
 
 @dataclass(frozen=True, slots=True)
 class MergedTable:
-    """The union; its models are fitted anew, to the networks of all tables."""
+    """The union; its models are fitted again, to the networks of all tables."""
 
     table: pa.Table
     meta: TableMeta

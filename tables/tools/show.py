@@ -153,8 +153,8 @@ def align(cells: Sequence[Sequence[str]], sides: str, width: int | None = None) 
 
     Args:
         cells: rows of texts.
-        sides: of each column, whether it stands left (`<`) or right (`>`).
-        width: of the terminal, in characters: the first column, where long names stand, is shortened to fit, and what
+        sides: of each column, whether it is aligned left (`<`) or right (`>`).
+        width: of the terminal, in characters: the first column, where long names are, is shortened to fit, and what
             is too long all the same is cut; None does neither.
     """
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -1,4 +1,4 @@
-"""Predictors that know next to nothing, beside which those of a table must show what they are worth."""
+"""Predictors that know next to nothing, against which those of a table must show what they are worth."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _nearest(table: LatencyTable, known: Timed, asked: Timed) -> Baseline:
 
 
 def _site_latencies(plain: LatencyTable, network: NetworkPart) -> Floats:
-    """Where a network lies: the latency of each of its blocks in ms, stem and head last."""
+    """The latency of each block of a network in ms, stem and head last."""
     backbone = network.backbone
     pairs = zip(network.blocks, backbone.sites, strict=True)
     blocks_ms = (0.0 if block is None else plain.block(block, site) for block, site in pairs)

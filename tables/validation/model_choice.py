@@ -11,7 +11,7 @@ from bpnas.profiler.paths import NetworkPart
 from bpnas.tables.additivity.accuracy import accuracy
 from bpnas.tables.additivity.correction import LEAST_NETWORKS, fit_correction
 from bpnas.tables.additivity.model_record import MODEL_NAMES, ModelRecord, TableModels
-from bpnas.tables.additivity.models import Terms
+from bpnas.tables.additivity.models import EntryTerms
 from bpnas.tables.additivity.sound_weights import SoundWeights
 from bpnas.tables.errors import BuildError, TableError
 from bpnas.tables.latency_table import LatencyTable
@@ -92,7 +92,7 @@ def _judge(table: LatencyTable, name: str, input_size: int, networks: Networks) 
 
 
 def _try_out(model: LatencyTable, input_size: int, networks: Networks) -> list[float]:
-    """Predict these networks, and look up all that a search might want beside.
+    """Predict these networks, and look up all that a search might also want.
 
     Raises:
         TableError: something is not there.
@@ -104,5 +104,5 @@ def _try_out(model: LatencyTable, input_size: int, networks: Networks) -> list[f
     return [model.network(network.blocks, input_size, network.backbone.classes) for network, _ in networks]
 
 
-def _terms(table: LatencyTable) -> Terms:
-    return Terms(table.entry, table.meta.backbones[0].channel_shuffle)
+def _terms(table: LatencyTable) -> EntryTerms:
+    return EntryTerms(table.entry, table.meta.backbones[0].channel_shuffle)

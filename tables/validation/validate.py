@@ -43,7 +43,7 @@ class TimedNetwork:
 
 
 def validate(table: LatencyTable, timed: Sequence[TimedNetwork]) -> ValidationReport:
-    """Judge every model that a table has, beside the baselines, on networks of its device.
+    """Judge every model that a table has, next to the baselines, on networks of its device.
 
     Args:
         table: whichever model it was loaded with.

@@ -208,7 +208,7 @@ def test_int8_comes_last_and_once(small_table, tmp_path):
         found["calibration_images"] == 256 and found == json.loads((tmp_path / "run/network.json").read_text())["int8"]
     )
     assert (tmp_path / "run/network.int8.onnx").stat().st_mtime_ns == before.st_mtime_ns
-    # Timed as the table was, and beside what it predicts.
+    # Timed as the table was, and next to what it predicts.
     measured = json.loads(call("measure", tmp_path / "run", "--runtime", "tflite", "--json").stdout)
     assert measured["warnings"] == [] and measured["measured"][0]["mock"] is True
     assert measured["measured"][0]["latency_ms"] == pytest.approx(measured["predicted_latency_ms"], rel=0.5)

@@ -608,7 +608,7 @@ def test_what_is_no_table_is_refused(file, tmp_path):
 
 
 def test_a_table_that_pandas_wrote_again_is_refused(whole, tmp_path):
-    """It may have been edited, and whoever reads it cannot know."""
+    """It may have been edited, and a reader cannot know."""
     path = tmp_path / "t.parquet"
     path.write_bytes(whole)
     pd.read_parquet(path).to_parquet(path)

@@ -192,7 +192,7 @@ def test_what_is_no_phone_is_never_throttled(file):
 
 
 def test_beside_a_busy_neighbour_the_10th_percentile_is_what_the_device_takes_alone(file):
-    """A core at two speeds, beside another machine: each session has its own share of quick samples."""
+    """A core at two speeds, next to another machine: each session has its own share of quick samples."""
     rng = random.Random(4)
 
     def measured(key, session):

@@ -15,7 +15,7 @@ from bpnas.search.connections.random_connections import RandomConnections
 from bpnas.search.connections.run import check_target
 from bpnas.search.errors import InfeasibleLimitError
 from bpnas.search.presets import check_lambda
-from bpnas.search.studies.connections.terms import Network, Terms
+from bpnas.search.studies.connections.terms import StudyNetwork, StudyTerms
 from bpnas.search.studies.connections.work import Searched, Work
 from bpnas.search.studies.study import Study
 
@@ -45,9 +45,9 @@ class ConnectionArm:
     supernets: ClassVar[int] = 0
     """That it trains per seed."""
     count: int = 1
-    """Of its networks per seed."""
+    """Number of its networks per seed."""
 
-    def check(self, terms: Terms, seeds: Sequence[int]) -> None:
+    def check(self, terms: StudyTerms, seeds: Sequence[int]) -> None:
         """Refuse what cannot be done with these seeds, before anything is trained.
 
         Raises:
@@ -58,7 +58,7 @@ class ConnectionArm:
         """What its supernet comes to, trained unless an earlier call has done so; None without one."""
         return None
 
-    def networks(self, work: Work, seed: int) -> tuple[Network, ...]:
+    def networks(self, work: Work, seed: int) -> tuple[StudyNetwork, ...]:
         """Its networks, within the target."""
         raise NotImplementedError
 
@@ -72,7 +72,7 @@ class SearchedArm(ConnectionArm):
     lambda_below: float
     supernets: ClassVar[int] = 1
 
-    def check(self, terms: Terms, seeds: Sequence[int]) -> None:
+    def check(self, terms: StudyTerms, seeds: Sequence[int]) -> None:
         """See `ConnectionArm`."""
         check_lambda(self.lambda_below)
         check_target(terms.table, terms.backbone, self.proposals, terms.target_ms)
@@ -81,7 +81,7 @@ class SearchedArm(ConnectionArm):
         """See `ConnectionArm`."""
         return work.search(self.name, self.proposals, self.lambda_below, seed)
 
-    def networks(self, work: Work, seed: int) -> tuple[Network, ...]:
+    def networks(self, work: Work, seed: int) -> tuple[StudyNetwork, ...]:
         """See `ConnectionArm`."""
         return (self.search(work, seed).network,)
 
@@ -94,17 +94,17 @@ class RandomArm(ConnectionArm):
     proposals: tuple[Block, ...]
     count: int = 1
 
-    def check(self, terms: Terms, seeds: Sequence[int]) -> None:
+    def check(self, terms: StudyTerms, seeds: Sequence[int]) -> None:
         """See `ConnectionArm`."""
         check_target(terms.table, terms.backbone, self.proposals, terms.target_ms)
         for seed in seeds:
             self.drawn(terms, seed)
 
-    def networks(self, work: Work, seed: int) -> tuple[Network, ...]:
+    def networks(self, work: Work, seed: int) -> tuple[StudyNetwork, ...]:
         """See `ConnectionArm`."""
         return self.drawn(work.terms, seed)
 
-    def drawn(self, terms: Terms, seed: int) -> tuple[Network, ...]:
+    def drawn(self, terms: StudyTerms, seed: int) -> tuple[StudyNetwork, ...]:
         """Connections of the proposals, all that take 90 to 100 % of the target equally likely [ours].
 
         Raises:
@@ -115,7 +115,7 @@ class RandomArm(ConnectionArm):
         connections = RandomConnections(rows, target, NEAR * target, terms.fixed_ms, exact_ms)
         rng = random.Random(derived_seed(seed, "study", "random connections"))
         choices = [connections.sample(rng) for _ in range(self.count)]
-        return tuple(Network(terms.chosen(self.proposals, one), exact_ms(one)) for one in choices)
+        return tuple(StudyNetwork(terms.chosen(self.proposals, one), exact_ms(one)) for one in choices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +123,9 @@ class FixedArm(ConnectionArm):
     """One network, the same for every seed."""
 
     name: str
-    network: Network
+    network: StudyNetwork
 
-    def networks(self, work: Work, seed: int) -> tuple[Network, ...]:
+    def networks(self, work: Work, seed: int) -> tuple[StudyNetwork, ...]:
         """See `ConnectionArm`."""
         return (self.network,)
 
@@ -156,7 +156,11 @@ def fbnet_study(proposals: tuple[Block, ...], lambda_below: float) -> Connection
 
 
 def connections_study(
-    terms: Terms, proposals: tuple[Block, ...], lambda_below: float, count: int, widths: Sequence[LatencyTable] = ()
+    terms: StudyTerms,
+    proposals: tuple[Block, ...],
+    lambda_below: float,
+    count: int,
+    widths: Sequence[LatencyTable] = (),
 ) -> ConnectionStudy:
     """The search against all that is simpler: random connections, every proposal stacked, MobileNetV2.
 
@@ -181,7 +185,7 @@ def connections_study(
     return Study("connections", tuple(arms), pairs, tuple(notes))
 
 
-def stacked_network(terms: Terms, block: Block) -> Network:
+def stacked_network(terms: StudyTerms, block: Block) -> StudyNetwork:
     """`block` at every site, or with Skips where it is too slow so: those that bring it nearest to the target [ours].
 
     Raises:
@@ -190,14 +194,14 @@ def stacked_network(terms: Terms, block: Block) -> Network:
     """
     whole = (block,) * len(terms.backbone.sites)
     if (latency := terms.latency_ms(whole)) <= terms.target_ms:
-        return Network(whole, latency)
+        return StudyNetwork(whole, latency)
     rows = candidate_latencies(terms.table, terms.backbone, [block])
     # With latencies in the place of log probabilities it is the slowest one within the limit.
     found = most_probable_blocks(rows, rows, terms.target_ms, terms.fixed_ms, terms.exact_ms([block]))
-    return Network(terms.chosen([block], found.choices), found.latency_ms)
+    return StudyNetwork(terms.chosen([block], found.choices), found.latency_ms)
 
 
-def mobilenetv2_network(terms: Terms, widths: Sequence[LatencyTable]) -> Network:
+def mobilenetv2_network(terms: StudyTerms, widths: Sequence[LatencyTable]) -> StudyNetwork:
     """MobileNetV2's block at every site, on the backbone among those of `widths` that comes nearest to the target.
 
     Where it is too slow on all of them, Skips are put in as in `stacked_network`, as few as any width needs [ours].
@@ -210,7 +214,7 @@ def mobilenetv2_network(terms: Terms, widths: Sequence[LatencyTable]) -> Network
     for table in widths:
         backbone = table.backbone(terms.backbone.input_size, terms.backbone.classes)
         try:
-            network = stacked_network(Terms(table, backbone, terms.target_ms), MOBILENETV2_BLOCK)
+            network = stacked_network(StudyTerms(table, backbone, terms.target_ms), MOBILENETV2_BLOCK)
         except InfeasibleLimitError as error:
             refused.append(error)
         else:

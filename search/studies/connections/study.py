@@ -20,7 +20,7 @@ from bpnas.search.run_directory import RunDirectory
 from bpnas.search.studies.connections.arms import ConnectionArm, ConnectionStudy
 from bpnas.search.studies.connections.plot import study_figure
 from bpnas.search.studies.connections.summary import NetworkRow, Summary, summarise
-from bpnas.search.studies.connections.terms import Network, Terms
+from bpnas.search.studies.connections.terms import StudyNetwork, StudyTerms
 from bpnas.search.studies.connections.text import summary_lines
 from bpnas.search.studies.connections.work import Work
 from bpnas.search.studies.study import Findings, StudyRequest, StudyResult, run_study
@@ -28,7 +28,7 @@ from bpnas.search.training.threads import set_threads
 
 
 def run_connections_study(
-    design: Callable[[Terms], ConnectionStudy],
+    design: Callable[[StudyTerms], ConnectionStudy],
     request: StudyRequest,
     *,
     proposals: Sequence[Block],
@@ -55,7 +55,7 @@ def run_connections_study(
         middle = [proposals[len(proposals) // 2]] * len(backbone.sites)
         target_ms = table.network(middle, backbone.input_size, backbone.classes)
     check_latency_ms(target_ms, "latency target")
-    terms = Terms(table, backbone, target_ms)
+    terms = StudyTerms(table, backbone, target_ms)
     study = design(terms)
     for arm in study.arms:
         arm.check(terms, request.seeds)
@@ -114,7 +114,13 @@ def _rows(study: ConnectionStudy, request: StudyRequest, number: int, work: Work
 
 
 def _row(
-    arm: ConnectionArm, seed: int, number: int, network: Network, work: Work, accuracy: float | None, trainings: int
+    arm: ConnectionArm,
+    seed: int,
+    number: int,
+    network: StudyNetwork,
+    work: Work,
+    accuracy: float | None,
+    trainings: int,
 ) -> NetworkRow:
     searched, target_ms = arm.search(work, seed), work.terms.target_ms
     return NetworkRow(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class StudyTerms:
     """What all arms have in common.
 
     Attributes:
@@ -29,12 +29,12 @@ class Terms:
     target_ms: float
 
     def latency_ms(self, blocks: Blocks) -> float:
-        """Of a network on the backbone, by table."""
+        """Latency of a network on the backbone, by table."""
         return self.table.network(blocks, self.backbone.input_size, self.backbone.classes)
 
     @property
     def fixed_ms(self) -> float:
-        """Of stem and head."""
+        """Latency of stem and head."""
         return self.table.fixed(self.backbone.input_size, self.backbone.classes)
 
     def chosen(self, proposals: Sequence[Block], choices: Sequence[int]) -> Blocks:
@@ -47,7 +47,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class StudyNetwork:
     """One network to train.
 
     Attributes:

@@ -61,7 +61,7 @@ def _sentence(comparison: Comparison, seeds: str) -> str:
 
 
 def _best_other(summary: Summary) -> list[str]:
-    """How the first arm stands against the one that is best by its mean, of those that it was compared with."""
+    """How the first arm compares with the one that is best by its mean, of those that it was compared with."""
     first = summary.comparisons[0].first
     means = {arm.arm: arm.accuracy.mean for arm in summary.arms if arm.accuracy is not None}
     others = [name for name in means if name != first]

@@ -24,7 +24,7 @@ from bpnas.search.fields import SEEDS, FieldError, Fields
 from bpnas.search.networks.network_file import block_texts, check_sites, parse_blocks
 from bpnas.search.presets import Preset
 from bpnas.search.run_directory import RunDirectory
-from bpnas.search.studies.connections.terms import Network, Terms
+from bpnas.search.studies.connections.terms import StudyNetwork, StudyTerms
 from bpnas.search.studies.journal import Journal
 from bpnas.search.training.seeded import seeded
 from bpnas.search.training.train import accuracy, train
@@ -43,8 +43,8 @@ class Searched:
     """
 
     lambda_below: float
-    network: Network
-    argmax: Network
+    network: StudyNetwork
+    argmax: StudyNetwork
     expected_latency_ms: float
     entropy: float
 
@@ -61,7 +61,7 @@ class Work:
         RunError: a file is damaged.
     """
 
-    def __init__(self, directory: RunDirectory, terms: Terms, dataset: Dataset, preset: Preset) -> None:
+    def __init__(self, directory: RunDirectory, terms: StudyTerms, dataset: Dataset, preset: Preset) -> None:
         self.terms = terms
         self._directory, self._dataset, self._preset = directory, dataset, preset
         self._searches = Journal(directory, "searches.jsonl", "search", self._read_search)
@@ -97,7 +97,7 @@ class Work:
             checkpoint.unlink(missing_ok=True)
         return self._searches[key]
 
-    def score(self, network: Network, seed: int) -> float:
+    def score(self, network: StudyNetwork, seed: int) -> float:
         """The accuracy on test images, 0..1, after training from scratch by the recipe `retraining`.
 
         Raises:
@@ -147,7 +147,7 @@ class Work:
             "log_probabilities": [row.tolist() for row in log_p],
         }
 
-    def _train(self, network: Network, seed: int, checkpoint: Path) -> float:
+    def _train(self, network: StudyNetwork, seed: int, checkpoint: Path) -> float:
         settings, dataset = self._preset.retraining, self._dataset
         backbone = network.backbone or self.terms.backbone
         model = seeded(seed, lambda: build_module(network.blocks, backbone))
@@ -176,10 +176,10 @@ class Work:
             )
         return Searched(line.share("lambda_below"), chosen, argmax, expected, entropy)
 
-    def _network(self, texts: Sequence[str]) -> Network:
+    def _network(self, texts: Sequence[str]) -> StudyNetwork:
         blocks = parse_blocks(texts)
         check_sites(blocks, self.terms.backbone)
-        return Network(blocks, self.terms.latency_ms(blocks))
+        return StudyNetwork(blocks, self.terms.latency_ms(blocks))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from bpnas.search.studies.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class NetworkTraining:
     """One network to train and judge.
 
     Attributes:
@@ -47,7 +47,7 @@ class TrainingMemory:
 
     def __init__(self, directory: RunDirectory, executor: Executor, source: Source, input_size: int) -> None:
         self._executor, self._source, self._input_size = executor, source, input_size
-        self._under_way: dict[int, Training] = {}
+        self._under_way: dict[int, NetworkTraining] = {}
         self._submitted = 0
         self.done = Journal(directory, "evaluations.jsonl", "evaluation", _read)
 
@@ -59,7 +59,7 @@ class TrainingMemory:
                 return JudgedImages(self._source.absolute, split, evaluation.judged_on, self._input_size)
         return None
 
-    def fetch(self, wanted: Iterable[Training]) -> None:
+    def fetch(self, wanted: Iterable[NetworkTraining]) -> None:
         """Have the first of `wanted` trained, as many as there are workers, and wait until one more is done."""
         for training in wanted:
             if len(self._under_way) >= self._executor.workers:
@@ -84,8 +84,8 @@ class TrainingMemory:
         self.done.add(training, evaluation, line)
 
 
-def _read(line: Fields) -> tuple[Training, Evaluation]:
-    training = Training(line.block("block"), line.whole("seed", -SEEDS, SEEDS), line.flag("on_test"))
+def _read(line: Fields) -> tuple[NetworkTraining, Evaluation]:
+    training = NetworkTraining(line.block("block"), line.whole("seed", -SEEDS, SEEDS), line.flag("on_test"))
     judged_on = line.whole("judged_on") if line.has("judged_on") else 0
     diverged = line.text("diverged") if line.has("diverged") else None
     # What it cost is not asked for again.

@@ -13,8 +13,8 @@ from bpnas.search.proposals.evolution import Candidate
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.proposals.survivors import Survivors, check_survivor
 from bpnas.search.studies.proposals.arms import ProposalArm, Proposer
-from bpnas.search.studies.proposals.memory import Training, TrainingMemory
-from bpnas.search.studies.proposals.summary import Outcome
+from bpnas.search.studies.proposals.memory import NetworkTraining, TrainingMemory
+from bpnas.search.studies.proposals.summary import SearchOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,14 @@ class StudySearch:
         self._survivors = Survivors()
 
     @property
-    def wanted(self) -> Training | None:
+    def wanted(self) -> NetworkTraining | None:
         """What must be trained before it can continue; None if it is finished."""
         if self._waiting is None and len(self.trials) < self.cycles and not self.stuck:
             try:
                 self._waiting = self._proposer.ask()
             except StuckError:
                 self.stuck = True
-        return None if self._waiting is None else Training(self._space.block(self._waiting.genotype), self.seed)
+        return None if self._waiting is None else NetworkTraining(self._space.block(self._waiting.genotype), self.seed)
 
     def tell(self, score: float, diverged: str | None = None) -> StudyTrial:
         """What is wanted has this score.
@@ -125,7 +125,7 @@ class StudySearch:
         """The mean of `curve`, the area under it, which also counts how soon something good was found."""
         return sum(self.curve) / self.cycles
 
-    def outcome(self, test: float | None) -> Outcome:
+    def outcome(self, test: float | None) -> SearchOutcome:
         """What it came to, where its winner has the score `test` on test images.
 
         Raises:
@@ -133,7 +133,7 @@ class StudySearch:
         """
         winner, of_search = self.winner, (self.arm.name, self.limit_ms, self.seed)
         of_winner = (str(winner.block), winner.latency_ms, winner.score)
-        return Outcome(*of_search, *of_winner, self.anytime, test, len(self._seen), self.stuck)
+        return SearchOutcome(*of_search, *of_winner, self.anytime, test, len(self._seen), self.stuck)
 
 
 def run_searches(searches: Sequence[StudySearch], memory: TrainingMemory, progress: Progress) -> None:

@@ -18,13 +18,13 @@ from bpnas.base.randomness import derived_seed
 from bpnas.search.data.judged_images import on_images
 from bpnas.search.execution.executor import Executor, open_executor
 from bpnas.search.execution.lost_workers import keep_losses
-from bpnas.search.execution.worker_pool import EvaluatorFactory, Loss
+from bpnas.search.execution.worker_pool import EvaluatorFactory, LostWorker
 from bpnas.search.presets import ProposalSettings
 from bpnas.search.proposals.limits import default_limits, feasible_limits
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.studies.proposals.arms import ProposalArm
-from bpnas.search.studies.proposals.memory import Training, TrainingMemory
+from bpnas.search.studies.proposals.memory import NetworkTraining, TrainingMemory
 from bpnas.search.studies.proposals.plot import study_figure
 from bpnas.search.studies.proposals.search import StudySearch, StudyTrial, run_searches
 from bpnas.search.studies.proposals.summary import Summary, summarise
@@ -38,7 +38,7 @@ _COLUMNS = "arm seed limit_ms index parent block genotype latency_ms score best_
 class OpenExecutor(Protocol):
     """Given what makes an evaluator, and what to tell of lost workers, says where trainings are done."""
 
-    def __call__(self, make: EvaluatorFactory, *, on_loss: Callable[[Loss], None]) -> Executor: ...
+    def __call__(self, make: EvaluatorFactory, *, on_loss: Callable[[LostWorker], None]) -> Executor: ...
 
 
 _HERE: OpenExecutor = partial(open_executor, "local")
@@ -133,7 +133,7 @@ def _retrain(searches: Sequence[StudySearch], memory: TrainingMemory, request: S
     if not request.retrain:
         return [None] * len(searches)
     trainings = [
-        [Training(search.winner.block, seed, on_test=True) for seed in request.retraining_seeds(search.seed)]
+        [NetworkTraining(search.winner.block, seed, on_test=True) for seed in request.retraining_seeds(search.seed)]
         for search in searches
     ]
     every = dict.fromkeys(chain.from_iterable(trainings))

@@ -14,7 +14,7 @@ MEASURES: tuple[Measure, ...] = ("found", "anytime", "test")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SearchOutcome:
     """What one search came to. Higher is better throughout.
 
     Attributes:
@@ -80,7 +80,7 @@ class Summary:
 
     arms: tuple[ArmSummary, ...]
     comparisons: tuple[Comparison, ...]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[SearchOutcome, ...]
     seeds: int
     limits: int
     correlation: float | None
@@ -88,7 +88,7 @@ class Summary:
     test_on: JudgedImages | None = None
 
 
-def summarise(outcomes: Sequence[Outcome], pairs: Sequence[tuple[str, str]]) -> Summary:
+def summarise(outcomes: Sequence[SearchOutcome], pairs: Sequence[tuple[str, str]]) -> Summary:
     """Compare `pairs` of arms; every arm must have an outcome for every limit and seed."""
     limits = tuple(sorted({outcome.limit_ms for outcome in outcomes}))
     seeds = tuple(dict.fromkeys(outcome.seed for outcome in outcomes))
@@ -117,7 +117,7 @@ def summarise(outcomes: Sequence[Outcome], pairs: Sequence[tuple[str, str]]) -> 
     return Summary(arms, tuple(comparisons), tuple(outcomes), len(seeds), len(limits), correlation)
 
 
-def _arm_summary(outcomes: Sequence[Outcome]) -> ArmSummary:
+def _arm_summary(outcomes: Sequence[SearchOutcome]) -> ArmSummary:
     tests = [outcome.test for outcome in outcomes if outcome.test is not None]
     return ArmSummary(
         outcomes[0].arm,

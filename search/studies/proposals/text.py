@@ -11,7 +11,7 @@ from bpnas.search.studies.statistics import smallest_p
 _MEANING: dict[Measure, str] = {
     "found": "best score of the search",
     "anytime": "mean best score so far",
-    "test": "winner trained anew, on test images",
+    "test": "winner trained again, on test images",
 }
 
 
@@ -19,7 +19,7 @@ def summary_lines(summary: Summary) -> list[str]:
     """The text, line by line."""
     lines = ["Accuracy in %, mean" + (" (95 % t interval over seeds)" if summary.seeds > 1 else "") + ":"]
     if summary.found_on is not None:
-        winners = "" if summary.test_on is None else f", winners trained anew on {summary.test_on}"
+        winners = "" if summary.test_on is None else f", winners trained again on {summary.test_on}"
         lines.insert(0, f"Searches are judged on {summary.found_on}{winners}.")
     measures: list[Measure] = ["found", "anytime"]
     if any(arm.test for arm in summary.arms):

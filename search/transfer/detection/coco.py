@@ -25,7 +25,7 @@ class CocoImage:
 
     Attributes:
         id: its number in the file.
-        path: where it lies.
+        path: where it is.
         width, height: in pixels.
         boxes: (n, 4) float32, left, top, right, bottom in pixels, within the image; crowds and degenerate ones are not
             among them.
@@ -99,7 +99,7 @@ class CocoSet:
         found = tuple(image for image in self.images if len(image.boxes))
         if not found:
             raise DataError(
-                f"{self.file}: holds no boxes of a pixel or more beside crowds; are they in pixels, as [left, top, "
+                f"{self.file}: holds no boxes of a pixel or more apart from crowds; are they in pixels, as [left, top, "
                 "width, height]?"
             )
         return found

@@ -96,7 +96,7 @@ def detection_features(features: Features) -> tuple[str, ...]:
 
 
 def build_detector(features: Features, classes: int, settings: DetectionSettings) -> FasterRCNN:
-    """A detector with random weights beside those of `features`, drawn from torch's global generator.
+    """A detector with random weights in addition to those of `features`, drawn from torch's global generator.
 
     Args:
         features: see `detection_features`. The detector takes images of scale 0..1 and normalises them itself.

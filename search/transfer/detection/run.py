@@ -48,14 +48,14 @@ def run_detection(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train a detector on the one images and judge it on the others; called again, it goes on where it was.
+    """Train a detector on the one images and judge it on the others; called again, it resumes where it was.
 
     Args:
         train, val: directory of images and annotation file each (see `coco_files`).
         settings: the recipe.
         out: run directory.
         model, network, weights, from_scratch: see `load_features`.
-        seed: of all that is drawn.
+        seed: random seed of the training.
         progress: told what happens.
 
     Returns:
@@ -118,7 +118,7 @@ def run_detection(
 
 
 def check_libraries() -> None:
-    """See that what detection needs beside torch is installed.
+    """See that what detection needs besides torch is installed.
 
     Raises:
         SearchError: it is not.

@@ -43,7 +43,7 @@ class FaceTask(EmbeddingTask):
         return ArcFace(self.settings, identities, size)
 
     def scores(self, embedded: Callable[[Sequence[Path]], Tensor], seed: int) -> dict[str, Any]:
-        """Rank 1 of the probes among the first distractors of an order that is drawn."""
+        """Rank 1 of the probes among the first distractors in a random order."""
         import torch
 
         from bpnas.search.transfer.embedding.identification import gallery_sizes, rank_1_rates

@@ -1,7 +1,7 @@
 """Face identification among distractors: the rank-1 rate of the MegaFace protocol (Kemelmacher-Shlizerman et al. 2016).
 
 For each identity with at least two probe images, each of its images is sought with each other one as the mate that
-stands in the gallery, among N distractors. The search succeeds where the mate is nearer than every distractor; at equal
+is in the gallery, among N distractors. The search succeeds where the mate is nearer than every distractor; at equal
 similarity it fails.
 """
 
@@ -24,14 +24,14 @@ def gallery_sizes(distractors: int) -> tuple[int, ...]:
 def rank_1_rates(
     probes: Tensor, identities: Tensor, distractors: Tensor, sizes: Sequence[int], chunk: int = 4096
 ) -> dict[int, float]:
-    """The rank-1 rate, 0..1, at every number of distractors; the first so many are taken.
+    """The rank-1 rate, 0..1, at every number of distractors; the first N are taken.
 
     Args:
         probes: (P, D), of length 1, as are the distractors.
         identities: (P,), of the probes.
         distractors: (M, D), in random order.
         sizes: increasing, each at most M.
-        chunk: at most so many images are compared with so many others at a time; the result does not depend on it.
+        chunk: at most this many images are compared with as many others at a time; the result does not depend on it.
 
     Raises:
         DataError: no identity has two probes.

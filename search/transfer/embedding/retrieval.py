@@ -23,7 +23,7 @@ class RetrievalScores:
 
     Attributes:
         mean_average_precision: 0..1.
-        cmc: rank -> share of queries with a hit among their so many nearest images, 0..1.
+        cmc: rank -> share of queries with a hit among their `rank` nearest images, 0..1.
         queries: that counted.
     """
 
@@ -48,7 +48,7 @@ def retrieval_scores(
         queries, gallery: (Q, D) and (G, D), of length 1.
         query_identities, query_cameras, gallery_identities, gallery_cameras: of each image.
         ranks: of the CMC.
-        chunk: so many queries at a time; the result does not depend on it.
+        chunk: this many queries at a time; the result does not depend on it.
 
     Raises:
         DataError: no query's identity is seen by another camera in the gallery.

@@ -25,7 +25,7 @@ class EmbeddingSettings:
         optimizer, learning_rate, momentum, weight_decay: `momentum` is SGD's.
         warmup: share of all steps in which the rate rises from 0, linearly.
         decay_at: shares of all steps after which the rate is multiplied by 0.1.
-        padding: images are padded by so many pixels of the mean colour, and cut out again at a random place.
+        padding: images are padded by this many pixels of the mean colour, and cut out again at a random place.
         erasing: probability of a random rectangle without content (Zhong et al. 2020, "Random Erasing").
     """
 

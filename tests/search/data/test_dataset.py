@@ -76,7 +76,7 @@ def test_parts_do_not_overlap(digits):
     assert torch.equal(torch.cat([first.images, rest.images]), digits.train.images[:10])
 
 
-@pytest.mark.skipif(not CIFAR.is_dir(), reason="no CIFAR-10 beside the repository or under BPNAS_TEST_DATA")
+@pytest.mark.skipif(not CIFAR.is_dir(), reason="no CIFAR-10 next to the repository or under BPNAS_TEST_DATA")
 def test_cifar10():
     dataset = load_data(f"cifar10:{CIFAR}", train_images=500)
     check(dataset, 32)

@@ -256,7 +256,7 @@ def test_more_threads_than_cores_are_not_trained_with_and_left_as_they_were():
 def test_threads_are_left_as_they_were_where_torch_is_loaded_in_between():
     pytest.importorskip("torch")
     code = (
-        "from bpnas.search.execution.executor import set_threads, threads_kept\n"
+        "from bpnas.search.training.threads import set_threads, threads_kept\n"
         "with threads_kept():\n"
         "    set_threads(1)\n"
         "import torch\n"

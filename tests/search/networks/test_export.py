@@ -1,4 +1,4 @@
-"""The model files of a search written anew, and in int8 with what that costs."""
+"""The model files of a search written again, and in int8 with what that costs."""
 
 from __future__ import annotations
 

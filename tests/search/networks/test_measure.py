@@ -48,7 +48,7 @@ def measure(cli: Any) -> Any:
     return call
 
 
-def test_it_is_noted_beside_the_prediction(network: Path, measure: Any) -> None:
+def test_it_is_noted_next_to_the_prediction(network: Path, measure: Any) -> None:
     before = json.loads(network.read_text())
     result = measure(network.parent, "--runtime", "tflite")
     after = json.loads(network.read_text())

@@ -11,7 +11,7 @@ from bpnas.search import levonas
 from bpnas.search.errors import SearchError
 from bpnas.search.execution.executor import LocalExecutor
 from bpnas.search.proposals.evolution import Evolution
-from bpnas.search.proposals.schedules import drive
+from bpnas.search.proposals.schedules import evaluate_trials
 from bpnas.search.proposals.space import BlockSpace
 from tests.search_helpers import FormulaTable
 from tests.stubs.stub_evaluator import Judged, score_of
@@ -42,7 +42,7 @@ def evolution(seed=0, **changes):
 
 
 def trials(executor, window, **arguments):
-    return list(drive(evolution(), executor, SPACE.block, window=window, **arguments))
+    return list(evaluate_trials(evolution(), executor, SPACE.block, window=window, **arguments))
 
 
 def sequential(seed=0):
@@ -79,7 +79,7 @@ def test_no_block_is_trained_twice_and_the_window_is_kept(asynchronous, window, 
 
 def test_a_candidate_is_proposed_as_soon_as_the_window_allows():
     executor = Shuffled()
-    running = drive(evolution(), executor, SPACE.block, window=4)
+    running = evaluate_trials(evolution(), executor, SPACE.block, window=4)
     next(running)
     assert executor.most == len({block for block, _ in executor.submitted}) == 4
 
@@ -88,7 +88,9 @@ def test_a_duplicate_waits_for_the_evaluation_that_is_under_way():
     lone = BlockSpace(FormulaTable.tiny("K1G1"))
     executor, kept = Shuffled(), []
     search = Evolution(lone, rng=random.Random(0), **{**SETTINGS, "cycles": 9})
-    found = list(drive(search, executor, lone.block, window=4, on_evaluation=lambda block, e: kept.append((block, e))))
+    found = list(
+        evaluate_trials(search, executor, lone.block, window=4, on_evaluation=lambda block, e: kept.append((block, e)))
+    )
     assert [trial.score for trial in found] == [score_of(Block.parse("K1G1"))] * 9
     assert kept == [(Block.parse("K1G1"), Judged(found[0].score))]
     assert len(executor.submitted) == 1
@@ -98,7 +100,7 @@ def test_a_duplicate_waits_for_the_evaluation_that_is_under_way():
 def test_an_ordered_search_that_stopped_goes_on_as_if_it_had_not(stop, window, first, second):
     whole = trials(Shuffled(), window)
     known, executor = {}, Shuffled(first)
-    running = drive(evolution(), executor, SPACE.block, window=window, known=known)
+    running = evaluate_trials(evolution(), executor, SPACE.block, window=window, known=known)
     for _ in range(stop):
         next(running)
     before = set(known)
@@ -110,11 +112,11 @@ def test_an_ordered_search_that_stopped_goes_on_as_if_it_had_not(stop, window, f
 @given(stop=st.integers(1, 39), window=st.integers(1, 8), rng=st.randoms())
 def test_an_asynchronous_search_that_stopped_keeps_its_trials(stop, window, rng):
     known, executor = {}, Shuffled(rng)
-    running = drive(evolution(), executor, SPACE.block, window=window, asynchronous=True, known=known)
+    running = evaluate_trials(evolution(), executor, SPACE.block, window=window, asynchronous=True, known=known)
     before = [next(running) for _ in range(stop)]
     again = evolution(seed=1)
     again.restore(before)
-    after = list(drive(again, Shuffled(rng), SPACE.block, window=window, asynchronous=True, known=known))
+    after = list(evaluate_trials(again, Shuffled(rng), SPACE.block, window=window, asynchronous=True, known=known))
     assert len(before + after) == SETTINGS["cycles"]
     indices = [trial.index for trial in before + after]
     assert len(set(indices)) == len(indices)
@@ -139,7 +141,7 @@ def test_what_was_evaluated_before_a_restoration_is_not_proposed_again():
 
 def test_options_may_depend_on_the_trials_told():
     search, executor = evolution(), Shuffled()
-    list(drive(search, executor, SPACE.block, window=3, options=lambda block: {"told": search.told}))
+    list(evaluate_trials(search, executor, SPACE.block, window=3, options=lambda block: {"told": search.told}))
     assert [options["told"] for _, options in executor.submitted[:3]] == [0, 0, 0]
     assert executor.submitted[3][1]["told"] == 1
 

@@ -26,7 +26,7 @@ from bpnas.search.studies.connections.arms import (
 )
 from bpnas.search.studies.connections.study import run_connections_study
 from bpnas.search.studies.connections.summary import NetworkRow, summarise
-from bpnas.search.studies.connections.terms import Terms
+from bpnas.search.studies.connections.terms import StudyTerms
 from bpnas.search.studies.connections.text import summary_lines
 from bpnas.search.studies.study import Study, StudyRequest
 from tests.search_helpers import FormulaTable, Steps, tiny_backbone
@@ -52,7 +52,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def terms(table):
-    return Terms(table, tiny_backbone(), TARGET_MS)
+    return StudyTerms(table, tiny_backbone(), TARGET_MS)
 
 
 def narrow(channels):

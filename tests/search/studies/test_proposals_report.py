@@ -9,7 +9,7 @@ from bpnas.search.studies.plot import png
 from bpnas.search.studies.proposals.arms import LevonasArm
 from bpnas.search.studies.proposals.plot import study_figure
 from bpnas.search.studies.proposals.search import StudySearch, StudyTrial
-from bpnas.search.studies.proposals.summary import Outcome, summarise
+from bpnas.search.studies.proposals.summary import SearchOutcome, summarise
 from bpnas.search.studies.proposals.text import summary_lines
 
 
@@ -19,7 +19,7 @@ def outcomes(seeds, differences, limits=(2.0, 4.0)):
     for limit, difference in zip(limits, differences, strict=True):
         for seed in range(seeds):
             for arm, score in (("a", 0.5 + difference + 0.001 * (seed % 3)), ("b", 0.5)):
-                found.append(Outcome(arm, limit, seed, "K3G1", limit, score, score - 0.1, score - 0.05, 8))
+                found.append(SearchOutcome(arm, limit, seed, "K3G1", limit, score, score - 0.1, score - 0.05, 8))
     return found
 
 
@@ -60,7 +60,7 @@ def test_arms_are_summarised_per_limit():
 
 def test_without_retraining_nothing_is_said_of_test_images():
     untested = [
-        Outcome(o.arm, o.limit_ms, o.seed, o.block, o.latency_ms, o.found, o.anytime, None, o.distinct)
+        SearchOutcome(o.arm, o.limit_ms, o.seed, o.block, o.latency_ms, o.found, o.anytime, None, o.distinct)
         for o in outcomes(3, (0.1, 0.1))
     ]
     summary = summarise(untested, (("a", "b"),))

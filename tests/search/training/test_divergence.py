@@ -167,7 +167,7 @@ def test_answers_that_are_not_finite_have_no_accuracy():
 
 def test_the_error_can_be_sent_to_another_process():
     error = DivergedError("in epoch 1", "a stage", "retry", epoch=4)
-    same = copy.copy(error)  # as it is made anew at the other end
+    same = copy.copy(error)  # as it is made again at the other end
     assert (str(same), same.epoch, same.seen) == ("a stage diverged in epoch 1; retry", 4, "in epoch 1")
 
 

@@ -1,4 +1,4 @@
-"""Faster R-CNN on generated images: it learns, goes on after an interruption, and is judged as COCO does."""
+"""Faster R-CNN on generated images: it learns, resumes after an interruption, and is judged as COCO does."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, monk
     assert run(tmp_path / "again") == whole
     for name in ("detector.safetensors", "detections.json", "epochs.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    # What is there already is not made anew.
+    # What is there already is not made again.
     (tmp_path / "again" / "detections.json").unlink()
     assert run(tmp_path / "again") == whole
     assert not (tmp_path / "again" / "detections.json").exists()

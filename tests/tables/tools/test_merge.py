@@ -176,7 +176,7 @@ def test_an_entry_with_two_values_is_refused_and_nothing_is_averaged(cli, folder
     assert "in both: 1 (stem@" in refusal(one, two)
 
 
-def test_models_are_fitted_anew_to_the_networks_of_all_tables(folder):
+def test_models_are_fitted_again_to_the_networks_of_all_tables(folder):
     truth = Truth(path=1.1, join=0.6, constant_ms=0.05)
 
     def table(name: str, *sizes: int) -> Path:

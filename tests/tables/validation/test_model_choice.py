@@ -12,7 +12,7 @@ from bpnas.profiler.paths import JoinPart, NetworkPart, select_paths
 from bpnas.tables import BuildError, LatencyTable, build_table
 from bpnas.tables.additivity.accuracy import accuracy
 from bpnas.tables.additivity.correction import LEAST_NETWORKS, fit_correction
-from bpnas.tables.additivity.models import AS_MEASURED, Terms
+from bpnas.tables.additivity.models import AS_MEASURED, EntryTerms
 from bpnas.tables.additivity.sound_weights import LEAST_SHARE, SoundWeights
 from tests.known_truth import PATHS, Truth, known_backbone, known_plan, known_records
 from tests.records_factory import make_plan, write_records
@@ -27,7 +27,7 @@ def build(folder, truth, plan, **options) -> LatencyTable:
 
 
 def sound_weights(table: LatencyTable) -> SoundWeights:
-    return SoundWeights.of(Terms(table.entry), table.meta.backbones, table.__contains__)
+    return SoundWeights.of(EntryTerms(table.entry), table.meta.backbones, table.__contains__)
 
 
 def unseen(truth: Truth, model: LatencyTable, count: int = 40) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_a_held_out_prediction_knows_nothing_of_its_own_network(sound_table):
     networks = [(n, ms * factor) for (n, ms), factor in zip(sound_table.networks(32), factors, strict=True)]
 
     def held_out(networks):
-        return fit_correction(Terms(sound_table.entry), networks, sound_weights(sound_table)).held_out_ms
+        return fit_correction(EntryTerms(sound_table.entry), networks, sound_weights(sound_table)).held_out_ms
 
     before = held_out(networks)
     for number in (0, 6, 14):
@@ -113,7 +113,7 @@ def test_a_kind_of_path_that_no_network_has_follows_the_others(sound_table):
     truth = Truth(path=1.2, noise=0.005)
     networks = random_networks(BACKBONE, select_paths("K3G1,K3E4G1"), 20, fold="fit")
     timed = [(network, truth.part_ms(network)) for network in networks]
-    weights = fit_correction(Terms(sound_table.entry), timed, sound_weights(sound_table)).coefficients
+    weights = fit_correction(EntryTerms(sound_table.entry), timed, sound_weights(sound_table)).coefficients
     assert weights["complex"] == pytest.approx(1.2, abs=0.03)
     assert weights["simple_k7"] == pytest.approx(1.2, abs=0.1) and weights["complex_k7"] == weights["simple_k7"]
 
@@ -155,7 +155,7 @@ def test_whatever_the_networks_say_no_entry_of_a_table_is_nearly_free(sound_tabl
     """Latencies that make no sense at all."""
     rng = np.random.default_rng(seed)
     networks = [(n, float(rng.uniform(0.05, 5))) for n, _ in sound_table.networks(32)]
-    terms = Terms(sound_table.entry)
+    terms = EntryTerms(sound_table.entry)
     judge = sound_weights(sound_table)
     assert judge(fit_correction(terms, networks, judge).coefficients)
 
@@ -168,7 +168,7 @@ def sound_table(tmp_path_factory) -> LatencyTable:
 def test_weights_that_are_passed_over_leave_the_prior():
     table = LatencyTable.mock_s9()
     networks = [(n, 3.0) for n in random_networks(table.backbone(32), table.paths(32), 15, fold="fit")]
-    fitted = fit_correction(Terms(table.entry), networks, sound=lambda weights: weights == AS_MEASURED)
+    fitted = fit_correction(EntryTerms(table.entry), networks, sound=lambda weights: weights == AS_MEASURED)
     assert fitted.coefficients == AS_MEASURED
 
 

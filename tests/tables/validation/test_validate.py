@@ -383,7 +383,7 @@ def test_the_command_writes_a_report_and_resumes(cli, here, known_device):
     assert (stored["sessions"], stored["seed"], stored["failures"], stored["mock"]) == (2, 0, [], False)
     again = cli(*map(str, command), "--json")
     assert json.loads(again.stdout) == stored | {"out": "t.validation.json"}
-    # The records of a validation lie beside those of the table, and do not get into it.
+    # The records of a validation are next to those of the table, and do not get into it.
     assert cli("build-table", "--out", "again.parquet").exit_code == 0
     assert LatencyTable.load("again.parquet").meta == LatencyTable.load("t.parquet").meta
 
