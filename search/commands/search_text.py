@@ -51,14 +51,15 @@ def plan_text(plan: SearchPlan, costs: Sequence[StageCost]) -> str:
         for target_ms in plan.targets_ms:
             skips = f"{plan.forced_skips(target_ms)} of {plan.skippable_sites}"
             lines.append(f"Target {target_ms:.4g} ms: {skips} skippable sites must be Skip")
-    lines.append(f"{'stage':12} {'images':>9} {'epochs':>6} {'trainings':>9} {'hours here':>10}  of")
+    lines.append(f"{'stage':12} {'images':>9} {'epochs':>6} {'trainings':>9} {'time here':>11}  of")
     lines += [
-        f"{cost.stage:12} {cost.images:9,} {cost.epochs:6} {cost.trainings:9,} {cost.cost_hours:10.2f}  "
+        f"{cost.stage:12} {cost.images:9,} {cost.epochs:6} {cost.trainings:9,} {_duration(cost.cost_hours * 3600):>11}  "
         f"{cost.data} at {cost.input_size} px"
         for cost in costs
     ]
-    lines.append(f"{'all':38} {sum(cost.cost_hours for cost in costs):10.2f}")
-    lines.append("The hours are extrapolated from a few steps of training on this machine. Nothing was written.")
+    lines.append(f"{'all':39} {_duration(sum(cost.cost_hours for cost in costs) * 3600):>11}")
+    lines.append("Times are extrapolated from a few steps of training on this machine.")
+    lines.append("Nothing was written.")
     return "\n".join(lines)
 
 
@@ -136,10 +137,10 @@ def result_text(table: str, result: SearchResult, cost: CostEstimate | None, imp
 
 
 def _duration(seconds: float) -> str:
-    for unit, length in (("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0)):
+    for unit, length in (("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{seconds / 60:.0f} minutes"
+    return f"{seconds:.0f} seconds"
 
 
 def network_folder(result: SearchResult, network: NetworkResult) -> Path:
