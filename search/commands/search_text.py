@@ -52,11 +52,10 @@ def plan_text(plan: SearchPlan, costs: Sequence[StageCost]) -> str:
             skips = f"{plan.forced_skips(target_ms)} of {plan.skippable_sites}"
             lines.append(f"Target {target_ms:.4g} ms: {skips} skippable sites must be Skip")
     lines.append(f"{'stage':12} {'images':>9} {'epochs':>6} {'trainings':>9} {'time here':>11}  of")
-    lines += [
-        f"{cost.stage:12} {cost.images:9,} {cost.epochs:6} {cost.trainings:9,} {_duration(cost.cost_hours * 3600):>11}  "
-        f"{cost.data} at {cost.input_size} px"
-        for cost in costs
-    ]
+    for cost in costs:
+        counts = f"{cost.images:9,} {cost.epochs:6} {cost.trainings:9,}"
+        time = f"{_duration(cost.cost_hours * 3600):>11}"
+        lines.append(f"{cost.stage:12} {counts} {time}  {cost.data} at {cost.input_size} px")
     lines.append(f"{'all':39} {_duration(sum(cost.cost_hours for cost in costs) * 3600):>11}")
     lines.append("Times are extrapolated from a few steps of training on this machine.")
     lines.append("Nothing was written.")
