@@ -36,6 +36,12 @@ os.umask(0o022)
 pytest_plugins = ["tests.phone.fixtures"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: begun last, they would keep one process at work alone at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     """The global generators, where something still draws from them; numpy's and torch's only if they are loaded."""
