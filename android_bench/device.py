@@ -8,10 +8,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from bpnas.android_bench.measurement import Outcome, RunRequest, RunSettings
+from bpnas.base.closing import Closing
 from bpnas.base.errors import UsageError
 
 RUNTIMES = ("tflite", "onnxruntime")
@@ -136,7 +136,7 @@ class DeviceOptions:
             raise UsageError(f"--directory {self.directory!r}: must be an absolute path on the device")
 
 
-class Device(Protocol):
+class Device(Closing, Protocol):
     """One device with one runtime. Not safe for concurrent use: one worker, one device."""
 
     @property
@@ -161,17 +161,3 @@ class Device(Protocol):
             DeviceLostError: the device is gone; what was yielded until then is good.
         """
         ...
-
-    def close(self) -> None:
-        """Give everything back; calling it twice does no harm."""
-        ...
-
-    # Devices that inherit get these two for nothing.
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

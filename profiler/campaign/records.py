@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.measurement import Failure, Measurement, RunSettings
+from bpnas.base.closing import Closing
 from bpnas.base.errors import BpnasError, SpaceError, UsageError
 from bpnas.base.file_kinds import RECORDS_ID, SQLITE_HEADER, begins_records, kind_of
 from bpnas.base.plain_text import shown, storable
@@ -109,7 +109,7 @@ def differences(setups: Sequence[Setup]) -> list[str]:
     return [f"{name}: {' | '.join(different)}" for name, different in values.items() if len(different) > 1]
 
 
-class Records:
+class Records(Closing):
     """An open records file. Use `Records.write` or `Records.read` as a context manager."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
@@ -388,14 +388,6 @@ class Records:
         finally:
             if self._lock is not None:
                 self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def is_records_file(path: str | Path) -> bool:

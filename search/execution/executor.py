@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
+from bpnas.base.closing import Closing
 from bpnas.base.cores import usable_cores
 from bpnas.base.errors import UsageError
 from bpnas.profiler.block import Block
 from bpnas.search.execution.worker_pool import EvaluatorFactory, LostWorker, Worker
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from bpnas.search.execution.evaluation import Evaluation
 
 ExecutorKind = Literal["local", "processes", "ray"]
 
 
-class Executor(Protocol):
+class Executor(Closing, Protocol):
     """Evaluates blocks, several at once where it can.
 
     Leaving it as a context manager ends what is under way. It serves one search at a time.
@@ -48,14 +46,8 @@ class Executor(Protocol):
     def close(self) -> None:
         """End all work at once; what is under way is lost."""
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class LocalExecutor:
+class LocalExecutor(Closing):
     """An `Executor` in this process: one evaluation after the other, in the order in which they came."""
 
     def __init__(self, make: EvaluatorFactory) -> None:
@@ -82,14 +74,6 @@ class LocalExecutor:
     def close(self) -> None:
         """Forget what waits."""
         self._queue.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def check_executor(kind: str, workers: int | None, ray_address: str | None) -> None:

@@ -12,16 +12,14 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from bpnas.base.closing import Closing
 from bpnas.base.errors import UsageError
 from bpnas.profiler.block import Block
 from bpnas.search.errors import SearchError, WorkerLostError
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from bpnas.search.execution.evaluation import Evaluation
 
 MAX_ATTEMPTS = 3
@@ -62,7 +60,7 @@ class _Task:
     attempt: int = 1
 
 
-class WorkerPool(ABC, Generic[W]):
+class WorkerPool(Closing, ABC, Generic[W]):
     """An `Executor` of several workers. A worker starts when it gets its first block.
 
     Args:
@@ -110,14 +108,6 @@ class WorkerPool(ABC, Generic[W]):
         self._busy.clear()
         stopped, self._by_slot = self._by_slot, {}
         self._dismiss(stopped.values())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _deal(self) -> None:
         for slot in range(self.workers):
