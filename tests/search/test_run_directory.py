@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("torch")
+
 from bpnas.search.connections.run import SEARCH_LAYOUT
 from bpnas.search.errors import RunError
 from bpnas.search.networks import retrain
