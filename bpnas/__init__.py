@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+from bpnas.base.errors import BpnasError, SpaceError, UsageError
+
+__all__ = ["BpnasError", "SpaceError", "UsageError", "__version__"]
+
 __version__ = "0.1.0"
 
 # In a checkout the rooms are this folder's neighbours; once installed they are in it.

@@ -66,8 +66,14 @@ def test_a_type_checker_finds_the_same(face):
     assert seen == {(name, f"{face}.{home}") for name, home in package._HOMES.items()}
 
 
-def test_the_version_is_that_of_the_distribution():
-    assert import_module("bpnas").__version__ == version("bpnas")
+def test_the_package_itself_has_its_version_and_the_errors_that_all_share():
+    package = import_module("bpnas")
+    assert package.__version__ == version("bpnas")
+    assert package.__all__ == ["BpnasError", "SpaceError", "UsageError", "__version__"]
+    for face in FACES:
+        for name in FACES[face].split():
+            if name.endswith("Error") and name != "ModelFormatError":
+                assert issubclass(getattr(import_module(face), name), package.BpnasError)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name)
