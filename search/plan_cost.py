@@ -18,7 +18,10 @@ from bpnas.search.search_plan import SearchPlan
 from bpnas.search.training.train import train
 
 _LEAST_SECONDS = 0.5
-_BATCH_ON_CPU = 16  # a larger one is not faster there, it only takes longer
+_PIXELS_ON_CPU = 400 * 32**2
+"""In a batch, at most: smaller images need large batches, or the rest of a step would be timed; large ones do not."""
+
+_LEAST_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +101,12 @@ def _seconds_per_image(
 
 
 def _speed(model: nn.Module, dataset: Dataset, settings: TrainSettings, clock: Callable[[], float]) -> float:
-    batch = min(settings.batch, _BATCH_ON_CPU) if pick_device().type == "cpu" else settings.batch
+    batch = settings.batch
+    if pick_device().type == "cpu":
+        batch = min(batch, max(_LEAST_BATCH, _PIXELS_ON_CPU // dataset.input_size**2))
     few = replace(settings, epochs=1, warmup_epochs=0, batch=batch, learning_rate=1e-4, accumulate=1)
     train(model, dataset, dataset.train.first(batch), few, seed=0)
-    count = 2 * batch
+    count = batch
     while True:
         part = dataset.train.first(count)
         start = clock()

@@ -78,11 +78,11 @@ def test_targets_and_sizes(table):
 
 
 def test_the_hours_are_those_of_the_steps(table):
-    """By a clock that says each training of a few steps took one second: two batches of 8 images."""
+    """By a clock that says each training of a few steps took one second: a batch of 8 images."""
     seconds = itertools.count()
     request = SearchRequest(preset=SETTINGS, constraints=(0.2, 0.3), targets_ms=(0.2, 0.3, 0.25))
     first, second, last = plan_cost(plan_search(request, table), clock=lambda: float(next(seconds)))
-    each = 1 / 16 / 3600
+    each = 1 / 8 / 3600
     assert (first.stage, first.images, first.epochs, first.trainings) == ("proposals", 75, 2, 14)
     assert first.cost_hours == pytest.approx(75 * 2 * 14 * each)
     assert (second.stage, second.images, second.epochs, second.trainings) == ("connections", 60, 4, 1)
