@@ -61,11 +61,11 @@ def plan_cost(plan: SearchPlan, clock: Callable[[], float] = perf_counter) -> tu
         DataError: images are missing or damaged.
     """
     preset, stage, (size, later_size) = plan.request.preset, plan.request.stage, plan.input_sizes
-    (source, later), costs = plan.sources, []
+    (source, later), blocks, costs = plan.sources, plan.typical_blocks(), []
     if plan.space is not None and stage != "connections":
         first = preset.proposals
         dataset = load_data(source.absolute, size, first.train.train_images)
-        seconds = _seconds_per_image(plan.space.backbone, plan.typical_blocks(), dataset, first.train, clock)
+        seconds = _seconds_per_image(plan.space.backbone, blocks, dataset, first.train, clock)
         images = round(len(dataset.train) * (1 - first.validation_share))
         images = min(images, first.subset or images)
         hours = images * first.train.epochs * first.cycles * sum(seconds) / 3600
@@ -73,10 +73,8 @@ def plan_cost(plan: SearchPlan, clock: Callable[[], float] = perf_counter) -> tu
         costs.append(StageCost("proposals", source.title, size, images, first.train.epochs, trainings, hours))
     if stage != "proposals":
         second, last = preset.connections, preset.retraining
-        wanted = (second.train.train_images, last.train_images)
-        most = None if None in wanted else max(count for count in wanted if count is not None)
-        dataset = load_data(later.absolute, later_size, most)
-        seconds = _seconds_per_image(plan.backbone, plan.typical_blocks(), dataset, second.train, clock)
+        dataset = load_data(later.absolute, later_size, preset.later_images)
+        seconds = _seconds_per_image(plan.backbone, blocks, dataset, second.train, clock)
         computed = min(1.0, (second.sampled_paths or len(seconds)) / len(seconds))
         networks = max(1, len(plan.targets_ms))
         for name, settings, trainings, each in (

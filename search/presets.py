@@ -155,6 +155,12 @@ class Preset:
         except KeyError:
             raise UsageError(f"no preset is called {name!r}: use one of {', '.join(PRESETS)}") from None
 
+    @property
+    def later_images(self) -> int | None:
+        """How many training images stage 2 and the retraining need at most; None for all."""
+        wanted = (self.connections.train.train_images, self.retraining.train_images)
+        return None if None in wanted else max(count for count in wanted if count is not None)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
         return asdict(self)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bpnas.base.errors import UsageError
 from bpnas.profiler.block import Block
-from bpnas.search.connections.run import SEARCH_LAYOUT, NetworkResult, run_connections
+from bpnas.search.connections.run import SEARCH_LAYOUT, NetworkResult, default_target, run_connections
 from bpnas.search.execution.executor import ExecutorKind, default_threads, open_executor
 from bpnas.search.execution.lost_workers import keep_losses
 from bpnas.search.presets import Preset
@@ -224,8 +224,7 @@ def _networks(
 ) -> tuple[NetworkResult, ...]:
     request, backbone, target_ms = plan.request, plan.backbone, plan.target_ms
     if target_ms is None:
-        middle = [blocks[len(blocks) // 2]] * len(backbone.sites)
-        target_ms = plan.table.network(middle, backbone.input_size, backbone.classes)
+        target_ms = default_target(plan.table, backbone, blocks)
     with threads_kept():
         set_threads(default_threads("local", None))
         return run_connections(

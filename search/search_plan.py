@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,7 +13,6 @@ import numpy as np
 from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
-from bpnas.search.connections.latency_loss import candidate_latencies
 from bpnas.search.connections.run import check_target
 from bpnas.search.data.sources import Source
 from bpnas.search.errors import InfeasibleLimitError
@@ -134,8 +135,7 @@ class SearchPlan:
     @property
     def input_sizes(self) -> tuple[int, int]:
         """Input sizes of the two stages, in pixels."""
-        request, (source, later) = self.request, self.sources
-        return request.input_size or source.native_size, later_size(request, source, later) or later.native_size
+        return self.request.input_size or self.sources[0].native_size, self.backbone.input_size
 
     def config(self, window: int | None, threads: int | None) -> dict[str, Any]:
         """The content of config.json: what determines the run."""
@@ -181,16 +181,22 @@ class SearchPlan:
 
         Where a target is far below the limits of stage 1, little is left to choose from.
         """
-        rows = candidate_latencies(self.table, self.backbone, self.typical_blocks())
-        skippable = [site.is_residual for site in self.backbone.sites]
-        fastest = [float(row[row > 0].min()) for row in rows]
-        fixed_ms = self.table.fixed(self.backbone.input_size, self.backbone.classes)
-        over_ms, skips = fixed_ms + sum(fastest) - target_ms, 0
-        for site_ms in sorted((ms for ms, may_skip in zip(fastest, skippable, strict=True) if may_skip), reverse=True):
-            if over_ms <= 0:
-                break
-            over_ms, skips = over_ms - site_ms, skips + 1
-        return skips
+        table, backbone, candidates = self.table, self.backbone, self.typical_blocks()
+        blocks: list[Block | None] = []
+        skippable: list[tuple[float, int]] = []
+        for number, site in enumerate(backbone.sites):
+            ms, block = min(
+                ((table.block(block, site, backbone.input_size), block) for block in candidates), key=itemgetter(0)
+            )
+            blocks.append(block)
+            if site.is_residual:
+                skippable.append((ms, number))
+        for skips, (_, number) in enumerate(sorted(skippable, reverse=True)):
+            # By the same sum as the search itself, so that a target that is met exactly is met here too.
+            if table.network(blocks, backbone.input_size, backbone.classes) <= target_ms:
+                return skips
+            blocks[number] = None
+        return len(skippable)
 
 
 def plan_search(request: SearchRequest, table: LatencyTable) -> SearchPlan:
@@ -214,41 +220,38 @@ def plan_search(request: SearchRequest, table: LatencyTable) -> SearchPlan:
         limits = feasible_limits(space, request.constraints or default_limits(space, quantiles))
         if request.bands:
             check_bands(space, limits)
-    later_backbone = _backbone(table, later, later_size(request, source, later))
+    later_size = request.connections_input_size or (request.input_size if later == source else None)
+    later_backbone = _backbone(table, later, later_size)
     targets = sorted({float(ms) for ms in request.targets_ms})
     target_ms = request.target_ms
     if target_ms is None and targets:
         target_ms = targets[len(targets) // 2]
     if target_ms is None and space is not None and later_backbone == space.backbone:
         target_ms = limits[len(limits) // 2]
-    for wanted_ms in (*targets, target_ms):
-        if wanted_ms is None:
-            continue
+    wanted = [ms for ms in (*targets, target_ms) if ms is not None]
+    for wanted_ms in wanted:
         check_latency_ms(wanted_ms, "latency target")
         check_lambda(preset.connections.lambda_below)
-        if request.stage == "proposals":
-            continue
+    if wanted and request.stage != "proposals":
         if given:
-            check_target(table, later_backbone, given, wanted_ms)
+            for wanted_ms in wanted:
+                check_target(table, later_backbone, given, wanted_ms)
         else:
-            _check_reachable(BlockSpace(table, later_backbone.input_size, classes=later_backbone.classes), wanted_ms)
+            _check_reachable(table, later_backbone, wanted)
     further = tuple(ms for ms in targets if ms != target_ms)
     return SearchPlan(request, table, (source, later), space, limits, later_backbone, target_ms, further)
 
 
-def later_size(request: SearchRequest, source: Source, later: Source) -> int | None:
-    """The input size that is asked for in stage 2, in pixels; None for the images' own."""
-    return request.connections_input_size or (request.input_size if later == source else None)
-
-
-def _check_reachable(space: BlockSpace, target_ms: float) -> None:
+def _check_reachable(table: LatencyTable, backbone: Backbone, targets_ms: Sequence[float]) -> None:
     """Refuse a target that no proposals at all could meet: the fastest path everywhere, Skip where it can be."""
-    table, where = space.table, (space.backbone.input_size, space.backbone.classes)
-    fastest = table.path_latencies(*where).min(axis=0) + table.once_latencies(*where)
-    needed = [ms for ms, site in zip(fastest, space.backbone.sites, strict=True) if not site.is_residual]
+    space = BlockSpace(table, backbone.input_size, classes=backbone.classes)
+    fastest = table.path_latencies(backbone.input_size, backbone.classes).min(axis=0)
+    fastest = fastest + table.once_latencies(backbone.input_size, backbone.classes)
+    needed = [ms for ms, site in zip(fastest, backbone.sites, strict=True) if not site.is_residual]
     smallest = space.fixed_ms + float(sum(needed))
-    if smallest > target_ms:
-        raise InfeasibleLimitError(target_ms, smallest, "network")
+    for target_ms in targets_ms:
+        if smallest > target_ms:
+            raise InfeasibleLimitError(target_ms, smallest, "network")
 
 
 def _backbone(table: LatencyTable, source: Source, input_size: int | None) -> Backbone:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bpnas.search.networks.export import Int8Result
     from bpnas.search.paper_cost import CostEstimate
     from bpnas.search.progress import Progress
+    from bpnas.search.proposals.space import BlockSpace
     from bpnas.search.run import SearchResult
     from bpnas.search.search_plan import SearchPlan
 
@@ -166,11 +167,12 @@ def search(
     with process_group(), display(loaded.meta.mock) as progress:
         speaks = is_main()
         directory = out or Path("runs") / f"{Path(table).stem}-seed{seed}"
-        result = carry_out(plan_search(request, loaded), directory, progress)
+        plan = plan_search(request, loaded)
+        result = carry_out(plan, directory, progress)
         quantized = _int8(result, progress) if int8 and speaks else {}
     if not speaks:
         return
-    cost = None if preset == "paper" or request.proposals else _cost(loaded, result)
+    cost = None if preset == "paper" or plan.space is None else _cost(result, plan.space)
     found = result_values(result, cost) | {"int8": {str(place): asdict(each) for place, each in quantized.items()}}
     text = result_text(table, result, cost, loaded.meta.imported is not None)
     for place, each in quantized.items():
@@ -197,13 +199,8 @@ def _int8(result: SearchResult, progress: Progress) -> dict[Path, Int8Result]:
     return found
 
 
-def _cost(table: Any, result: SearchResult) -> CostEstimate | None:
+def _cost(result: SearchResult, space: BlockSpace) -> CostEstimate | None:
     from bpnas.search.paper_cost import estimate_paper_cost
-    from bpnas.search.proposals.space import BlockSpace
-    from bpnas.search.run_directory import RunDirectory
 
-    config = RunDirectory(result.directory).read_json("config.json")
-    backbones = [b for b in table.meta.backbones if b.input_size == config["input_size"]]
-    space = BlockSpace(table, backbones[0].input_size, classes=backbones[0].classes)
     cost = estimate_paper_cost(result, space)
     return cost if cost.seconds else None

@@ -40,9 +40,9 @@ def plan_values(plan: SearchPlan, costs: Sequence[StageCost]) -> dict[str, Any]:
 def plan_text(plan: SearchPlan, costs: Sequence[StageCost]) -> str:
     """The same for people."""
     meta = plan.table.meta
-    mock = " (mock: computed, not measured)" if meta.mock else "" if meta.imported is None else " (imported)"
+    origin = _origin(meta.mock, meta.imported is not None)
     lines = [
-        f"Device: {meta.device_name}, {meta.runtime}{mock}; networks are predicted by {plan.table.additivity!r}",
+        f"Device: {meta.device_name}, {meta.runtime}{origin}; networks are predicted by {plan.table.additivity!r}",
         f"Limits of the block proposals: {_all_ms(plan.limits_ms) or 'none, the blocks are given'}",
     ]
     if plan.request.stage != "proposals":
@@ -60,6 +60,11 @@ def plan_text(plan: SearchPlan, costs: Sequence[StageCost]) -> str:
     lines.append("Times are extrapolated from a few steps of training on this machine.")
     lines.append("Nothing was written.")
     return "\n".join(lines)
+
+
+def _origin(mock: bool, imported: bool) -> str:
+    """Behind latencies that were not measured here."""
+    return " (mock: computed, not measured)" if mock else " (imported, not measured here)" if imported else ""
 
 
 def _all_ms(values: Sequence[float]) -> str:
@@ -100,7 +105,7 @@ def _network_as_dict(network: NetworkResult) -> dict[str, Any]:
 
 def result_text(table: str, result: SearchResult, cost: CostEstimate | None, imported: bool) -> str:
     """The same for people."""
-    mock = " (mock: computed, not measured)" if result.mock else " (imported, not measured here)" if imported else ""
+    mock = _origin(result.mock, imported)
     lines = [
         f"Device: {result.device}, {result.runtime}{mock}; networks are predicted by {result.additivity!r}",
         "Block proposals:",

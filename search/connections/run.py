@@ -96,6 +96,12 @@ def check_target(table: LatencyTable, backbone: Backbone, proposals: Sequence[Bl
         raise InfeasibleLimitError(target_ms, smallest, "network of these block proposals")
 
 
+def default_target(table: LatencyTable, backbone: Backbone, proposals: Sequence[Block]) -> float:
+    """Where none is asked for: the latency in ms of the middle proposal, stacked. Raises MissingEntryError."""
+    middle = [proposals[len(proposals) // 2]] * len(backbone.sites)
+    return table.network(middle, backbone.input_size, backbone.classes)
+
+
 def run_connections(
     directory: RunDirectory,
     table: LatencyTable,
@@ -127,8 +133,7 @@ def run_connections(
     if from_main(all(place.has("network.json") for place in places.values())):
         progress.note("the network is there already")
         return tuple(_read_network(place, table, backbone, ms) for ms, place in places.items())
-    wanted = [preset.connections.train.train_images, preset.retraining.train_images]
-    dataset = load_data(data, backbone.input_size, None if None in wanted else max(n for n in wanted if n is not None))
+    dataset = load_data(data, backbone.input_size, preset.later_images)
     derivation: Callable[[float], dict[str, Any]] | None = None
     for ms, place in places.items():
         if from_main(place.has("connections.json")):

@@ -59,6 +59,15 @@ def test_forced_skips_are_as_few_as_can_be(target_ms):
     assert plan.skippable_sites == 2
 
 
+@pytest.mark.parametrize("text", ["K3G1", "K1G1+K3E2G2", "K5E7G1", "K3G4+K1E3G1+K5E2G2"])
+def test_a_target_that_is_met_exactly_forces_nothing(text):
+    table, block = FormulaTable.tiny(), Block.parse(text)
+    for blocks, skips in (([block] * 4, 0), ([block, None, block, None], 2)):
+        request = SearchRequest(stage="connections", proposals=(block,), target_ms=table.network(blocks))
+        plan = plan_search(request, table)
+        assert plan.forced_skips(request.target_ms) == skips
+
+
 def test_a_target_below_what_skips_can_do_is_refused():
     request = SearchRequest(stage="connections", proposals=GIVEN, target_ms=0.011)
     with pytest.raises(InfeasibleLimitError, match="network of these block proposals"):

@@ -12,6 +12,7 @@ from functools import partial
 
 from bpnas.base.errors import UsageError
 from bpnas.profiler.block import Block
+from bpnas.search.connections.run import default_target
 from bpnas.search.data.dataset import load_data
 from bpnas.search.data.judged_images import on_images
 from bpnas.search.networks.network_file import block_texts
@@ -52,8 +53,7 @@ def run_connections_study(
         raise UsageError("a study of connections needs block proposals")
     table, backbone, preset = request.table, request.backbone(), request.preset
     if target_ms is None:
-        middle = [proposals[len(proposals) // 2]] * len(backbone.sites)
-        target_ms = table.network(middle, backbone.input_size, backbone.classes)
+        target_ms = default_target(table, backbone, proposals)
     check_latency_ms(target_ms, "latency target")
     terms = StudyTerms(table, backbone, target_ms)
     study = design(terms)
@@ -64,9 +64,7 @@ def run_connections_study(
         for note in study.notes:
             request.progress.note(note)
         set_threads(request.threads)
-        wanted = (preset.connections.train.train_images, preset.retraining.train_images)
-        images = None if None in wanted else max(count for count in wanted if count is not None)
-        work = Work(directory, terms, load_data(request.data, backbone.input_size, images), preset)
+        work = Work(directory, terms, load_data(request.data, backbone.input_size, preset.later_images), preset)
         rows = [row for number in range(len(request.seeds)) for row in _rows(study, request, number, work)]
         judged_on = work.images if request.retrain else None
         summary = replace(summarise(rows, study.pairs, study.notes), accuracy_on=judged_on)
