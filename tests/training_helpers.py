@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from random import Random
+from typing import TypeVar
+
+import pytest
 import torch
 
 from bpnas.profiler import Block, build_module
 from bpnas.search.data.dataset import Dataset, Split
 from bpnas.search.presets import TrainSettings
+from bpnas.search.training import resumable
 from bpnas.search.training.train import train
 from tests.search_helpers import tiny_backbone
+
+Result = TypeVar("Result")
 
 SETTINGS = TrainSettings(epochs=2, batch=16, learning_rate=0.05, weight_decay=5e-4)
 
 
 class KilledError(Exception):
     """In place of a signal, in the middle of a training."""
+
+
+def killed_until_done(
+    run: Callable[[], Result],
+    seed: int,
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException] = KilledError,
+) -> tuple[Result, int]:
+    """Call `run` until it gets to its end; each time, after 1 to `most` checkpoints, `error` ends it.
+
+    Returns:
+        What it gave, and how many times it was killed.
+    """
+    rng, save_checkpoint, kills = Random(seed), resumable.save_checkpoint, 0
+    while True:
+        left = rng.randint(1, most)
+
+        def save(path, state):
+            nonlocal left
+            save_checkpoint(path, state)
+            assert path.exists()
+            left -= 1
+            if not left:
+                raise error
+
+        monkeypatch.setattr(resumable, "save_checkpoint", save)
+        try:
+            return run(), kills
+        except error:
+            kills += 1
 
 
 def small(count=70, flip=True):

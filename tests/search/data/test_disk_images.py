@@ -27,7 +27,7 @@ from bpnas.search.training.threads import threads_kept
 from bpnas.search.training.train import accuracy, train
 from tests.image_folders import encoded, picture, write_folder, write_imagenet
 from tests.search_helpers import FormulaTable, tiny_backbone
-from tests.training_helpers import KilledError, model, weights
+from tests.training_helpers import killed_until_done, model, weights
 
 CPU = torch.device("cpu")
 # Of Python 3.12, about a process that has threads; torch starts its workers so.
@@ -195,35 +195,18 @@ def test_the_parquet_edition_gives_the_same_classes(tmp_path, arrow_cache, worke
 
 
 def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, workers):
-    from bpnas.search.training import resumable
 
     workers(0)
     dataset = load_data(f"imagenet:{folder}", input_size=32, train_images=50)
-    settings, file, rng = TrainSettings(epochs=2, batch=16, learning_rate=0.05), tmp_path / "t.pt", random.Random(0)
+    settings, file = TrainSettings(epochs=2, batch=16, learning_rate=0.05), tmp_path / "t.pt"
 
     def trained(**arguments):
         module = model()
         train(module, dataset, dataset.train, settings, seed=3, **arguments)
         return module
 
-    expected, original, kills = trained(), resumable.save_checkpoint, 0
-    while True:
-        left = rng.randint(1, 3)
-
-        def save(path, state):
-            nonlocal left
-            original(path, state)
-            left -= 1
-            if not left:
-                raise KilledError
-
-        monkeypatch.setattr(resumable, "save_checkpoint", save)
-        try:
-            result = trained(checkpoint=file, checkpoint_seconds=0)
-        except KilledError:
-            kills += 1
-        else:
-            break
+    expected = trained()
+    result, kills = killed_until_done(lambda: trained(checkpoint=file, checkpoint_seconds=0), 0, 3, monkeypatch)
     assert kills >= 2 and torch.equal(weights(result), weights(expected))
     assert accuracy(result, dataset, dataset.test) == accuracy(expected, dataset, dataset.test)
 

@@ -1,4 +1,3 @@
-import random
 from dataclasses import replace
 
 import pytest
@@ -11,6 +10,7 @@ from bpnas.search import CandidateEvaluator, load_data
 from bpnas.search.presets import PRESETS, Preset, TrainSettings
 from bpnas.search.training import resumable
 from tests.search_helpers import tiny_backbone
+from tests.training_helpers import killed_until_done
 
 BLOCK = Block.parse("K3G1")
 SETTINGS = replace(
@@ -78,27 +78,11 @@ def test_a_subset_is_judged_on_the_same_images(digits):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_candidate_killed_at_any_moment_gets_the_same_score(seed, digits, whole, tmp_path, monkeypatch):
-    rng, file, kills = random.Random(seed), tmp_path / "candidate.pt", 0
-    original = resumable.save_checkpoint
+    file = tmp_path / "candidate.pt"
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
-    while True:
-        left = rng.randint(1, 5)
-
-        def save(path, state):
-            nonlocal left
-            original(path, state)
-            left -= 1
-            if not left:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(resumable, "save_checkpoint", save)
-        try:
-            judged = evaluator(digits, halving=2)(BLOCK, checkpoint=file)
-        except KeyboardInterrupt:
-            assert file.exists()
-            kills += 1
-        else:
-            break
+    judged, kills = killed_until_done(
+        lambda: evaluator(digits, halving=2)(BLOCK, checkpoint=file), seed, 5, monkeypatch, KeyboardInterrupt
+    )
     assert kills >= 2 and not file.exists()
     assert (judged.score, judged.rungs, judged.epochs) == (whole.score, whole.rungs, whole.epochs)
 

@@ -1,4 +1,3 @@
-import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +15,7 @@ from bpnas.search.presets import Preset, TrainSettings
 from bpnas.search.training.threads import set_threads, threads_kept
 from bpnas.search.training.train import accuracy, learning_rate, make_sgd, train
 from tests.root import FIND_TESTS
-from tests.training_helpers import SETTINGS, KilledError, flat_model, model, small, trained, weights
+from tests.training_helpers import SETTINGS, KilledError, flat_model, killed_until_done, model, small, trained, weights
 
 CPU = torch.device("cpu")
 EVERYTHING = replace(SETTINGS, warmup_epochs=1, label_smoothing=0.1, ema_decay=0.9, decay_norms=False, accumulate=2)
@@ -112,29 +111,13 @@ torch.save(trained(), sys.argv[2])
 
 @pytest.mark.parametrize(("seed", "settings"), [(0, SETTINGS), (1, SETTINGS), (2, EVERYTHING), (3, EVERYTHING)])
 def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(seed, settings, tmp_path, monkeypatch):
-    from bpnas.search.training import resumable
+    file = tmp_path / "training.pt"
 
-    expected, rng, file = trained(settings), random.Random(seed), tmp_path / "training.pt"
-    original = resumable.save_checkpoint
-    kills = 0
-    while True:
-        left = rng.randint(1, 4)
+    def run():
+        return trained(settings, checkpoint=file, checkpoint_seconds=0)
 
-        def save(path, state):
-            nonlocal left
-            original(path, state)
-            left -= 1
-            if not left:
-                raise KilledError
-
-        monkeypatch.setattr(resumable, "save_checkpoint", save)
-        try:
-            result = trained(settings, checkpoint=file, checkpoint_seconds=0)
-        except KilledError:
-            kills += 1
-        else:
-            break
-    assert kills >= 2 and torch.equal(result, expected)
+    result, kills = killed_until_done(run, seed, 4, monkeypatch)
+    assert kills >= 2 and torch.equal(result, trained(settings))
 
 
 def test_the_report_of_an_epoch_survives_an_interruption(tmp_path, monkeypatch):
