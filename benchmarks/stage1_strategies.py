@@ -3,9 +3,10 @@
     python benchmarks/stage1_strategies.py --cifar10 DIR [--seeds 5] [--first-seed 0] [--out DIR]
 
 `run-search study strategies` on a backbone of three sites with a table of the computed device (mock), under three
-limits that admit about 100, 500 and 3600 blocks. A candidate sees 2000 images three times and is judged on 2000 others,
-which takes 1 to 5 seconds; two trainings of a block rank it about alike (Spearman 0.76). P, S and C are the paper's 100
-and 25 and our 300, all divided by about 13. Two at a time, of one thread each. It goes on where it was stopped.
+limits that admit about 100, 500 and 3600 blocks. A candidate sees 2000 images three times and is evaluated on 2000
+others, which takes 1 to 5 seconds; two trainings of a block rank it about alike (Spearman 0.76). P, S and C are the
+paper's 100 and 25 and our 300, all divided by about 13. Two at a time, of one thread each. It resumes where it was
+stopped.
 """
 
 from __future__ import annotations

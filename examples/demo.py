@@ -47,7 +47,7 @@ def main() -> None:
     call("run-search", "measure", str(search), *where[:4], "--sessions", str(SESSIONS))
 
     network = json.loads((search / "network.json").read_text(encoding="utf-8"))
-    (measured,), judged = network["measured"], network["accuracy_on"]
+    (measured,), evaluated = network["measured"], network["accuracy_on"]
     measured_ms, predicted_ms = measured["latency_ms"], network["predicted_latency_ms"]
     print()
     print(f"Latency predicted by the table: {predicted_ms:.3f} ms (target {network['target_ms']:.3f} ms)")
@@ -55,7 +55,7 @@ def main() -> None:
         f"Latency measured here:          {measured_ms:.3f} ms, 95 % interval {measured['low_ms']:.3f} to "
         f"{measured['high_ms']:.3f} ms; the table is {(predicted_ms / measured_ms - 1) * 100:+.1f}% off"
     )
-    images = f"{judged['images']} {judged['split']} images of {judged['data']} at {judged['input_size']} px"
+    images = f"{evaluated['images']} {evaluated['split']} images of {evaluated['data']} at {evaluated['input_size']} px"
     print(f"Accuracy:                       {network['accuracy'] * 100:.1f}% on {images}")
     print(f"Files:                          {search}/network.json, network.onnx, network.tflite; table {table}")
     print(f"All of it took {(time.monotonic() - start) / 60:.1f} minutes.")

@@ -1,4 +1,4 @@
-"""Random whole networks, to fit what corrects a sum of parts (`fit`) and to judge what came out (`test`).
+"""Random whole networks, to fit what corrects a sum of parts (`fit`) and to evaluate what came out (`test`).
 
 Which of the two a network may be used for is a property of its key, so that the two sets cannot meet, regardless of the
 seeds, the counts and the files they come from.
@@ -19,7 +19,9 @@ from bpnas.profiler.paths import NetworkPart
 Fold = Literal["fit", "test"]
 
 _MOST_SKIPPED = 0.6  # of the sites where Skip is possible, in the shallowest networks
-_STACKED = 0.25  # share of networks with one block at all sites, as block proposals are judged (BP-NAS, section on BPS)
+_STACKED = (
+    0.25  # share of networks with one block at all sites, as block proposals are evaluated (BP-NAS, section on BPS)
+)
 
 
 def fold_of(key: str) -> Fold:

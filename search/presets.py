@@ -36,7 +36,7 @@ class TrainSettings:
         warmup_epochs: first epochs, in which the rate rises evenly from a hundredth of the first; the schedule
             follows.
         label_smoothing: share of the target that all classes get equally (Szegedy et al. 2016).
-        ema_decay: judge and keep an exponential moving average of the weights of this decay (see `training.ema`);
+        ema_decay: evaluate and keep an exponential moving average of the weights of this decay (see `training.ema`);
             None for the last weights.
         decay_norms: whether weight decay also acts on biases and batch normalisation.
         accumulate: take a batch in this many parts, for less memory. Batch normalisation then sees the parts.
@@ -68,7 +68,7 @@ class ProposalSettings:
         population, sample, cycles: P, S and C of Algorithm 1.
         strategy: of `levonas`.
         limit_quantiles: where no limits are given, they are these quantiles of the latencies of all distinct blocks.
-        validation_share: part of the training images on which a candidate is judged; test images are never used here.
+        validation_share: part of the training images on which a candidate is evaluated; never test images.
         train: how a candidate is trained.
         subset: cheaper [ours]: train on only this many of the images that are not held out; those held out stay the
             same (with fewer `train.train_images` they would be fewer, too); None for all.
@@ -105,8 +105,8 @@ class ConnectionSettings:
             `Supernet.draw_sampled`); None for all, as in the paper.
         checkpoint_activations: keep only the inputs of sites for the backward pass and compute the rest again there,
             for memory.
-        k_best: have the supernet judge this many of the most probable networks within the limit, and retrain the best
-            [ours] (see `bpnas.search.connections.inherited_accuracy`).
+        k_best: have the supernet evaluate this many of the most probable networks within the limit, and retrain the
+            best [ours] (see `bpnas.search.connections.inherited_accuracy`).
         noise_free_latency: let LAT of Eq. 5 be the expectation over softmax(alpha), as in ProxylessNAS (Cai et al.
             2019), and not over the P that was drawn for the step, as in the paper.
     """
@@ -267,7 +267,7 @@ PAPER = Preset(
         strategy="default",  # [ours]; "paper" gives exactly Algorithm 2
         # [ours] From small networks to that of the median block; a block at the median has two wide complex paths.
         limit_quantiles=(0.01, 0.03, 0.08, 0.2, 0.4),
-        validation_share=0.1,  # [ours] the paper does not say on which images a candidate is judged
+        validation_share=0.1,  # [ours] the paper does not say on which images a candidate is evaluated
         train=TrainSettings(epochs=30, batch=400, learning_rate=0.06, weight_decay=5e-4),  # [ours] cosine to 0
     ),
     connections=ConnectionSettings(
@@ -326,8 +326,8 @@ TINY = Preset(
 )
 
 # [ours] For CIFAR-10 on a CPU: minutes for a narrow backbone, hours for the default one. Batches of 32, since a few
-# hundred steps decide here, and as many images to judge a candidate as to train it, since with fewer their noise hides
-# the difference between blocks.
+# hundred steps decide here, and as many images to evaluate a candidate on as to train it on: with fewer, their
+# noise hides the difference between blocks.
 SMALL = Preset(
     name="small",
     proposals=ProposalSettings(

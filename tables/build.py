@@ -90,7 +90,7 @@ def build_table(
         UsageError: there is no such model.
     """
     plans, sessions = _read(files, statistic)
-    plans = [plan for plan in plans if plan.test_seed is None]  # what judges a table must not get into it
+    plans = [plan for plan in plans if plan.test_seed is None]  # what a table is evaluated with must not get into it
     if runtime is not None:
         plans = [plan for plan in plans if plan.setup.device.runtime == runtime]
     if backbone is not None:

@@ -18,7 +18,7 @@ class Assessment:
     """How well the parts of a plan are known.
 
     Attributes:
-        precision: that they are judged by.
+        precision: that they are held to.
         max_sessions: that a part may have.
         estimates: by key.
         short: parts with all their planned sessions that are not known well enough, the worst one first.

@@ -14,7 +14,7 @@ from bpnas.profiler.cli import main as profile_device
 from bpnas.profiler.commands.models import ABOUT_BACKBONES
 from bpnas.search.commands.display import display
 from bpnas.search.commands.options import json_option, own_data_option, wait_passively
-from bpnas.search.data.judged_images import on_images
+from bpnas.search.data.evaluation_images import on_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -141,7 +141,7 @@ def connection_options(command: F) -> F:
             "--k-best",
             type=int,
             metavar="K",
-            help="Have the supernet judge the K most probable networks.  [default: 1]",
+            help="Have the supernet evaluate the K most probable networks.  [default: 1]",
         ),
         click.option(
             "--sampled-paths",

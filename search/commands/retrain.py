@@ -19,7 +19,7 @@ from bpnas.search.commands.options import (
     retrain_options,
     wait_passively,
 )
-from bpnas.search.data.judged_images import on_images
+from bpnas.search.data.evaluation_images import on_images
 
 
 @click.command(cls=Command, short_help="Train a searched network once more, also on other images.")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpnas.search.data.judged_images import on_images
+from bpnas.search.data.evaluation_images import on_images
 
 if TYPE_CHECKING:
     from bpnas.search.connections.run import NetworkResult

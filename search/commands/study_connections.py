@@ -57,7 +57,7 @@ _terms = together(
         help="Limit of every network.  [default: the middle proposal's]",
     ),
     seeds_option,
-    retrain_option("Trainings of every network from scratch, judged on test images; 0 leaves accuracies out."),
+    retrain_option("Trainings of every network from scratch, evaluated on test images; 0 leaves accuracies out."),
     data_option,
     input_size_option,
     study_out_option,

@@ -35,7 +35,7 @@ _terms = together(
     seeds_option,
     click.option("--constraints", metavar="MS,MS,...", help="Latency limits.  [default: three of the preset's]"),
     click.option("--arms", metavar="ARM,ARM,...", help="Only these.  [default: all]"),
-    retrain_option("Trainings of every winner with fresh seeds, judged on test images."),
+    retrain_option("Trainings of every winner with fresh seeds, evaluated on test images."),
     data_option,
     input_size_option,
     study_out_option,

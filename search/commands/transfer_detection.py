@@ -18,11 +18,13 @@ from bpnas.search.transfer.backbones import BackboneChoice
 @click.option("--data", metavar="DIR", help="Images and annotations in the layout of COCO 2017.")
 @click.option("--train-images", metavar="DIR", help="In place of --data, with the next three.")
 @click.option("--train-annotations", metavar="FILE", help="As COCO's instances_train2017.json.")
-@click.option("--val-images", metavar="DIR", help="To judge the detector on.")
+@click.option("--val-images", metavar="DIR", help="To evaluate the detector on.")
 @click.option("--val-annotations", metavar="FILE", help="Annotations of those images.")
 @backbone_options
 @preset_option("'paper' (COCO on a GPU)")
-@click.option("--epochs", type=int, help="Overrides the preset, as the next three; 0 judges a detector as it is drawn.")
+@click.option(
+    "--epochs", type=int, help="Overrides the preset, as the next three; 0 evaluates a detector as it is drawn."
+)
 @click.option("--batch", type=int, help="Images a step; change the rate in proportion.")
 @click.option("--learning-rate", type=float, help="After the warm-up.")
 @click.option(

@@ -30,7 +30,7 @@ def _command(
     )
     @backbone_options
     @preset_option()
-    @click.option("--epochs", type=int, help="Overrides the preset, as all below; 0 judges an untrained network.")
+    @click.option("--epochs", type=int, help="Overrides the preset, as all below; 0 evaluates an untrained network.")
     @click.option("--batch", type=int, help="Images a step.")
     @click.option("--learning-rate", type=float, help="The highest one.")
     @run_options("TASK")
@@ -53,7 +53,7 @@ def _command(
             network_line(result),
             f"Trained on {images['images']} images of {images['identities']} identities, {epochs} epochs",
             *scores(result),
-            *[f"Judged on {result['judged_on']}"] * ("judged_on" in result),
+            *[f"Evaluated on {result['judged_on']}"] * ("judged_on" in result),
             f"Files: {folder}/result.json, embedder.safetensors",
         ]
         print_result(result, as_json, "\n".join(lines))

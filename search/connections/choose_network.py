@@ -1,4 +1,4 @@
-"""The network that a trained supernet names: within a limit and, where asked for, judged by the supernet itself."""
+"""The network that a trained supernet names: within a limit and, where asked for, evaluated by the supernet itself."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from bpnas.profiler.block import Blocks
 from bpnas.search.connections.connect import Connections, Floats
 from bpnas.search.connections.derive import Assignment, argmax_blocks, k_most_probable_blocks
-from bpnas.search.connections.inherited_accuracy import inherited_accuracy, judged_count
+from bpnas.search.connections.inherited_accuracy import evaluation_count, inherited_accuracy
 from bpnas.search.connections.super_block import Candidates
 from bpnas.search.connections.supernet import Supernet
 from bpnas.search.data.dataset import Dataset
-from bpnas.search.data.judged_images import JudgedImages
+from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.presets import ConnectionSettings
 
 
@@ -21,17 +21,17 @@ class NetworkChoice:
     """What a supernet comes to.
 
     Attributes:
-        chosen: within the limit: the most probable network, or the best of those judged, of equals the most probable.
+        chosen: within the limit: the most probable network, or the best of those evaluated, of equals the first.
         argmax: the paper's, the most probable candidate of every site, which may miss the limit.
-        judged: the `k_best` most probable ones within the limit, the most probable first, each with its accuracy by
+        evaluated: the `k_best` most probable ones within the limit, the most probable first, each with its accuracy by
             the supernet's own weights, 0..1; none where `k_best` is 1.
         judged_on: the images of these accuracies.
     """
 
     chosen: Assignment
     argmax: Assignment
-    judged: tuple[tuple[Assignment, float], ...] = ()
-    judged_on: JudgedImages | None = None
+    evaluated: tuple[tuple[Assignment, float], ...] = ()
+    judged_on: EvaluationImages | None = None
 
 
 def choose_network(
@@ -49,7 +49,8 @@ def choose_network(
     Args:
         supernet, learned: as `connect` left and returned them.
         latencies_ms, fixed_ms, exact_ms: as of `k_most_probable_blocks`.
-        dataset: its training images that were not trained on judge, where `settings.k_best` is above 1.
+        dataset: where `settings.k_best` is above 1, networks are evaluated on those of its training images that
+            were not trained on.
 
     Raises:
         InfeasibleLimitError: no network of these candidates meets the limit.
@@ -62,7 +63,7 @@ def choose_network(
         return NetworkChoice(likely[0], argmax)
     _, held_out = dataset.train.first(settings.train.train_images).parted(settings.weight_share)
     scores = [inherited_accuracy(supernet, one.choices, dataset, held_out, batch) for one in likely]
-    images = JudgedImages.held_out(dataset.source, judged_count(len(held_out), batch), dataset.input_size)
+    images = EvaluationImages.held_out(dataset.source, evaluation_count(len(held_out), batch), dataset.input_size)
     return NetworkChoice(likely[scores.index(max(scores))], argmax, tuple(zip(likely, scores, strict=True)), images)
 
 

@@ -1,4 +1,4 @@
-"""How good a network is that a trained supernet contains, judged by the supernet's own weights [ours]."""
+"""How good a network is that a trained supernet contains, evaluated with the supernet's own weights [ours]."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def inherited_accuracy(
     before = supernet.training
     supernet.train()
     correct = torch.zeros((), dtype=torch.float64, device=device)
-    count = judged_count(len(split), batch)
+    count = evaluation_count(len(split), batch)
     for images, labels in in_order(split.first(count), batch, device, (rank(), world_size())):
         answers = supernet(dataset.normalized(images), gates)
         correct += ((answers.argmax(dim=1) == labels) & answers.isfinite().all(dim=1)).sum()
@@ -45,6 +45,6 @@ def inherited_accuracy(
     return float(mean_over_ranks(correct)) * world_size() / count
 
 
-def judged_count(images: int, batch: int) -> int:
+def evaluation_count(images: int, batch: int) -> int:
     """How many of `images` images `inherited_accuracy` looks at."""
     return min(batch_count(images, batch, world_size()) * batch, images)

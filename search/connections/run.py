@@ -19,7 +19,7 @@ from bpnas.search.connections.connect import ConnectionEpoch, candidate_latencie
 from bpnas.search.connections.derive import Assignment, fastest_blocks
 from bpnas.search.connections.supernet import site_candidates
 from bpnas.search.data.dataset import Dataset, load_data
-from bpnas.search.data.judged_images import JudgedImages
+from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.errors import DivergedError, InfeasibleLimitError, RunError
 from bpnas.search.event_files import event_files
 from bpnas.search.fields import FieldError, Fields, fields_of
@@ -78,7 +78,7 @@ class NetworkResult:
     target_ms: float
     accuracy: float
     argmax_latency_ms: float
-    accuracy_on: JudgedImages | None = None
+    accuracy_on: EvaluationImages | None = None
 
 
 def check_target(table: LatencyTable, backbone: Backbone, proposals: Sequence[Block], target_ms: float) -> None:
@@ -221,11 +221,15 @@ def _search(
     def derived(limit_ms: float) -> dict[str, Any]:
         choice = choose_network(supernet, learned, latencies, dataset, settings, limit_ms, fixed, exact_ms)
         result = {"mock": table.meta.mock, "target_ms": limit_ms, "argmax": as_dict(choice.argmax)}
-        if not choice.judged:
+        if not choice.evaluated:
             return result | {"chosen": as_dict(choice.chosen)}
-        judged = {one: {**as_dict(one), "inherited_accuracy": score} for one, score in choice.judged}
+        evaluated = {one: {**as_dict(one), "inherited_accuracy": score} for one, score in choice.evaluated}
         images = None if choice.judged_on is None else asdict(choice.judged_on)
-        named = {"chosen": judged[choice.chosen], "inherited_accuracy_on": images, "judged": list(judged.values())}
+        named = {
+            "chosen": evaluated[choice.chosen],
+            "inherited_accuracy_on": images,
+            "judged": list(evaluated.values()),
+        }
         return result | named
 
     return derived

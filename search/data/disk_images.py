@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,11 +102,13 @@ def read_images(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # otherwise it would draw from the global one
     )
-    pieces = iter(loader)
+    with _losses_told():
+        pieces = iter(loader)
     for group in groups:
         images = []
         for _ in range(0, len(group), CHUNK):
-            pixels, fault = _next(pieces)
+            with _losses_told():
+                pixels, fault = next(pieces)
             if fault:
                 raise DataError(fault)
             images.append(pixels.to(device, non_blocking=True))
@@ -132,10 +135,12 @@ def decode_workers() -> int:
     return max(1, min(usable_cores() // processes, _MOST_WORKERS))
 
 
-def _next(pieces: Iterator[tuple[Tensor, str]]) -> tuple[Tensor, str]:
+@contextmanager
+def _losses_told() -> Iterator[None]:
+    """Turn what torch raises about a lost worker, which may be as early as the next one is started, into a DataError."""
     try:
-        return next(pieces)
-    except RuntimeError as error:  # of torch, about a worker
+        yield
+    except RuntimeError as error:
         raise DataError(
             f"a process that decodes images was lost ({one_line(error)}); with less memory for each, set "
             f"{_WORKERS_VARIABLE} to fewer"

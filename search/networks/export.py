@@ -17,7 +17,7 @@ from bpnas.base.files import write_atomically
 from bpnas.profiler.backbone import IMAGE_CHANNELS
 from bpnas.search.data.batches import AnySplit, in_order
 from bpnas.search.data.dataset import Dataset, load_data
-from bpnas.search.data.judged_images import JudgedImages, on_images
+from bpnas.search.data.evaluation_images import EvaluationImages, on_images
 from bpnas.search.errors import RunError
 from bpnas.search.fields import Fields, fields_of
 from bpnas.search.networks.interpreters import open_model
@@ -69,7 +69,7 @@ class Int8Result:
     test_images: int
     files: dict[str, Int8Loss]
     left_out: str | None = None
-    accuracy_on: JudgedImages | None = None
+    accuracy_on: EvaluationImages | None = None
 
 
 def write_models(path: Path, module: Network, input_size: int) -> dict[str, bytes]:
@@ -128,7 +128,7 @@ def export_int8(
         del makers[".tflite"]
         left_out = _TFLITE_MISSING
     watcher.stage("int8", 2 * len(makers))
-    judged = JudgedImages.test(dataset, test_images)
+    evaluated = EvaluationImages.test(dataset, test_images)
     losses, contents = {}, {f"{network.path.stem}{suffix}": content for suffix, content in floats.items()}
     for suffix, quantize in makers.items():
         content = quantize(floats[suffix], normal_images(dataset, calibration))
@@ -136,10 +136,12 @@ def export_int8(
         watcher.step(f"{path.name} is calibrated with {len(calibration)} images")
         before, after = (accuracy_of(each, dataset, test) for each in (floats[suffix], content))
         losses[path.name] = Int8Loss(before, after, (before - after) * 100)
-        watcher.step(f"{path.name}: accuracy {after * 100:.2f}%, in float32 {before * 100:.2f}%, {on_images(judged)}")
+        watcher.step(
+            f"{path.name}: accuracy {after * 100:.2f}%, in float32 {before * 100:.2f}%, {on_images(evaluated)}"
+        )
         write_atomically(path, content)
         contents[path.name] = content
-    result = Int8Result(len(calibration), len(test), losses, left_out, judged)
+    result = Int8Result(len(calibration), len(test), losses, left_out, evaluated)
     with network_values(network.path) as values:
         values["int8"] = asdict(result)
         note_files(values, contents)
@@ -165,7 +167,7 @@ def int8_of(network: NetworkFile) -> Int8Result | None:
             fields.whole("test_images", 1),
             losses,
             fields.text("left_out") if fields.has("left_out") else None,
-            JudgedImages.read(fields, "accuracy_on"),
+            EvaluationImages.read(fields, "accuracy_on"),
         )
     try:
         for name in result.files:

@@ -1,4 +1,4 @@
-"""The last stage: train the network that was found from random weights, judge it on test images, write its files."""
+"""The last stage: train the network that was found from random weights, evaluate it on test images, write its files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bpnas.base.randomness import derived_seed
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Blocks
 from bpnas.search.data.dataset import Dataset
-from bpnas.search.data.judged_images import JudgedImages
+from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.event_files import event_files
 from bpnas.search.networks.export import write_models
 from bpnas.search.networks.network_file import block_texts, file_digests, limit_facts, save_weights
@@ -41,7 +41,7 @@ class Trained:
     """
 
     accuracy: float
-    accuracy_on: JudgedImages | None
+    accuracy_on: EvaluationImages | None
 
 
 def train_network(
@@ -95,7 +95,7 @@ def train_network(
         test = dataset.test.first(preset.test_images)
         reached = accuracy(model, dataset, test, together=True, epochs=settings.epochs)
         curves({"epoch": settings.epochs - 1, "accuracy": reached})
-    judged = JudgedImages.test(dataset, preset.test_images)
+    evaluated = EvaluationImages.test(dataset, preset.test_images)
     model.cpu().eval()
     contents = _write_files(directory, model, backbone.input_size)
     # Last, since this file says that all is done.
@@ -107,7 +107,7 @@ def train_network(
             "backbone": backbone.to_dict(),
             "blocks": block_texts(blocks),
             "accuracy": reached,
-            "accuracy_on": asdict(judged),
+            "accuracy_on": asdict(evaluated),
             "data": dataset.source,
             "classes": list(dataset.class_names),
             "input": {
@@ -120,7 +120,7 @@ def train_network(
             "files": file_digests(contents),
         },
     )
-    return Trained(reached, judged)
+    return Trained(reached, evaluated)
 
 
 def _write_files(directory: RunDirectory, model: Network, input_size: int) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ import filelock
 from bpnas.base.files import write_atomically
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone
 from bpnas.profiler.block import Block
-from bpnas.search.data.judged_images import JudgedImages
+from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.errors import DivergedError, RunError
 from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.sealed import is_sealed, read_json, sealed_json, unsealed
@@ -79,7 +79,7 @@ class NetworkFile:
     predicted_latency_ms: float | None
     target_ms: float | None
     accuracy: float | None
-    accuracy_on: JudgedImages | None
+    accuracy_on: EvaluationImages | None
     data: str | None
     digests: Mapping[str, str] | None = field(repr=False, compare=False)
     values: Mapping[str, Any] = field(repr=False, compare=False)
@@ -119,7 +119,7 @@ class NetworkFile:
             fields.latency("predicted_latency_ms") if fields.has("predicted_latency_ms") else None,
             fields.latency("target_ms") if fields.has("target_ms") else None,
             fields.share("accuracy") if fields.has("accuracy") else None,
-            JudgedImages.read(fields, "accuracy_on"),
+            EvaluationImages.read(fields, "accuracy_on"),
             fields.text("data") if fields.has("data") else None,
             {name: fields.part("files").text(name) for name in fields.part("files").values} if sealed else None,
             fields.values,

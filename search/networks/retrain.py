@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpnas.base.errors import UsageError
-from bpnas.search.data.judged_images import JudgedImages
+from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.data.sources import Source
 from bpnas.search.errors import AboveLimitError, RunError
 from bpnas.search.execution.executor import default_threads
@@ -48,7 +48,7 @@ class Retrained:
     accuracy: float
     predicted_latency_ms: float | None
     mock: bool
-    accuracy_on: JudgedImages | None = None
+    accuracy_on: EvaluationImages | None = None
     limit_ms: float | None = None
     above_limit: str | None = None
 
@@ -74,7 +74,7 @@ def retrain(
         out: the directory of the result.
         data: the images (see `Source`), taken at the size that the network was searched for; default those that it was
             trained on.
-        preset: its `retraining` is the recipe, and its `test_images` judge the result.
+        preset: its `retraining` is the recipe, and the result is evaluated on its `test_images`.
         table: predicts the latency; needed where the images have another number of classes, since the head is then
             another one.
         allow_above_limit: train it also where the latency with such a head is above the network's limit, or unknown.

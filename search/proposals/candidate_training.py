@@ -1,4 +1,4 @@
-"""What a worker needs to judge candidates: not images, but where they are."""
+"""What a worker needs to evaluate candidates: not images, but where they are."""
 
 from __future__ import annotations
 

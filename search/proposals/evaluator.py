@@ -1,4 +1,4 @@
-"""Judge a block: stack it through the whole backbone, train that network for a short time, measure its accuracy."""
+"""Evaluate a block: stack it through the whole backbone, train that network for a short time, measure its accuracy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from bpnas.search.training.train import Curve, accuracy, train
 class CandidateEvaluator:
     """block -> `Evaluation` on held-out training images. BP-NAS, block proposal search.
 
-    Test images are never used: they judge the final network only. The score depends on the block, the seed and what
-    the call is given, not on what was evaluated before, nor on interruptions; and, in its last bits, on the machine
-    and its number of threads. Nothing is remembered: who calls keeps what it got (see `evaluate_trials`).
+    Test images are never used: the final network alone is evaluated on them. The score depends on the block, the seed
+    and what the call is given, not on what was evaluated before, nor on interruptions; and, in its last bits, on the
+    machine and its number of threads. Nothing is remembered: who calls keeps what it got (see `evaluate_trials`).
 
     Args:
         backbone: every site gets the block; its head must have the data set's classes.
@@ -56,7 +56,7 @@ class CandidateEvaluator:
     def __call__(
         self, block: Block, stop_below: Sequence[tuple[int, float]] = (), checkpoint: Path | None = None
     ) -> Evaluation:
-        """Train the network that has `block` at every site, and judge it.
+        """Train the network that has `block` at every site, and evaluate it.
 
         A training that diverges is an answer too: the block can't be trained by this recipe.
 

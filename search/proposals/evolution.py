@@ -17,7 +17,7 @@ from bpnas.base.errors import UsageError
 from bpnas.base.randomness import Rng
 from bpnas.base.randomness import sample as draw
 from bpnas.search.errors import SearchError
-from bpnas.search.proposals.feasible_sampling import G, NewFinder, PaperFinder, Space
+from bpnas.search.proposals.feasible_sampling import G, NoRepeatSampler, PaperSampler, Space
 
 __all__ = ["Candidate", "Evolution", "G", "Space", "Strategy", "Trial"]
 
@@ -107,7 +107,7 @@ class Evolution(Generic[G]):
         self.cycles = cycles
         self._population, self._sample, self._rng = population, sample, rng
         paper = strategy == "paper"
-        self._finder = (PaperFinder if paper else NewFinder)(space, limit_ms, at_least_ms, rng)
+        self._sampler = (PaperSampler if paper else NoRepeatSampler)(space, limit_ms, at_least_ms, rng)
         # The paper fills the population at random. Half a tournament is enough to start from [ours], but one or two
         # trials are not: they would decide for long where the search stays.
         self._at_random = population if paper else max((sample + 1) // 2, min(population, _AT_RANDOM))
@@ -138,7 +138,7 @@ class Evolution(Generic[G]):
         waiting there are forgotten, and their numbers not used again.
         """
         for trial in trials:
-            self._finder.remember(trial.genotype)
+            self._sampler.remember(trial.genotype)
             self._join(trial)
             self._asked = max(self._asked, trial.index + 1)
 
@@ -151,7 +151,7 @@ class Evolution(Generic[G]):
         index = self._asked
         genotype, parent = (self._proposal(index) if index else self._first) or self._again()
         self._asked += 1
-        candidate = Candidate(index, genotype, self._finder.latency(genotype), parent)
+        candidate = Candidate(index, genotype, self._sampler.latency(genotype), parent)
         self._waiting[index] = candidate
         return candidate
 
@@ -172,19 +172,19 @@ class Evolution(Generic[G]):
     def _join(self, trial: Trial[G]) -> None:
         self._told += 1
         self._queue.append(trial)
-        self._opinions.setdefault(self._finder.canonical(trial.genotype), (trial, []))[1].append(trial.score)
+        self._opinions.setdefault(self._sampler.canonical(trial.genotype), (trial, []))[1].append(trial.score)
         if len(self._queue) > self._population:
             self._queue.popleft()
 
     def _proposal(self, index: int) -> tuple[G, int | None] | None:
         """A genotype and its parent's index; None if there is nothing that was not evaluated."""
         if index < self._at_random or not self._queue or (self._immigrants and self._rng.random() < self._immigrants):
-            genotype = self._finder.anything()
+            genotype = self._sampler.anything()
             return None if genotype is None else (genotype, None)
         members = draw(self._rng, self._queue, min(self._sample, len(self._queue)))
         # The draw is in random order, and sorting is stable: ties fall by chance.
         best = sorted(members, key=lambda trial: -trial.score)[: self._parents]
-        found = self._finder.child([trial.genotype for trial in best])
+        found = self._sampler.child([trial.genotype for trial in best])
         return None if found is None else (found[0], None if found[1] is None else best[found[1]].index)
 
     def _again(self) -> tuple[G, int | None]:

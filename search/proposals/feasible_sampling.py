@@ -40,7 +40,7 @@ class Space(Protocol[G]):
     def latency(self, genotype: G) -> float: ...
 
 
-class _Finder(Generic[G]):
+class _Sampler(Generic[G]):
     """What both strategies know of feasibility.
 
     Args:
@@ -72,7 +72,7 @@ class _Finder(Generic[G]):
         return float(self._space.latency(genotype))
 
     def remember(self, genotype: G) -> None:
-        """This one was given out by an earlier finder."""
+        """This one was given out by an earlier sampler."""
 
     def _excess(self, genotype: G) -> float:
         """How far from feasible, in ms."""
@@ -103,7 +103,7 @@ class _Finder(Generic[G]):
         return f"{low}{self._limit_ms:.6g} ms"
 
 
-class PaperFinder(_Finder[G]):
+class PaperSampler(_Sampler[G]):
     """Draws and mutates, again and again until feasible: BP-NAS, Algorithm 2, but bounded."""
 
     def anything(self) -> G:
@@ -118,7 +118,7 @@ class PaperFinder(_Finder[G]):
             if self._excess(genotype) == 0:
                 return genotype
         if self._exact is None:  # ask the default strategy whether there is one
-            NewFinder(self._space, self._limit_ms, self._at_least_ms, self._rng).anything()
+            NoRepeatSampler(self._space, self._limit_ms, self._at_least_ms, self._rng).anything()
         raise StuckError(
             f"{MAX_TRIES} random draws met nothing within {self._within()}, though something exists: "
             "strategy 'default' finds it"
@@ -139,7 +139,7 @@ class PaperFinder(_Finder[G]):
         )
 
 
-class NewFinder(_Finder[G]):
+class NoRepeatSampler(_Sampler[G]):
     """Gives out nothing twice [ours]."""
 
     def __init__(self, space: Space[G], limit_ms: float, at_least_ms: float, rng: Rng) -> None:
@@ -149,7 +149,7 @@ class NewFinder(_Finder[G]):
         self._effort = MAX_TRIES
 
     def remember(self, genotype: G) -> None:
-        """This one was given out by an earlier finder: it is not new."""
+        """This one was given out by an earlier sampler: it is not new."""
         self._known.add(self.canonical(genotype))
 
     def anything(self) -> G | None:

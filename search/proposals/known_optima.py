@@ -1,4 +1,4 @@
-"""Small search problems whose every optimum is known, to judge search strategies without training anything [ours].
+"""Small search problems whose every optimum is known, to evaluate search strategies without training anything [ours].
 
 Each is seeded, has the `random`, `mutate` and `latency` that `levonas` asks for and a `score`, and can be
 enumerated, so that the best score under any latency limit is exact. Milliseconds and accuracies are invented; what is

@@ -10,7 +10,7 @@ from typing import Any
 
 from bpnas.base.randomness import derived_seed
 from bpnas.profiler.block import CODE_BITS, Block
-from bpnas.search.data.judged_images import JudgedImages, on_images
+from bpnas.search.data.evaluation_images import EvaluationImages, on_images
 from bpnas.search.errors import RunError
 from bpnas.search.execution.evaluation import Evaluation
 from bpnas.search.execution.executor import Executor
@@ -43,7 +43,7 @@ class Proposal:
     limit_ms: float | None = None
     latency_ms: float | None = None
     score: float | None = None
-    score_on: JudgedImages | None = None
+    score_on: EvaluationImages | None = None
 
     def values(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -190,8 +190,8 @@ class _Run:
         block, reason, limit = self._block(trial), self._diverged(trial), self._search.limits_ms[number]
         mark = {} if reason is None else {"diverged": True}
         self._directory.append("trials.jsonl", {**_line(number, limit, trial, block), **mark})
-        judged = on_images(self._held_out(block))
-        outcome = f"accuracy {trial.score:.3f} {judged}" if reason is None else f"diverged {reason}"
+        evaluated = on_images(self._held_out(block))
+        outcome = f"accuracy {trial.score:.3f} {evaluated}" if reason is None else f"diverged {reason}"
         self._progress.step(f"limit {limit:g} ms: {block}, {trial.latency_ms:.4g} ms, {outcome}")
 
     def _block(self, trial: Trial[int]) -> Block:
@@ -201,9 +201,9 @@ class _Run:
         evaluation = self._known.get(self._block(trial))
         return None if evaluation is None else evaluation.diverged
 
-    def _held_out(self, block: Block) -> JudgedImages | None:
+    def _held_out(self, block: Block) -> EvaluationImages | None:
         judged_on = self._known[block].judged_on
-        return JudgedImages.held_out(self._search.data, judged_on, self._space.backbone.input_size)
+        return EvaluationImages.held_out(self._search.data, judged_on, self._space.backbone.input_size)
 
 
 class _Terms:
@@ -256,7 +256,7 @@ def _proposal(entry: Fields) -> Proposal:
     if limit_ms is not None and latency_ms is not None and latency_ms > limit_ms:
         raise FieldError(f"'{entry.place}latency_ms' of {latency_ms:g} is above its limit of {limit_ms:g}")
     score = entry.share("score") if entry.has("score") else None
-    return Proposal(entry.block("block"), limit_ms, latency_ms, score, JudgedImages.read(entry, "score_on"))
+    return Proposal(entry.block("block"), limit_ms, latency_ms, score, EvaluationImages.read(entry, "score_on"))
 
 
 def _line(number: int, limit_ms: float, trial: Trial[int], block: Block) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Study(Generic[A]):
     Attributes:
         name: of its command.
         arms: that are run.
-        pairs: of names of arms that are judged, the one that is hoped to be better first.
+        pairs: of names of arms that are evaluated, the one that is hoped to be better first.
         notes: what was left out, and why.
     """
 
@@ -92,11 +92,11 @@ class StudyRequest:
     Attributes:
         table: the latencies.
         out: the directory.
-        preset: the recipes; its `test_images` judge.
+        preset: the recipes; networks are evaluated on its `test_images`.
         seeds: one search of every arm each. More may be asked for later: what was trained is kept.
         data: the images (see `Source`).
         input_size: in pixels; default the images' own size.
-        retrain: what a search ends with is trained this many times with fresh seeds and judged on test images; 0
+        retrain: what a search ends with is trained this many times with fresh seeds and evaluated on test images; 0
             leaves that out.
         threads: CPU threads of one training.
         progress: is told what happens.

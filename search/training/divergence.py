@@ -58,7 +58,7 @@ class FiniteWatch:
         state = torch.stack([self._good, self._weights().to(torch.int64)])
         if world_size() > 1:
             dist.all_reduce(state, dist.ReduceOp.MIN)
-        self._judge(*state.tolist())
+        self._check(*state.tolist())
 
     def passes(self) -> bool:
         """As `check`, within an epoch and where only one process asks: whether the state is worth to be kept.
@@ -69,7 +69,7 @@ class FiniteWatch:
             DivergedError: as `check`.
         """
         try:
-            self._judge(int(self._good), int(self._weights()))
+            self._check(int(self._good), int(self._weights()))
         except DivergedError:
             if world_size() == 1:
                 raise
@@ -81,7 +81,7 @@ class FiniteWatch:
         values = [value for model in self._models for value in model.state_dict().values() if value.is_floating_point()]
         return torch.stack([value.isfinite().all().to(self._good.device) for value in values]).all()
 
-    def _judge(self, good: int, weights: int) -> None:
+    def _check(self, good: int, weights: int) -> None:
         if good < self._step:
             step = f"step {good + 1}{self._of_phase}"
             raise diverged_at(self._epoch, step, "the loss is not finite", self._rate(good))

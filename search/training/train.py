@@ -134,7 +134,7 @@ def train(
         )
     training = _Training(model, dataset, on_device(split, pick_device()), settings, seed)
 
-    def judged() -> bool:
+    def evaluated() -> bool:
         training.exchange_average()
         last = ended(training.place.epoch, training.curve)
         training.exchange_average()
@@ -147,7 +147,7 @@ def train(
         every_epoch=False,
         on_epoch=on_epoch,
         on_step=on_step,
-        ended=judged,
+        ended=evaluated,
     )
     training.exchange_average()
     return training.curve

@@ -38,7 +38,7 @@ time is odd."""
 
 
 def diagnose_table(path: Path) -> tuple[Finding, ...]:
-    """Read a table and judge it; that it cannot be read is a finding too."""
+    """Read a table and check it; that it cannot be read is a finding too."""
     try:
         table, meta, digest = read_table(path)
     except TableError as error:

@@ -20,9 +20,9 @@ Networks = Sequence[tuple[NetworkPart, float]]
 
 
 def choose_models(table: LatencyTable, wanted: str | None = None) -> TableModels:
-    """Judge every model on the whole networks of a table that may be fitted to, and choose the default.
+    """Evaluate every model on the whole networks of a table that may be fitted to, and choose the default.
 
-    The models without weights of their own are judged on the same networks as `corrected`, each of which its fit has
+    The models without weights of their own are evaluated on the same networks as `corrected`, each of which its fit has
     not seen. The default is the one with the smallest mean error, averaged over input sizes; the simpler one of equals.
     It must be available at every size, and networks must have been measured at each; else it is `sum`.
 
@@ -40,7 +40,7 @@ def choose_models(table: LatencyTable, wanted: str | None = None) -> TableModels
     count = sum(map(len, networks.values()))
     if not count and wanted is None:
         return TableModels()
-    records = tuple(_judge(table, name, size, networks[size]) for size in networks for name in MODEL_NAMES)
+    records = tuple(_evaluate(table, name, size, networks[size]) for size in networks for name in MODEL_NAMES)
     lacking = {record.name: record for record in records if record.unavailable}
     if wanted in lacking:
         record = lacking[wanted]
@@ -72,7 +72,7 @@ def _covered(table: LatencyTable, input_size: int) -> Networks:
     return [(network, ms) for network, ms in table.networks(input_size, "fit") if has_all(network)]
 
 
-def _judge(table: LatencyTable, name: str, input_size: int, networks: Networks) -> ModelRecord:
+def _evaluate(table: LatencyTable, name: str, input_size: int, networks: Networks) -> ModelRecord:
     if name == "corrected" and len(networks) < LEAST_NETWORKS:
         found = f"{len(networks)} {'is' if len(networks) == 1 else 'are'} there"
         return ModelRecord(name, input_size, unavailable=f"it takes {LEAST_NETWORKS} whole networks, and {found}")

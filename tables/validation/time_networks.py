@@ -29,7 +29,7 @@ class TimedNetworks:
 
 
 def refuse_mock_mismatch(meta: TableMeta, serial: str) -> None:
-    """Refuse to judge computed latencies by a device, or measured ones by a computed device.
+    """Refuse to compare computed latencies with a device, or measured ones with a computed device.
 
     Raises:
         UsageError: it names the serial that fits.
@@ -79,7 +79,7 @@ def plan_networks(
     backbones = tuple(b for b in meta.backbones if b.input_size in (input_sizes or there))
     plan = Plan(setup, backbones, _path_filter(meta.paths), sessions, networks, test_seed=seed)
     if not plan_parts(plan):
-        raise UsageError("the table's paths make no network that could judge it: profile more paths")
+        raise UsageError("the table's paths make no network to evaluate it with: profile more paths")
     return plan
 
 

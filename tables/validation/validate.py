@@ -17,7 +17,7 @@ from bpnas.tables.additivity.model_record import MODEL_NAMES
 from bpnas.tables.errors import TableError
 from bpnas.tables.latency_table import LatencyTable
 from bpnas.tables.validation.baselines import baselines
-from bpnas.tables.validation.validation_report import Judgement, Miss, SizeReport, ValidationReport
+from bpnas.tables.validation.validation_report import Miss, PredictorReport, SizeReport, ValidationReport
 
 _WORST = 5
 
@@ -43,7 +43,7 @@ class TimedNetwork:
 
 
 def validate(table: LatencyTable, timed: Sequence[TimedNetwork]) -> ValidationReport:
-    """Judge every model that a table has, next to the baselines, on networks of its device.
+    """Evaluate every model that a table has, next to the baselines, on networks of its device.
 
     Args:
         table: whichever model it was loaded with.
@@ -56,7 +56,7 @@ def validate(table: LatencyTable, timed: Sequence[TimedNetwork]) -> ValidationRe
         raise UsageError("no network was timed, so there is nothing to compare the table with")
     for each in timed:
         if fold_of(each.network.key) != "test":
-            raise UsageError(f"network {each.network.key!r} may be fitted to, so it cannot judge what was fitted")
+            raise UsageError(f"network {each.network.key!r} may be fitted to, so it cannot evaluate what was fitted")
     sizes = sorted({each.network.backbone.input_size for each in timed})
     reports = tuple(
         _size_report(table, size, [each for each in timed if each.network.backbone.input_size == size])
@@ -76,46 +76,48 @@ def validate(table: LatencyTable, timed: Sequence[TimedNetwork]) -> ValidationRe
 
 def _size_report(table: LatencyTable, input_size: int, timed: Sequence[TimedNetwork]) -> SizeReport:
     asked = [(each.network, each.latency_ms) for each in timed]
-    models = tuple(_judge_model(table, name, timed) for name in MODEL_NAMES)
+    models = tuple(_evaluate_model(table, name, timed) for name in MODEL_NAMES)
     others = tuple(
-        Judgement(found.name, unavailable=found.unavailable)
+        PredictorReport(found.name, unavailable=found.unavailable)
         if found.unavailable
-        else _judge(found.name, found.predicted_ms, timed, found.note)
+        else _evaluate(found.name, found.predicted_ms, timed, found.note)
         for found in baselines(table, table.networks(input_size, "fit"), asked)
     )
-    return SizeReport(input_size, len(timed), _repeat_error(timed), models, others, _judge_repetition(timed))
+    return SizeReport(input_size, len(timed), _repeat_error(timed), models, others, _evaluate_repetition(timed))
 
 
-def _judge_model(table: LatencyTable, name: str, timed: Sequence[TimedNetwork]) -> Judgement:
+def _evaluate_model(table: LatencyTable, name: str, timed: Sequence[TimedNetwork]) -> PredictorReport:
     try:
         model = table.with_additivity(name)
         networks = [each.network for each in timed]
         predicted = [model.network(n.blocks, n.backbone.input_size, n.backbone.classes) for n in networks]
     except TableError as error:
-        return Judgement(name, unavailable=str(error))
-    return _judge(name, predicted, timed)
+        return PredictorReport(name, unavailable=str(error))
+    return _evaluate(name, predicted, timed)
 
 
-def _judge(name: str, predicted_ms: Sequence[float], timed: Sequence[TimedNetwork], note: str = "") -> Judgement:
+def _evaluate(
+    name: str, predicted_ms: Sequence[float], timed: Sequence[TimedNetwork], note: str = ""
+) -> PredictorReport:
     misses = [Miss(t.network.key, ms, t.latency_ms) for ms, t in zip(predicted_ms, timed, strict=True)]
     worst = sorted(misses, key=lambda miss: (-abs(miss.error), miss.network))[:_WORST]
-    return Judgement(name, accuracy(predicted_ms, [each.latency_ms for each in timed]), tuple(worst), note)
+    return PredictorReport(name, accuracy(predicted_ms, [each.latency_ms for each in timed]), tuple(worst), note)
 
 
-def _judge_repetition(timed: Sequence[TimedNetwork]) -> Judgement:
+def _evaluate_repetition(timed: Sequence[TimedNetwork]) -> PredictorReport:
     """The same networks measured twice: what is left to a predictor that knows everything but the noise.
 
     Every other session predicts what the ones between them measured.
     """
     if any(len(each.sessions_ms) < 2 for each in timed):
-        return Judgement("A/A", unavailable="not every network has two sessions")
+        return PredictorReport("A/A", unavailable="not every network has two sessions")
     predicted, measured = (
         [of_sessions(each.sessions_ms[first::2], each.statistic) for each in timed] for first in (0, 1)
     )
     counts = [len(each.sessions_ms) for each in timed]
     sessions = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
     note = f"half of the {sessions} sessions of each network against the other half"
-    return Judgement("A/A", accuracy(predicted, measured), note=note)
+    return PredictorReport("A/A", accuracy(predicted, measured), note=note)
 
 
 def _repeat_error(timed: Sequence[TimedNetwork]) -> float | None:

@@ -24,7 +24,7 @@ class Miss:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class PredictorReport:
     """One predictor at one input size.
 
     Attributes:
@@ -51,16 +51,16 @@ class SizeReport:
         networks: how many were timed.
         repeat_error: median relative difference of two sessions of one network: errors much below it are noise, so it
             bounds what can be told of any predictor; None where every network has a single session.
-        models, baselines: see `Judgement`.
+        models, baselines: see `PredictorReport`.
         repetition: half the sessions of each network against the other half, as if they had predicted them.
     """
 
     input_size: int
     networks: int
     repeat_error: float | None
-    models: tuple[Judgement, ...]
-    baselines: tuple[Judgement, ...]
-    repetition: Judgement
+    models: tuple[PredictorReport, ...]
+    baselines: tuple[PredictorReport, ...]
+    repetition: PredictorReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class ValidationReport:
     """A table against its device.
 
     Attributes:
-        table_sha256: of the table that was judged.
+        table_sha256: of the table that was evaluated.
         device, runtime: of both.
         mock: nothing of it was measured.
         default: the model that the table uses.
@@ -96,22 +96,22 @@ class ValidationReport:
         for size in self.sizes:
             lines += ["", f"Input size {size.input_size}, {size.networks} networks that nothing was fitted to:"]
             lines.append(_HEADER)
-            lines += [_line(judgement) for judgement in (*size.models, *size.baselines, size.repetition)]
+            lines += [_line(one) for one in (*size.models, *size.baselines, size.repetition)]
             if size.repeat_error is not None:
                 lines.append(f"Two sessions of one network differ by {size.repeat_error:.1%} (median)")
             lines += self._worst(size.models)
         return "\n".join(lines)
 
-    def _worst(self, models: Sequence[Judgement]) -> list[str]:
-        used = [judgement for judgement in models if judgement.predictor == self.default and judgement.worst]
+    def _worst(self, models: Sequence[PredictorReport]) -> list[str]:
+        used = [one for one in models if one.predictor == self.default and one.worst]
         return [
             line
-            for judgement in used
+            for one in used
             for line in (
-                f"Furthest off by {judgement.predictor!r}:",
+                f"Furthest off by {one.predictor!r}:",
                 *(
                     f"  {miss.error:+.1%}, {miss.predicted_ms:.4g} ms for {miss.measured_ms:.4g} ms: {miss.network}"
-                    for miss in judgement.worst
+                    for miss in one.worst
                 ),
             )
         ]
@@ -120,13 +120,13 @@ class ValidationReport:
 _HEADER = f"  {'':<12}{'within 5%':>10}{'within 10%':>12}{'MAPE':>8}{'bias':>8}{'Spearman':>10}{'Kendall':>9}"
 
 
-def _line(judgement: Judgement) -> str:
-    found = judgement.accuracy
+def _line(one: PredictorReport) -> str:
+    found = one.accuracy
     if found is None:
-        return f"  {judgement.predictor:<12}not available: {judgement.unavailable}"
+        return f"  {one.predictor:<12}not available: {one.unavailable}"
     ranks = [f"{rank:.3f}" if rank is not None else "-" for rank in (found.spearman, found.kendall)]
-    note = f"  {judgement.note}" if judgement.note else ""
+    note = f"  {one.note}" if one.note else ""
     return (
-        f"  {judgement.predictor:<12}{found.within_5:>10.0%}{found.within_10:>12.0%}{found.mape:>8.1%}"
+        f"  {one.predictor:<12}{found.within_5:>10.0%}{found.within_10:>12.0%}{found.mape:>8.1%}"
         f"{found.bias:>+8.1%}{ranks[0]:>10}{ranks[1]:>9}{note}"
     )

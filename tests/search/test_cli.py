@@ -179,16 +179,16 @@ def test_every_accuracy_names_its_images(small_table, tmp_path):
     assert network.endswith(f"% on {test}")
     of_blocks = [line for line in done.output.splitlines() if "limit " in line and "accuracy " in line]
     assert of_blocks and all(line.endswith(f" on {held_out}") for line in of_blocks)
-    judged = {"data": "digits", "split": "test", "images": 359, "input_size": 32}
+    evaluated = {"data": "digits", "split": "test", "images": 359, "input_size": 32}
     answer = json.loads(call(*options, "--json").stdout)
-    assert answer["network"]["accuracy_on"] == judged
+    assert answer["network"]["accuracy_on"] == evaluated
     assert answer["network"]["within_limit"] is True and answer["network"]["limit_ms"] == answer["network"]["target_ms"]
     values = json.loads((tmp_path / "out/network.json").read_text())
-    assert values["accuracy_on"] == judged and values["limit_ms"] == values["target_ms"] and values["within_limit"]
+    assert values["accuracy_on"] == evaluated and values["limit_ms"] == values["target_ms"] and values["within_limit"]
     for proposal in json.loads((tmp_path / "out/proposals.json").read_text())["proposals"]:
-        assert proposal["score_on"] == judged | {"split": "held-out training", "images": 10}
+        assert proposal["score_on"] == evaluated | {"split": "held-out training", "images": 10}
     found = json.loads((tmp_path / "out/connections.json").read_text())
-    assert found["inherited_accuracy_on"] == judged | {"split": "held-out training", "images": 8}
+    assert found["inherited_accuracy_on"] == evaluated | {"split": "held-out training", "images": 8}
     assert call("export", tmp_path / "out").exit_code == 0
     proposals = call("--table", small_table, "--proposals", tmp_path / "out", "--stage", "proposals")
     assert proposals.exit_code == 2 and "nothing to do" in proposals.output

@@ -292,13 +292,13 @@ def test_the_supernet_chooses_among_the_k_most_probable(table, tmp_path):
         run_search(table, out=tmp_path / "a", progress=Stop(4), **arguments)
     result = run_search(table, out=tmp_path / "a", **arguments)
     found = json.loads((tmp_path / "a/connections.json").read_text())
-    judged = found["judged"]
-    assert len({tuple(one["blocks"]) for one in judged}) == 4
-    assert all(one["latency_ms"] <= 0.2 for one in judged)
-    chances = [one["log_probability"] for one in judged]
+    evaluated = found["judged"]
+    assert len({tuple(one["blocks"]) for one in evaluated}) == 4
+    assert all(one["latency_ms"] <= 0.2 for one in evaluated)
+    chances = [one["log_probability"] for one in evaluated]
     assert chances == sorted(chances, reverse=True)
-    assert found["chosen"]["inherited_accuracy"] == max(one["inherited_accuracy"] for one in judged)
-    assert found["chosen"] in judged
+    assert found["chosen"]["inherited_accuracy"] == max(one["inherited_accuracy"] for one in evaluated)
+    assert found["chosen"] in evaluated
     assert [None if t == "skip" else Block.parse(t) for t in found["chosen"]["blocks"]] == list(result.network.blocks)
     run_search(table, out=tmp_path / "b", **arguments)
     assert (tmp_path / "b/connections.json").read_text() == (tmp_path / "a/connections.json").read_text()

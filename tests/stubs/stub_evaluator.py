@@ -23,7 +23,7 @@ ERRORS = {
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluated:
     score: float
     images: int = 10
     seconds: float = 0.5
@@ -53,7 +53,7 @@ class Stub:
             raise ERRORS[error.read_text()]()
         while (self.folder / f"hold-{block}").exists():
             time.sleep(0.005)
-        return Judged(score_of(block))
+        return Evaluated(score_of(block))
 
     def evaluated(self):
         """The lines written so far: process, block, GPUs that it sees, options."""

@@ -144,7 +144,7 @@ def test_the_sharper_one_of_two_precisions_counts(file):
     assert {row["flags"] for row in rows(file).values()} == {"imprecise"}
 
 
-def test_sentinels_of_one_file_judge_the_sessions_of_another_and_copies_change_nothing(tmp_path):
+def test_sentinels_of_one_file_check_the_sessions_of_another_and_copies_change_nothing(tmp_path):
     sentinels = [1.0] * (len(tasks(PLAN)) + 1)
     sentinels[7] = 1.3
     measured = with_sentinels(SimulatedDevice(), sentinels)
@@ -170,7 +170,7 @@ def test_a_noisy_session_gives_way_to_a_calm_one(file):
     assert "noisy" in table[KEYS[1]]["flags"].split()
 
 
-def test_another_setup_in_the_same_file_judges_nothing(file, tmp_path):
+def test_another_setup_in_the_same_file_checks_nothing(file, tmp_path):
     measured = with_sentinels(SimulatedDevice(), [1.0] * (len(tasks(PLAN)) + 1))
     expected = rows(write(tmp_path / "alone.sqlite", measured))
     slow = [1.0] * (len(tasks(PLAN)) + 1)

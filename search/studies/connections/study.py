@@ -14,7 +14,7 @@ from bpnas.base.errors import UsageError
 from bpnas.profiler.block import Block
 from bpnas.search.connections.run import default_target
 from bpnas.search.data.dataset import load_data
-from bpnas.search.data.judged_images import on_images
+from bpnas.search.data.evaluation_images import on_images
 from bpnas.search.networks.network_file import block_texts
 from bpnas.search.proposals.limits import check_latency_ms
 from bpnas.search.run_directory import RunDirectory

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from bpnas.search.data.judged_images import JudgedImages
+from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.studies.statistics import Interval, PairedComparison, compare_pairs, mean_interval
 
 Measure = Literal["accuracy", "best", "latency", "argmax", "expected", "skips", "entropy"]
@@ -96,7 +96,7 @@ class Summary:
     comparisons: tuple[Comparison, ...]
     rows: tuple[NetworkRow, ...]
     seeds: int
-    accuracy_on: JudgedImages | None = None
+    accuracy_on: EvaluationImages | None = None
 
 
 def summarise(rows: Sequence[NetworkRow], pairs: Sequence[tuple[str, str]], notes: tuple[str, ...] = ()) -> Summary:
@@ -119,11 +119,11 @@ def summarise(rows: Sequence[NetworkRow], pairs: Sequence[tuple[str, str]], note
     comparisons: list[Comparison] = []
     for measure in COMPARED:
         both = [(first, second, values(first, measure), values(second, measure)) for first, second in pairs]
-        judged = [(first, second, x, y) for first, second, x, y in both if x is not None and y is not None]
-        results = compare_pairs([[a - b for a, b in zip(x, y, strict=True)] for _, _, x, y in judged])
+        evaluated = [(first, second, x, y) for first, second, x, y in both if x is not None and y is not None]
+        results = compare_pairs([[a - b for a, b in zip(x, y, strict=True)] for _, _, x, y in evaluated])
         comparisons += [
             Comparison(first, second, measure, result)
-            for (first, second, _, _), result in zip(judged, results, strict=True)
+            for (first, second, _, _), result in zip(evaluated, results, strict=True)
         ]
     return Summary(notes, arms, tuple(comparisons), tuple(rows), len(seeds))
 

@@ -18,7 +18,7 @@ from bpnas.profiler.models.modules import build_module
 from bpnas.search.connections.choose_network import choose_network
 from bpnas.search.connections.connect import candidate_latencies, connect, new_supernet
 from bpnas.search.data.dataset import Dataset
-from bpnas.search.data.judged_images import JudgedImages
+from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.errors import DivergedError
 from bpnas.search.fields import SEEDS, FieldError, Fields
 from bpnas.search.networks.network_file import block_texts, check_sites, parse_blocks
@@ -72,9 +72,9 @@ class Work:
         return len(self._searches) + len(self._scores)
 
     @property
-    def images(self) -> JudgedImages:
+    def images(self) -> EvaluationImages:
         """What `score` is of."""
-        return JudgedImages.test(self._dataset, self._preset.test_images)
+        return EvaluationImages.test(self._dataset, self._preset.test_images)
 
     def search(self, name: str, proposals: Sequence[Block], lambda_below: float, seed: int) -> Searched:
         """Train a supernet and derive its network.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bpnas.profiler.block import Block
-from bpnas.search.data.judged_images import HELD_OUT, JudgedImages
+from bpnas.search.data.evaluation_images import HELD_OUT, EvaluationImages
 from bpnas.search.data.sources import Source
 from bpnas.search.execution.evaluation import Evaluation
 from bpnas.search.execution.executor import Executor
@@ -17,12 +17,12 @@ from bpnas.search.studies.journal import Journal
 
 @dataclass(frozen=True, slots=True)
 class NetworkTraining:
-    """One network to train and judge.
+    """One network to train and evaluate.
 
     Attributes:
         block: at every site.
         seed: of weights, order and augmentation.
-        on_test: judged on test images, as winners are; else on held-out training images, as in a search.
+        on_test: evaluated on test images, as winners are; else on held-out training images, as in a search.
     """
 
     block: Block
@@ -51,12 +51,12 @@ class TrainingMemory:
         self._submitted = 0
         self.done = Journal(directory, "evaluations.jsonl", "evaluation", _read)
 
-    def images(self, on_test: bool) -> JudgedImages | None:
-        """Those that judge such trainings; None where they are not known."""
+    def images(self, on_test: bool) -> EvaluationImages | None:
+        """Those that such trainings are evaluated on; None where they are not known."""
         split = self._source.test_name() if on_test else HELD_OUT
         for training, evaluation in reversed(self.done.items()):
             if training.on_test == on_test and evaluation.judged_on:
-                return JudgedImages(self._source.absolute, split, evaluation.judged_on, self._input_size)
+                return EvaluationImages(self._source.absolute, split, evaluation.judged_on, self._input_size)
         return None
 
     def fetch(self, wanted: Iterable[NetworkTraining]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bpnas.profiler.block import Block
-from bpnas.search.data.judged_images import on_images
+from bpnas.search.data.evaluation_images import on_images
 from bpnas.search.errors import StuckError
 from bpnas.search.progress import Progress
 from bpnas.search.proposals.evolution import Candidate

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from bpnas.base.errors import UsageError
 from bpnas.base.randomness import derived_seed
-from bpnas.search.data.judged_images import on_images
+from bpnas.search.data.evaluation_images import on_images
 from bpnas.search.execution.executor import Executor, open_executor
 from bpnas.search.execution.lost_workers import keep_losses
 from bpnas.search.execution.worker_pool import EvaluatorFactory, LostWorker

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bpnas.search.data.judged_images import JudgedImages
+from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.studies.statistics import Interval, PairedComparison, compare_pairs, mean_interval, rank_correlation
 
 Measure = Literal["found", "anytime", "test"]
@@ -84,8 +84,8 @@ class Summary:
     seeds: int
     limits: int
     correlation: float | None
-    found_on: JudgedImages | None = None
-    test_on: JudgedImages | None = None
+    found_on: EvaluationImages | None = None
+    test_on: EvaluationImages | None = None
 
 
 def summarise(outcomes: Sequence[SearchOutcome], pairs: Sequence[tuple[str, str]]) -> Summary:

@@ -20,7 +20,7 @@ def summary_lines(summary: Summary) -> list[str]:
     lines = ["Accuracy in %, mean" + (" (95 % t interval over seeds)" if summary.seeds > 1 else "") + ":"]
     if summary.found_on is not None:
         winners = "" if summary.test_on is None else f", winners trained again on {summary.test_on}"
-        lines.insert(0, f"Searches are judged on {summary.found_on}{winners}.")
+        lines.insert(0, f"Searches are evaluated on {summary.found_on}{winners}.")
     measures: list[Measure] = ["found", "anytime"]
     if any(arm.test for arm in summary.arms):
         measures.append("test")

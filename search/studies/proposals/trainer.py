@@ -28,7 +28,7 @@ class StudyTraining:
     Attributes:
         backbone: every site gets the block.
         data: the images (see `bpnas.search.data.sources`).
-        preset: its `proposals` are the recipe; its `test_images` judge a winner.
+        preset: its `proposals` are the recipe; a winner is evaluated on its `test_images`.
         threads: CPU threads of one training.
     """
 
@@ -56,7 +56,7 @@ class StudyTrainer:
 
     Args:
         backbone, dataset, settings: as of `CandidateEvaluator`.
-        test_images: this many judge a winner; None for all.
+        test_images: a winner is evaluated on this many; None for all.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class StudyTrainer:
         self._terms = {False: (dataset, settings), True: _with_test_images(dataset, settings, test_images)}
 
     def __call__(self, block: Block, *, seed: int, on_test: bool = False) -> Evaluation:
-        """Train the network that has `block` at every site, and judge it.
+        """Train the network that has `block` at every site, and evaluate it.
 
         Raises:
             DivergedError: the training of a winner came to numbers that are not finite; for a candidate that is an
@@ -92,7 +92,7 @@ def _with_test_images(
     train, _ = dataset.train.first(settings.train.train_images).parted(1 - settings.validation_share)
     test = dataset.test.first(count)
     if not (isinstance(train, Split) and isinstance(test, Split)):
-        raise DataError(f"{dataset.source}: a study judges winners on images in memory, and these stay on disk")
+        raise DataError(f"{dataset.source}: a study evaluates winners on images in memory, and these stay on disk")
     both = Split(torch.cat([train.images, test.images]), torch.cat([train.labels, test.labels]))
     share = len(test) / len(both)
     return replace(dataset, train=both), replace(

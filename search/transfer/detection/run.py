@@ -1,4 +1,4 @@
-"""Object detection in a run directory: train Faster R-CNN on a network, judge it as COCO does. BP-NAS, transfer tasks.
+"""Object detection in a run directory: train Faster R-CNN on a network, evaluate it as COCO does (BP-NAS, transfer).
 
 detector.safetensors  the weights of the whole detector
 detections.json       what it sees on the images of the evaluation, in COCO's result format
@@ -48,7 +48,7 @@ def run_detection(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train a detector on the one images and judge it on the others; called again, it resumes where it was.
+    """Train a detector on the one images and evaluate it on the others; called again, it resumes where it was.
 
     Args:
         train, val: directory of images and annotation file each (see `coco_files`).
@@ -73,10 +73,10 @@ def run_detection(
     refuse_torchrun("a detector")
     check_libraries()
     watcher = progress or Silent()
-    to_train, to_judge = CocoSet.load(*train), CocoSet.load(*val)
-    to_judge.check_categories(to_train)
+    to_train, to_evaluate = CocoSet.load(*train), CocoSet.load(*val)
+    to_evaluate.check_categories(to_train)
     images = to_train.images_with_boxes()
-    to_judge.images_with_boxes()  # raises where nothing is to be found
+    to_evaluate.images_with_boxes()  # raises where nothing is to be found
     from bpnas.search.training.seeded import seeded
     from bpnas.search.transfer.detection.model import build_detector, detection_features
 
@@ -102,12 +102,12 @@ def run_detection(
         for note in (notes := (*changes, *to_train.notes, *empty)):
             watcher.note(note)
         _train(directory, detector, images, settings, seed, watcher)
-        watcher.note(f"evaluation on {len(to_judge.images)} images")
+        watcher.note(f"evaluation on {len(to_evaluate.images)} images")
         return {
             **config,
-            "metrics": _judge(directory, detector, to_judge, settings.batch),
-            "images": {"train": len(images), "val": len(to_judge.images)},
-            "judged_on": f"{len(to_judge.images):,} images of {to_judge.file}, scaled to a shorter side of "
+            "metrics": _evaluate(directory, detector, to_evaluate, settings.batch),
+            "images": {"train": len(images), "val": len(to_evaluate.images)},
+            "judged_on": f"{len(to_evaluate.images):,} images of {to_evaluate.file}, scaled to a shorter side of "
             f"{settings.short_side} px, at most {settings.long_side} px",
             "categories": to_train.category_names,
             "notes": notes,
@@ -151,7 +151,7 @@ def _train(
         )
 
 
-def _judge(directory: RunDirectory, detector: nn.Module, found: CocoSet, batch: int) -> dict[str, float | None]:
+def _evaluate(directory: RunDirectory, detector: nn.Module, found: CocoSet, batch: int) -> dict[str, float | None]:
     from safetensors.torch import save
 
     from bpnas.search.transfer.detection.score import coco_metrics, detect

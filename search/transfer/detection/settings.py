@@ -19,7 +19,7 @@ class DetectionSettings:
     """How a detector is built and trained.
 
     Attributes:
-        epochs, batch: passes over the images, images a step. 0 epochs judge the detector as it is.
+        epochs, batch: passes over the images, images a step. 0 epochs evaluate the detector as it is.
         learning_rate, momentum, weight_decay: of SGD.
         warmup_steps: first steps, in which the rate rises in a straight line.
         decay_at: shares of the epochs after which the rate falls to a tenth: 8 and 11 of 12.
@@ -27,7 +27,7 @@ class DetectionSettings:
         anchor_scale: side of the anchors of a feature map, in its pixels. They come in three shapes, 1:2, 1:1 and 2:1.
         frozen_norms: batch normalisation of the backbone keeps the statistics, weights and biases that it comes with.
         fpn_channels: width of the pyramid.
-        head_width: width of the two linear layers that judge a proposal.
+        head_width: width of the two linear layers that classify a proposal.
         rpn_samples, box_samples: anchors, and proposals, of an image that the losses are taken on.
         proposals: of an image that go to the second stage in training; half of them in evaluation.
     """

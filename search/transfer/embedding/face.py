@@ -1,4 +1,4 @@
-"""Face identification (BP-NAS, transfer tasks): ArcFace with m = 0.5, judged by rank 1 among distractors."""
+"""Face identification (BP-NAS, transfer tasks): ArcFace with m = 0.5, evaluated by rank 1 among distractors."""
 
 from __future__ import annotations
 

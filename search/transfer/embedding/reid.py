@@ -1,4 +1,4 @@
-"""Person re-identification (BP-NAS, transfer tasks) on Market-1501's layout, judged by Rank-1, -5, -10 and mAP."""
+"""Person re-identification (BP-NAS, transfer tasks) on Market-1501's layout, evaluated by Rank-1, -5, -10 and mAP."""
 
 from __future__ import annotations
 

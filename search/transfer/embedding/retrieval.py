@@ -42,7 +42,7 @@ def retrieval_scores(
     ranks: Sequence[int] = RANKS,
     chunk: int = 256,
 ) -> RetrievalScores:
-    """Rank the gallery for every query by cosine similarity, and judge the rankings.
+    """Rank the gallery for every query by cosine similarity, and evaluate the rankings.
 
     Args:
         queries, gallery: (Q, D) and (G, D), of length 1.

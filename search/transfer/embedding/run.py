@@ -1,4 +1,4 @@
-"""The one program of all tasks with embeddings: train a network, judge it, write down what came out.
+"""The one program of all tasks with embeddings: train a network, evaluate it, write down what came out.
 
 embedder.safetensors  the weights of an `Embedder`
 
@@ -62,7 +62,7 @@ class EmbeddingTask(ABC):
 def run_embedding(
     task: EmbeddingTask, backbone: BackboneChoice, *, out: Path, seed: int, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Train the embeddings of `task` and judge them; called again with the same arguments, it resumes.
+    """Train the embeddings of `task` and evaluate them; called again with the same arguments, it resumes.
 
     Returns:
         What result.json says.

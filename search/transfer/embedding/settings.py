@@ -20,7 +20,7 @@ class EmbeddingSettings:
     Attributes:
         height, width: of the images, in pixels; others are resized.
         embedding: numbers per image; None for as many as the network's last map has channels.
-        epochs, batch: passes over the images, images a step. 0 epochs judge the network as it is.
+        epochs, batch: passes over the images, images a step. 0 epochs evaluate the network as it is.
         images_per_identity: K of PK batches, which hold batch / K identities; None for batches of any images.
         optimizer, learning_rate, momentum, weight_decay: `momentum` is SGD's.
         warmup: share of all steps in which the rate rises from 0, linearly.

@@ -281,7 +281,7 @@ def test_a_sentinel_of_few_samples_is_not_heeded():
     assert found(measured).parts == found(without_sentinel(measured)).parts
 
 
-def test_phones_are_judged_each_by_its_own_sentinel():
+def test_each_phone_is_compared_with_its_own_sentinel():
     cool, warm = SimulatedDevice("cool"), SimulatedDevice("warm", slowdown=hot((0.3, 0.6)))
     measured = [*cool.campaign(KEYS, 3), *warm.campaign(KEYS, 3)]
     estimates = found(measured)

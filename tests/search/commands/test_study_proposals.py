@@ -91,7 +91,7 @@ def test_a_study_in_json_and_text_resumed_and_marked_mock(cli, table, limits, tm
     assert json.loads((tmp_path / "out/summary.json").read_text())["arms"] == answer["arms"]
     assert any("can be told with 2 seeds" in line for line in answer["text"])
     held_out, test = "10 held-out training images of digits at 8 px", "359 test images of digits at 8 px"
-    assert f"Searches are judged on {held_out}, winners trained again on {test}." in answer["text"]
+    assert f"Searches are evaluated on {held_out}, winners trained again on {test}." in answer["text"]
     assert answer["test_on"] == {"data": "digits", "split": "test", "images": 359, "input_size": 8}
     accuracies = [line for line in done.stderr.splitlines() if "accuracy" in line]
     assert accuracies and all(line.endswith((f" on {held_out}", f" on {test}")) for line in accuracies)

@@ -174,7 +174,7 @@ def test_too_few_images(digits):
         run(digits, replace(SETTINGS, train=replace(SETTINGS.train, train_images=2)))
 
 
-def test_the_supernet_judges_networks_by_its_own_weights(digits):
+def test_the_supernet_evaluates_networks_with_its_own_weights(digits):
     model = supernet()
     train = replace(SETTINGS.train, epochs=7, train_images=1000, learning_rate=0.1)
     learned, _ = run(digits, replace(SETTINGS, train=train), model, target_ms=1.0)
@@ -184,7 +184,7 @@ def test_the_supernet_judges_networks_by_its_own_weights(digits):
     assert inherited_accuracy(model, best, digits, held_out, 16) > 0.4
     assert inherited_accuracy(supernet(), best, digits, held_out, 16) < 0.25
     assert all(torch.equal(a, b) for a, b in zip(weights, model.weights, strict=True))
-    # Neither what was judged before nor running statistics matter.
+    # Neither what was evaluated before nor running statistics matter.
     first = inherited_accuracy(model, [1, 1, 2, 3], digits, held_out, 16)
     inherited_accuracy(model, [0, 2, 0, 1], digits, held_out.first(32), 16)
     assert inherited_accuracy(model, [1, 1, 2, 3], digits, held_out, 16) == first

@@ -242,6 +242,17 @@ def test_a_lost_decoder_is_told(workers):
         list(read_images(split, [torch.arange(100)], CPU))
 
 
+def test_a_decoder_that_is_lost_while_the_others_start_is_told(workers, monkeypatch):
+    def lost(loader):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    workers(2)
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", lost)
+    split = DiskSplit(Deadly(), torch.arange(100), torch.zeros(100, dtype=torch.int64), 32)
+    with pytest.raises(DataError, match="a process that decodes images was lost"):
+        list(read_images(split, [torch.arange(100)], CPU))
+
+
 def without_class(root):
     for file in (write_imagenet(root, classes=3) / "val/n001").iterdir():
         file.unlink()
@@ -350,5 +361,5 @@ def test_a_study_of_blocks_refuses_them_in_a_sentence(tmp_path):
 
     write_imagenet(tmp_path, classes=10, train=4)
     training = StudyTraining(tiny_backbone(), f"imagenet:{tmp_path}", Preset.load("tiny"))
-    with threads_kept(), pytest.raises(DataError, match="a study judges winners on images in memory"):
+    with threads_kept(), pytest.raises(DataError, match="a study evaluates winners on images in memory"):
         training()

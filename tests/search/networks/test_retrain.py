@@ -137,12 +137,12 @@ def test_without_data_it_takes_the_images_of_the_search_and_names_them(found, cl
     values = json.loads((tmp_path / "run-retrained/network.json").read_text())
     assert values["classes"] == ["cat", "dog"] and values["data"] == f"folder:{images}"
     count = values["accuracy_on"]["images"]
-    judged = {"data": f"folder:{images}", "split": "validation", "images": count, "input_size": 32}
-    assert values["accuracy_on"] == judged and count == len(list(images.glob("val/*/*.png")))
+    evaluated = {"data": f"folder:{images}", "split": "validation", "images": count, "input_size": 32}
+    assert values["accuracy_on"] == evaluated and count == len(list(images.glob("val/*/*.png")))
     assert f"% on {count} validation images of folder:{images} at 32 px, 0.25 ms by table" in done.stdout
     # What was retrained is retrained on the same again.
     again = cli("run-search", "retrain", tmp_path / "run-retrained", *BRIEFLY, "--json")
-    assert json.loads(again.stdout)["accuracy_on"] == judged
+    assert json.loads(again.stdout)["accuracy_on"] == evaluated
 
 
 @pytest.mark.parametrize("place", [".", "networks/12ms"])

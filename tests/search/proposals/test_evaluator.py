@@ -49,25 +49,25 @@ def test_measuring_on_the_way_changes_no_score(digits, whole):
 
 
 def test_the_score_does_not_depend_on_what_was_evaluated_before(digits, whole):
-    judge = evaluator(digits)
-    judge(Block.parse("K1G1"))
-    assert judge(BLOCK).score == whole.score
+    evaluate = evaluator(digits)
+    evaluate(Block.parse("K1G1"))
+    assert evaluate(BLOCK).score == whole.score
 
 
 def test_a_candidate_below_the_threshold_ends_at_its_rung(digits, whole):
     first = whole.rungs[0][1]
-    judge = evaluator(digits)
-    stopped = judge(BLOCK, ((1, first + 0.001),))
+    evaluate = evaluator(digits)
+    stopped = evaluate(BLOCK, ((1, first + 0.001),))
     assert (stopped.score, stopped.epochs, stopped.images, stopped.rungs) == (first, 1, 60, ((1, first),))
-    passed = judge(BLOCK, ((1, first), (3, 0.0)))
+    passed = evaluate(BLOCK, ((1, first), (3, 0.0)))
     assert (passed.score, passed.epochs) == (whole.score, 4)
     assert [epochs for epochs, _ in passed.rungs] == [1, 3]
 
 
 def test_patience_ends_what_does_not_improve(digits):
     still = replace(SETTINGS.train, learning_rate=1e-12, epochs=9)
-    judged = evaluator(digits, patience=2, train=still)(BLOCK)
-    assert judged.epochs < 9 and judged.rungs == ()
+    evaluated = evaluator(digits, patience=2, train=still)(BLOCK)
+    assert evaluated.epochs < 9 and evaluated.rungs == ()
 
 
 def test_a_subset_is_judged_on_the_same_images(digits):
@@ -80,11 +80,11 @@ def test_a_subset_is_judged_on_the_same_images(digits):
 def test_a_candidate_killed_at_any_moment_gets_the_same_score(seed, digits, whole, tmp_path, monkeypatch):
     file = tmp_path / "candidate.pt"
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
-    judged, kills = killed_until_done(
+    evaluated, kills = killed_until_done(
         lambda: evaluator(digits, halving=2)(BLOCK, checkpoint=file), seed, 5, monkeypatch, KeyboardInterrupt
     )
     assert kills >= 2 and not file.exists()
-    assert (judged.score, judged.rungs, judged.epochs) == (whole.score, whole.rungs, whole.epochs)
+    assert (evaluated.score, evaluated.rungs, evaluated.epochs) == (whole.score, whole.rungs, whole.epochs)
 
 
 def test_one_interrupted_after_its_last_step_needs_no_other(digits, whole, tmp_path, monkeypatch):
@@ -99,8 +99,8 @@ def test_one_interrupted_after_its_last_step_needs_no_other(digits, whole, tmp_p
     monkeypatch.setattr(resumable, "save_checkpoint", save)
     with pytest.raises(KeyboardInterrupt):
         evaluator(digits)(BLOCK, checkpoint=file)
-    judged = evaluator(digits)(BLOCK, checkpoint=file)
-    assert (judged.score, judged.epochs) == (whole.score, 4)
+    evaluated = evaluator(digits)(BLOCK, checkpoint=file)
+    assert (evaluated.score, evaluated.epochs) == (whole.score, 4)
 
 
 @pytest.mark.parametrize(

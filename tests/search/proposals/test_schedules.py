@@ -14,7 +14,7 @@ from bpnas.search.proposals.evolution import Evolution
 from bpnas.search.proposals.schedules import evaluate_trials
 from bpnas.search.proposals.space import BlockSpace
 from tests.search_helpers import FormulaTable
-from tests.stubs.stub_evaluator import Judged, score_of
+from tests.stubs.stub_evaluator import Evaluated, score_of
 
 SPACE = BlockSpace(FormulaTable.tiny("K1G1,K3G1,K3G4,K3E1G1,K3E3G2,K5E2G1"))
 SETTINGS = {"limit_ms": 0.8, "population": 5, "sample": 3, "cycles": 40, "strategy": "default"}
@@ -34,7 +34,7 @@ class Shuffled:
 
     def next(self):
         number = self.rng.choice(sorted(self.under_way))
-        return number, Judged(score_of(self.under_way.pop(number)))
+        return number, Evaluated(score_of(self.under_way.pop(number)))
 
 
 def evolution(seed=0, **changes):
@@ -51,7 +51,7 @@ def sequential(seed=0):
 
 def test_a_window_of_one_is_the_sequential_algorithm():
     assert trials(Shuffled(), 1) == sequential()
-    assert trials(LocalExecutor(lambda: lambda block: Judged(score_of(block))), 1) == sequential()
+    assert trials(LocalExecutor(lambda: lambda block: Evaluated(score_of(block))), 1) == sequential()
 
 
 @given(window=st.integers(1, 12), first=st.randoms(), second=st.randoms())
@@ -92,7 +92,7 @@ def test_a_duplicate_waits_for_the_evaluation_that_is_under_way():
         evaluate_trials(search, executor, lone.block, window=4, on_evaluation=lambda block, e: kept.append((block, e)))
     )
     assert [trial.score for trial in found] == [score_of(Block.parse("K1G1"))] * 9
-    assert kept == [(Block.parse("K1G1"), Judged(found[0].score))]
+    assert kept == [(Block.parse("K1G1"), Evaluated(found[0].score))]
     assert len(executor.submitted) == 1
 
 
@@ -149,6 +149,6 @@ def test_options_may_depend_on_the_trials_told():
 def test_what_cannot_be_driven():
     with pytest.raises(UsageError, match="window of 0"):
         trials(Shuffled(), 0)
-    nan = LocalExecutor(lambda: lambda block: Judged(float("nan")))
+    nan = LocalExecutor(lambda: lambda block: Evaluated(float("nan")))
     with pytest.raises(SearchError, match="not a number"):
         trials(nan, 1)

@@ -205,7 +205,7 @@ def test_lambda_is_recorded_and_networks_need_not_be_trained(table, tmp_path):
     assert "lambda 0.5 - lambda 0.01" in text and "accuracy" not in text
 
 
-def test_the_supernet_judges_the_most_probable_networks_where_asked(table, tmp_path):
+def test_the_supernet_evaluates_the_most_probable_networks_where_asked(table, tmp_path):
     def networks(k_best):
         preset = MICRO.override({"connections.k_best": k_best})
         result = study(

@@ -101,7 +101,7 @@ def test_no_training_is_done_twice(table, tmp_path):
     assert (again.values, again.found.lines) == (result.values, result.found.lines)
 
 
-def test_winners_are_judged_by_fresh_seeds_on_test_images(table, tmp_path):
+def test_winners_are_evaluated_by_fresh_seeds_on_test_images(table, tmp_path):
     result = run(table, tmp_path, retrain=3)
     lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
     tested = [line for line in lines if line["on_test"]]

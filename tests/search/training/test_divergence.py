@@ -81,15 +81,15 @@ def search(out, *changes, **options):
 
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, {"accumulate": 2}, {"precision": "bfloat16"}])
 def test_a_training_ends_with_the_epoch_of_the_first_loss_that_is_not_finite(changes, tmp_path):
-    reports, judged, file = [], [], tmp_path / "t.pt"
+    reports, evaluated, file = [], [], tmp_path / "t.pt"
     with pytest.raises(DivergedError, match=r"diverged in epoch 1, step [1-4]: the loss is not finite, .*rate of") as e:
         trained(
             replace(wild(), **changes),
             on_epoch=reports.append,
-            ended=lambda *so_far: judged.append(so_far),
+            ended=lambda *so_far: evaluated.append(so_far),
             checkpoint=file,
         )
-    assert not reports and not judged and not file.exists() and e.value.epoch == 0 and e.value.exit_code == 1
+    assert not reports and not evaluated and not file.exists() and e.value.epoch == 0 and e.value.exit_code == 1
 
 
 def later(step_in_all, act):
@@ -389,7 +389,9 @@ def test_a_study_of_stage_1(some_diverge, tmp_path):
 
 def test_a_winner_that_diverges_on_test_images_ends_its_study(tmp_path, monkeypatch):
     def other(model, dataset, split, settings, **options):
-        on_test = len(dataset.train) > 100  # the images that judge a candidate are a part of the 40 training images
+        on_test = (
+            len(dataset.train) > 100
+        )  # the images that a candidate is evaluated on are a part of the 40 training images
         return train(model, dataset, split, wild(settings) if on_test else settings, **options)
 
     monkeypatch.setattr(evaluate_module, "train", other)

@@ -213,7 +213,7 @@ def test_the_average_is_that_of_the_weights_after_every_step():
     torch.testing.assert_close(averaged[~counts], expected[~counts], rtol=1e-5, atol=1e-6)
 
 
-def test_the_average_is_judged_and_the_training_goes_on_from_the_weights():
+def test_the_average_is_evaluated_and_the_training_goes_on_from_the_weights():
     module, dataset, seen = model(), small(), []
 
     def ended(epochs, curve):

@@ -71,7 +71,7 @@ def test_crowds_and_degenerate_boxes_are_left_out_with_a_note(data: Path) -> Non
         "1 crowds are left out of training",
         "2 annotations have no area: that of their box stands in",
     ]
-    # The judge counts crowds and areas in its own way, so it gets all annotations.
+    # The evaluation counts crowds and areas in its own way, so it gets all annotations.
     assert [(entry["area"], entry["iscrowd"]) for entry in found.dataset["annotations"]] == [
         (600.0, 0), (0.0, 0), (-60.0, 0), (400.0, 0), (9216.0, 1)
     ]  # fmt: skip

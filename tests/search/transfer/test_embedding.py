@@ -1,4 +1,4 @@
-"""Embeddings of faces and persons: what they are trained for, how they are judged, and that training helps."""
+"""Embeddings of faces and persons: what they are trained for, how they are evaluated, and that training helps."""
 
 from __future__ import annotations
 
@@ -425,7 +425,7 @@ def test_weights_that_are_not_finite_are_no_start(network: Path, tmp_path: Path)
         load_features("bpnas", network=network, weights=tmp_path / "nan.pt")
 
 
-def test_embeddings_that_are_not_finite_are_not_judged(face_folder: Path, network: Path) -> None:
+def test_embeddings_that_are_not_finite_are_not_evaluated(face_folder: Path, network: Path) -> None:
     model = Embedder(load_features("bpnas", network=network), 16)
     with torch.no_grad():
         model.project.weight[:] = 3e38

@@ -1,4 +1,4 @@
-"""Faster R-CNN on generated images: it learns, resumes after an interruption, and is judged as COCO does."""
+"""Faster R-CNN on generated images: it learns, resumes after an interruption, and is evaluated as COCO does."""
 
 from __future__ import annotations
 

@@ -156,8 +156,8 @@ def test_whatever_the_networks_say_no_entry_of_a_table_is_nearly_free(sound_tabl
     rng = np.random.default_rng(seed)
     networks = [(n, float(rng.uniform(0.05, 5))) for n, _ in sound_table.networks(32)]
     terms = EntryTerms(sound_table.entry)
-    judge = sound_weights(sound_table)
-    assert judge(fit_correction(terms, networks, judge).coefficients)
+    sound = sound_weights(sound_table)
+    assert sound(fit_correction(terms, networks, sound).coefficients)
 
 
 @pytest.fixture(scope="module")
@@ -262,8 +262,8 @@ def test_networks_of_a_validation_never_get_into_a_table(tmp_path):
     plan = known_plan(networks=15)
     known_records(tmp_path / "r.sqlite", TRUTH, plan)
     before = build_table([tmp_path / "r.sqlite"])
-    judging = Plan(plan.setup, plan.backbones, plan.paths, 1, networks=15, test_seed=0)
-    known_records(tmp_path / "v.sqlite", Truth(path=3.0), judging)
+    evaluating = Plan(plan.setup, plan.backbones, plan.paths, 1, networks=15, test_seed=0)
+    known_records(tmp_path / "v.sqlite", Truth(path=3.0), evaluating)
     after = build_table([tmp_path / "r.sqlite", tmp_path / "v.sqlite"])
     assert after.table.equals(before.table) and after.meta == before.meta
     with pytest.raises(BuildError, match="no campaign"):

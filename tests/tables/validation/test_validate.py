@@ -92,7 +92,7 @@ def test_the_report_of_five_networks_by_hand(plain):
     report = validate(plain, timed)
     (size,) = report.sizes
     assert (size.input_size, size.networks) == (32, 5)
-    found = {judgement.predictor: judgement for judgement in size.models}
+    found = {one.predictor: one for one in size.models}
     total = found["sum"].accuracy
     assert (total.within_5, total.within_10) == (0.6, 0.8)
     assert (total.mape, total.bias) == (pytest.approx(0.25 / 5), pytest.approx(-0.17 / 5))
@@ -110,7 +110,7 @@ def test_only_the_worst_five_are_named(plain):
     assert worst == pytest.approx([0.07, -0.06, 0.05, -0.04, 0.03])
 
 
-def test_what_is_measured_twice_is_judged_like_a_prediction(plain):
+def test_what_is_measured_twice_is_evaluated_like_a_prediction(plain):
     first, second, third = networks_of(3)
     timed = [
         TimedNetwork(first, (1.0, 1.04, 1.0, 1.04)),
@@ -128,14 +128,14 @@ def test_baselines_without_known_networks_are_scaled_by_the_others(plain):
     (size,) = validate(plain, timed).sizes
     macs, parameters, nearest = size.baselines
     measured = [each.latency_ms for each in timed]
-    for judgement, counts in (
+    for one, counts in (
         (macs, [network_cost(t.network.blocks, BACKBONE).macs for t in timed]),
         (parameters, [network_cost(t.network.blocks, BACKBONE).weights for t in timed]),
     ):
         ratios = np.array(measured) / counts
         expected = [np.median([*ratios[:n], *ratios[n + 1 :]]) * count for n, count in enumerate(counts)]
-        assert judgement.accuracy == accuracy(expected, measured)
-        assert judgement.note == "scale: median of the other networks here"
+        assert one.accuracy == accuracy(expected, measured)
+        assert one.note == "scale: median of the other networks here"
     assert nearest.accuracy is None and "no whole networks" in nearest.unavailable
 
 
@@ -232,7 +232,7 @@ def run(table: LatencyTable, device: Device, records: Path, **options):
         return time_networks(device, store, plan)
 
 
-def test_networks_are_timed_and_judged(tmp_path, fitted):
+def test_networks_are_timed_and_evaluated(tmp_path, fitted):
     device = KnownDevice()
     timed = run(fitted, device, tmp_path / "v.sqlite")
     assert timed.campaign.is_complete and len(device.asked) == 12
@@ -242,7 +242,7 @@ def test_networks_are_timed_and_judged(tmp_path, fitted):
         truth = TRUTH.network_ms(each.network)
         assert each.sessions_ms == pytest.approx((truth, 1.002 * truth), rel=1e-6)
     (size,) = validate(fitted, timed.networks).sizes
-    found = {judgement.predictor: judgement.accuracy for judgement in size.models}
+    found = {one.predictor: one.accuracy for one in size.models}
     assert found["corrected"].within_5 == 1.0 and found["corrected"].mape < 0.01
     assert found["sum"].bias < -0.05
     assert size.repeat_error == pytest.approx(0.002, rel=0.01)
@@ -267,7 +267,7 @@ def test_networks_are_summed_up_as_the_table_was(tmp_path, plain):
     assert len(device.asked) == 2
 
 
-def test_a_table_of_low_percentiles_says_so_wherever_it_is_judged(cli, here, known_device):
+def test_a_table_of_low_percentiles_says_so_wherever_it_is_evaluated(cli, here, known_device):
     assert cli("build-table", "r.sqlite", "--out", "t.parquet", "--statistic", "p10").exit_code == 0
     known_device(KnownDevice())
     done = cli("build-table", "validate", "t.parquet", "--serial", "local", "--networks", "2", "--sessions", "1")
@@ -446,7 +446,7 @@ def test_end_to_end_on_the_mock(cli, tmp_path, monkeypatch, real_models):
     assert done.exit_code == 0, done.stderr
     assert "MOCK: computed, not measured" in done.stdout
     (size,) = json.loads(Path("s9.validation.json").read_text())["sizes"]
-    found = {judgement["predictor"]: judgement["accuracy"] for judgement in size["models"]}
+    found = {one["predictor"]: one["accuracy"] for one in size["models"]}
     # What the mock computes is a sum over operators: all is said once the additions are counted.
     assert found["sum"]["bias"] < -0.02
     assert all(found[name]["within_5"] == 1.0 for name in ("sum+joins", "context", "corrected"))

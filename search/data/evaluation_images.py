@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from bpnas.search.data.dataset import Dataset
 
 HELD_OUT = "held-out training"
-"""The images of a training set that a search keeps for judging candidates; as `JudgedImages.split`."""
+"""The images of a training set that a search keeps for evaluating candidates; as `EvaluationImages.split`."""
 
 _MOST_PIXELS = 65536
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedImages:
+class EvaluationImages:
     """Images that an accuracy was measured on. As a text: `360 test images of digits at 32 px`.
 
     Attributes:
@@ -36,18 +36,18 @@ class JudgedImages:
     input_size: int
 
     @classmethod
-    def test(cls, dataset: Dataset, images: int | None) -> JudgedImages:
+    def test(cls, dataset: Dataset, images: int | None) -> EvaluationImages:
         """The first `images` test images of `dataset`; all for None."""
         count = len(dataset.test.first(images))
         return cls(Source.parse(dataset.source).absolute, dataset.test_name, count, dataset.input_size)
 
     @classmethod
-    def held_out(cls, data: str, images: int, input_size: int) -> JudgedImages | None:
+    def held_out(cls, data: str, images: int, input_size: int) -> EvaluationImages | None:
         """`images` images of the training set of `data`; None where 0 says that the number is not known."""
         return cls(Source.parse(data).absolute, HELD_OUT, images, input_size) if images else None
 
     @classmethod
-    def read(cls, fields: Fields, name: str) -> JudgedImages | None:
+    def read(cls, fields: Fields, name: str) -> EvaluationImages | None:
         """The field `name`, as `asdict` writes it; None where a file of an earlier bpnas has none.
 
         Raises:
@@ -67,8 +67,8 @@ class JudgedImages:
         return f"{self.images:,} {self.split} images of {Source.parse(self.data).title} at {self.input_size} px"
 
 
-def on_images(images: JudgedImages | Mapping[str, Any] | None) -> str:
+def on_images(images: EvaluationImages | Mapping[str, Any] | None) -> str:
     """What follows an accuracy in a sentence; a run of an earlier bpnas did not keep which images they were."""
     if images is None:
         return "on images that an earlier bpnas did not note"
-    return f"on {images if isinstance(images, JudgedImages) else JudgedImages(**images)}"
+    return f"on {images if isinstance(images, EvaluationImages) else EvaluationImages(**images)}"
