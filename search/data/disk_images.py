@@ -137,7 +137,7 @@ def decode_workers() -> int:
 
 @contextmanager
 def _losses_told() -> Iterator[None]:
-    """Turn what torch raises about a lost worker, which may be as early as the next one is started, into a DataError."""
+    """Turn what torch raises about a lost worker, which may be while the next one is started, into a DataError."""
     try:
         yield
     except RuntimeError as error:
