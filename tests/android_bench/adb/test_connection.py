@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import select
@@ -29,6 +28,7 @@ from bpnas.android_bench.adb.usb import PatientUsbTransport
 from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.remote import FileToPush
+from tests.garbage import collected
 from tests.patience import PATIENCE, slowness
 from tests.phone.daemon import Adbd, wait_until
 from tests.phone.fixtures import StartLegacy
@@ -47,9 +47,9 @@ def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     times = slowness()
     monkeypatch.setattr("bpnas.android_bench.adb.connection._IDLE_SECONDS", 1.0 * times)
     monkeypatch.setattr("bpnas.android_bench.adb.remote._SILENCE_SECONDS", 0.3 * times)
-    yield
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("adb ")] == []
-    gc.collect()  # a socket left open warns here, and so fails the test
+    with collected():
+        yield
+        assert [thread.name for thread in threading.enumerate() if thread.name.startswith("adb ")] == []
 
 
 @pytest.fixture
