@@ -265,7 +265,7 @@ def test_faults_cost_the_connection_and_nothing_else(legacy_daemon: LegacyDaemon
     with closing(connect(legacy_daemon.serial, legacy_daemon.directory)) as remote:
         Path(legacy_daemon.directory, "there").write_bytes(content)
         works: dict[str, Callable[[], Any]] = {
-            "shell": lambda: remote.shell("seq 5000; echo the end", timeout_seconds=3.0 * slowness()),
+            "shell": lambda: remote.shell("seq 2000; echo the end", timeout_seconds=3.0 * slowness()),
             "push": lambda: remote.push([FileToPush(content, f"{legacy_daemon.directory}/file")]),
             "pull": lambda: remote.pull(f"{legacy_daemon.directory}/there", 1 << 20),
         }
