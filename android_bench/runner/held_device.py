@@ -19,6 +19,10 @@ from bpnas.android_bench.runner.program import choose_program
 from bpnas.base.cores import own_cores
 from bpnas.base.errors import UsageError
 
+# Between two looks for a lost device: twice as long each time.
+_SHORTEST_DELAY_SECONDS = 0.5
+_LONGEST_DELAY_SECONDS = 30.0
+
 
 class HeldDevice:
     """A device that is held, with the governor set and the runner in place.
@@ -76,7 +80,7 @@ class HeldDevice:
             DeviceLostError: it did not come back in time, or is closed meanwhile.
             DeviceChangedError: it came back as another.
         """
-        deadline, delay = time.monotonic() + self.options.reconnect_seconds, 0.5
+        deadline, delay = time.monotonic() + self.options.reconnect_seconds, _SHORTEST_DELAY_SECONDS
         self._preparation = self._folder = None  # the device itself gives back what the connection held
         last: DeviceError = loss
         while not self.ending.wait(min(delay, max(0.0, deadline - time.monotonic()))):
@@ -88,7 +92,7 @@ class HeldDevice:
                 last = error
                 if time.monotonic() > deadline:
                     break
-                delay = min(2 * delay, 30.0)
+                delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
                 continue
             if info != self.info:
                 raise DeviceChangedError(

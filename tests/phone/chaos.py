@@ -34,12 +34,14 @@ _IMPATIENT = {
     "runner.session._SLICE_SECONDS": 0.5,
     "runner.session._GRACE_SECONDS": 0.5,
     "runner.device._COOL_SECONDS": 0.0,
+    "runner.held_device._SHORTEST_DELAY_SECONDS": 0.1,
+    "runner.held_device._LONGEST_DELAY_SECONDS": 1.0,
 }
 
 
 def impatience() -> dict[str, float]:
-    """Constants of bpnas.android_bench with which silence is noticed after a second, not after half a minute; later
-    where the machine is busy.
+    """Constants of bpnas.android_bench with which silence is noticed after a second, not after half a minute, and who
+    was lost is looked for soon; later where the machine is busy.
     """
     times = slowness()
     return {name: seconds * times for name, seconds in _IMPATIENT.items()}

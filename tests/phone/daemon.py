@@ -196,13 +196,13 @@ def start_native(
     return Adbd(command, str(directory), identity, folder / "adbd.log", environment, host_directory=directory)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Raises TimeoutError if it does not hold in that time."""
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE, pause_seconds: float = 0.005) -> None:
+    """Looks after each pause; raises TimeoutError if it does not hold in that time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"no end of waiting within {seconds} s")
-        time.sleep(0.005)
+        time.sleep(pause_seconds)
 
 
 def connections(port: int) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import socket
 import time
@@ -18,6 +17,7 @@ from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.remote import FileToPush
 from bpnas.base.errors import UsageError
+from tests.garbage import collected
 from tests.patience import PATIENCE, slowness
 from tests.phone.adb_client import AdbServer
 from tests.phone.daemon import Adbd, wait_until
@@ -30,8 +30,8 @@ FakeServer = Callable[..., None]
 @pytest.fixture(autouse=True)
 def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("bpnas.android_bench.adb.server._ANSWER_SECONDS", 2.0 * slowness())
-    yield
-    gc.collect()  # a socket left open warns here, and so fails the test
+    with collected():
+        yield
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_two_campaigns_at_once_with_folders_of_their_own_take_turns(start_adbd: 
     folders = tmp_path / "one", tmp_path / "two"
     for folder in folders:
         folder.mkdir()
-    contents = model_contents(part_keys(write_backbone(tmp_path)), seconds=0.1)
+    contents = model_contents(part_keys(write_backbone(tmp_path)), seconds=0.04)  # together longer than the patience
     hosts = {}
     for folder in folders:
         options = ("--runner", write_runner(folder), "--directory", f"{adbd.directory}/bpnas-{folder.name}")

@@ -80,7 +80,7 @@ def test_models_that_crash_hang_or_talk_are_named_and_the_rest_is_measured(bench
 def wait_until_given_up(phone: Adbd) -> None:
     """Until its client has closed the connection; it is stopped."""
     before = connections(phone.port)
-    wait_until(lambda: connections(phone.port) != before)
+    wait_until(lambda: connections(phone.port) != before, pause_seconds=0.05)  # for a look takes the kernel long
 
 
 @contextmanager

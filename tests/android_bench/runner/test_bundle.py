@@ -22,7 +22,6 @@ from bpnas.android_bench.runner.wheels import RuntimeWheel, runtime_wheel
 from bpnas.base.errors import UsageError
 
 HOST = arch_of_this_machine()
-AARCH64 = 183  # e_machine of an ELF file
 
 
 def write_wheel(wheel: RuntimeWheel, folder: Path, library: bytes | None = b"machine code") -> Path:
@@ -142,26 +141,6 @@ def test_a_bundle_may_have_one_runtime(quick_tools: None, wheels: Path, tmp_path
     assert list(one.runtimes) == ["onnxruntime"] and one.sha256 != both.sha256
     with pytest.raises(DeviceError, match=rf"lacks tflite; build one .* --arch {HOST} --runtime tflite"):
         one.library("tflite")
-
-
-@pytest.mark.slow
-def test_an_arm64_bundle_brings_loader_and_libraries(wheels: Path, tmp_path: Path) -> None:
-    if HOST != "arm64" and shutil.which("aarch64-linux-gnu-g++") is None:
-        pytest.skip("g++-aarch64-linux-gnu is not installed")
-    bundle = build_bundle("arm64", tmp_path / "new" / "folder", wheels=wheels)
-    assert bundle.launcher == ("ld-linux-aarch64.so.1", "--library-path", ".")
-    assert bundle.files[bundle.launcher[0]].mode == 0o755
-    own = [n for n in bundle.files if "/" not in n and n not in {r.library for r in bundle.runtimes.values()}]
-    assert {"bpnas-runner", "libc.so.6", "libstdc++.so.6", "libgcc_s.so.1"} <= set(own)
-    for name in own:
-        head = (bundle.directory / name).read_bytes()[:20]
-        assert head[:4] == b"\x7fELF" and int.from_bytes(head[18:20], "little") == AARCH64, name
-    needed = subprocess.run(
-        ["readelf", "-d", bundle.directory / bundle.runner], capture_output=True, text=True, check=True
-    ).stdout
-    for line in needed.splitlines():
-        if "(NEEDED)" in line:
-            assert line.rpartition("[")[2].rstrip("]") in own
 
 
 # --- loading

@@ -361,7 +361,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(run, fake: Path, compile_librar
     began = time.monotonic()
     seen = int(subprocess.check_output(["date", "+%s"], env=environment))
     assert abs(seen - time.time()) > 86_400, "the clock does not jump"
-    settings = "--warmup-runs 1 --warmup-seconds .2 --runs 5 --seconds .2 --sample-ms 5 --threads 1 --timeout-seconds 5"
+    settings = "--warmup-runs 1 --warmup-seconds .2 --runs 5 --seconds .2 --sample-ms 5 --threads 1 --timeout-seconds 3"
     ended = run("--library", fake, "--list", path, settings=settings.split(), env=environment)
     (line,) = ended.of("model")[:1]
     for elapsed_ns in (line["warmup_ns"], sum(line["samples_ns"])):
@@ -412,9 +412,9 @@ def test_a_crash_leaves_whole_lines_and_names_its_model(word: str, signal_number
 @pytest.mark.parametrize("before", ["ok", "deaf"])
 def test_a_hang_ends_at_the_time_limit(before: str, run, fake: Path, tmp_path: Path) -> None:
     path = write_list(tmp_path, [before.encode(), b"loop", b"ok"])
-    ended = run("--library", fake, "--list", path, "--profile", settings=[*QUICK[:-1], "3"])
+    ended = run("--library", fake, "--list", path, "--profile", settings=[*QUICK[:-1], "2"])
     assert ended.exit_code == 124
-    assert ended.lines[-1] == {**ended.lines[-1], "model": 1, "id": "m1", "timeout": 3}
+    assert ended.lines[-1] == {**ended.lines[-1], "model": 1, "id": "m1", "timeout": 2}
 
 
 def test_what_a_runtime_prints_does_not_reach_the_answers(run, fake: Path, tmp_path: Path) -> None:
