@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 OperatorKind = Literal["conv", "depthwise", "linear", "add", "pool", "gate", "move", "other"]
@@ -129,24 +130,32 @@ def _conv_output(node: Any, x: Shape, shapes: dict[str, Shape]) -> Shape:
     return (x[0], weight[0], -(-x[2] // strides[0]), -(-x[3] // strides[1]))
 
 
+@cache
+def _tflite_operators() -> dict[int, str]:
+    """Names of the operators by their codes."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+
+
 def _read_tflite(content: bytes) -> tuple[Operator, ...]:
     from ai_edge_litert import schema_py_generated as schema
 
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    names = _tflite_operators()
     model = schema.Model.GetRootAs(content)
     graph = model.Subgraphs(0)
 
     unpadded: dict[int, int] = {}
 
     def shape(index: int) -> Shape:
-        return tuple(int(n) for n in graph.Tensors(unpadded.get(index, index)).ShapeAsNumpy())
+        return tuple(graph.Tensors(unpadded.get(index, index)).ShapeAsNumpy().tolist())
 
     operators = []
     for number in range(graph.OperatorsLength()):
         operator = graph.Operators(number)
         code = model.OperatorCodes(operator.OpcodeIndex())
         name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-        shapes = [shape(operator.Inputs(i)) for i in range(operator.InputsLength()) if operator.Inputs(i) >= 0]
+        shapes = [shape(index) for index in operator.InputsAsNumpy().tolist() if index >= 0]
         if name == "SPLIT":  # whose first input is the axis
             shapes.reverse()
         x, others, y = shapes[0], shapes[1:], shape(operator.Outputs(0))

@@ -22,6 +22,12 @@ settings.register_profile("bpnas-ci", deadline=None, derandomize=True, print_blo
 settings.load_profile("bpnas-ci" if os.environ.get("CI") else "bpnas")
 
 
+# Two processes of tests share the cores, and trainings as small as theirs take a multiple of the time with more threads
+# than one, most of it in waiting for each other. It counts for torch, and for all that tests start; a test of threads
+# sets their number itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 # A run in the background of a script, or under nohup, inherits signals that are ignored; tests send them, and what
 # tests start must end by them.
 for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):

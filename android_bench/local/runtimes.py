@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -179,6 +180,7 @@ def _distribution(runtime: str) -> str:
     return tflite_package().__name__.partition(".")[0].replace("_", "-")
 
 
+@cache
 def _probe_model() -> bytes:
     """A model of one tensor and no operator: enough to find out whether an interpreter really starts.
 

@@ -115,9 +115,11 @@ def _graph_of(part: Part) -> Graph:
 
     from bpnas.profiler.models.modules import build_module, to_graph
 
-    # Torch's generator, which the weights come from, belongs to the whole process.
+    seed = int.from_bytes(hashlib.sha256(part.key.encode()).digest()[:8], "big") >> 1
+    # Torch's generator, which the weights come from, belongs to the whole process. `torch.manual_seed` would seed those
+    # of all accelerators too, and note for each of them where it was called: that takes a tenth of an export.
     with _torch_generator, torch.random.fork_rng(devices=()):
-        torch.manual_seed(int.from_bytes(hashlib.sha256(part.key.encode()).digest()[:8], "big") >> 1)
+        torch.default_generator.manual_seed(seed)
         module = build_module(part).eval()
     return to_graph(module, part.input_shapes[0])
 

@@ -12,7 +12,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,8 @@ class Plan:
 
 def differences(setups: Sequence[Setup]) -> list[str]:
     """What these setups do not have in common, for people: `seconds: 0.5 | 1.0`."""
-    fields = [{**asdict(s.device), **asdict(s.settings), "export_version": s.export_version} for s in setups]
-    values = {name: dict.fromkeys(str(each[name]) for each in fields) for name in fields[0]}
+    flat = [{**asdict(s.device), **asdict(s.settings), "export_version": s.export_version} for s in setups]
+    values = {name: dict.fromkeys(str(each[name]) for each in flat) for name in flat[0]}
     return [f"{name}: {' | '.join(different)}" for name, different in values.items() if len(different) > 1]
 
 
@@ -221,15 +221,14 @@ class Records(Closing):
             SpaceError: the disk is full; what was appended before is kept.
             RecordsError: the same thing was measured already.
         """
-        row: dict[str, Any] = asdict(outcome)
-        row["fingerprint"], row["settings"] = setup.device.fingerprint, setup.settings.digest
-        row["export_version"] = setup.export_version
+        row: dict[str, Any] = {each.name: getattr(outcome, each.name) for each in fields(outcome)}
         if isinstance(outcome, Measurement):
             row["samples_ns"] = json.dumps(outcome.samples_ns, separators=(",", ":"))
             row["conditions"] = json.dumps(outcome.conditions, sort_keys=True)
         table = "measurement" if isinstance(outcome, Measurement) else "failure"
         with _faults(self.path), self._transaction():
-            self._put_setup(setup)
+            row["fingerprint"], row["settings"] = self._put_setup(setup)
+            row["export_version"] = setup.export_version
             row["tools"] = self._put("tools", json.dumps(tools, sort_keys=True))
             # A failure may name a file, and a file's name need not be UTF-8.
             row = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
@@ -238,9 +237,9 @@ class Records(Closing):
             marks = ", ".join(f":{name}" for name in row)
             self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)
 
-    def _put_setup(self, setup: Setup) -> None:
-        self._put("device", setup.device.to_json())
-        self._put("settings", setup.settings.to_json())
+    def _put_setup(self, setup: Setup) -> tuple[str, str]:
+        """The fingerprint of its device and the digest of its settings, which name them in the file."""
+        return self._put("device", setup.device.to_json()), self._put("settings", setup.settings.to_json())
 
     def _put(self, table: str, value: str) -> str:
         digest = hashlib.sha256(value.encode()).hexdigest()
@@ -272,11 +271,11 @@ class Records(Closing):
 
     def _plan(self, value: str, precision: float | None) -> Plan:
         with _stored(self.path, "a plan"):
-            fields = json.loads(value)
-            identity = fields["fingerprint"], fields["settings"], fields["export_version"]
-            backbones = tuple(Backbone.from_dict(backbone) for backbone in fields["backbones"])
-            rest = fields["paths"], fields["sessions"], fields.get("networks", 0), fields.get("context", False)
-            test_seed = fields.get("test_seed")
+            stored = json.loads(value)
+            identity = stored["fingerprint"], stored["settings"], stored["export_version"]
+            backbones = tuple(Backbone.from_dict(backbone) for backbone in stored["backbones"])
+            rest = stored["paths"], stored["sessions"], stored.get("networks", 0), stored.get("context", False)
+            test_seed = stored.get("test_seed")
         return Plan(self._setup(*identity), backbones, *rest, test_seed, precision)
 
     def refuse_other_setups(self, setup: Setup) -> None:

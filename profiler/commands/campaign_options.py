@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -103,6 +104,9 @@ class CampaignOptions:
         Raises:
             RecordsError: the records hold a campaign that must not meet this one in a table.
         """
+        # Before torch loads, with which models are written: threads of it that wait for each other would spin, on the
+        # cores of models that are timed here, and make the writing many times slower where other programs work.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         with Records.write(self.path(team)) as records, campaign_display(team.label) as show:
             if not others:
                 records.refuse_other_setups(plan.setup)

@@ -413,7 +413,7 @@ def count_rows(file):
 def wait_for_rows(file, count, process):
     while count_rows(file) < count:
         assert process.poll() is None, process.stderr.read()
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def finish(process):
@@ -427,12 +427,14 @@ def killed_and_undisturbed(folder, kills, total, *options):
     killed, undisturbed = folder / "killed.sqlite", folder / "undisturbed.sqlite"
     other = start_profiling(undisturbed, *options)
     try:
-        # A kill may come between two models or while a batch of files is written.
+        # A kill may come between two models or while one is written, and each process got somewhere before.
         for count in sorted(rng.sample(range(1, total), kills)):
+            count = max(count, count_rows(killed) + 1)
             with start_profiling(killed, *options) as process:
                 wait_for_rows(killed, count, process)
-                time.sleep(rng.random() * 0.3)
+                time.sleep(rng.random() * 0.05)
                 process.send_signal(signal.SIGKILL)
+            assert process.returncode == -signal.SIGKILL
             assert count_rows(killed) >= count
         finish(start_profiling(killed, *options))
         finish(other)
@@ -442,21 +444,14 @@ def killed_and_undisturbed(folder, kills, total, *options):
     return killed, undisturbed
 
 
-@pytest.mark.usefixtures("real_models")
-def test_a_campaign_that_is_killed_ends_with_the_same_records(tmp_path):
-    options = ("--sessions", "1", "--paths", "K1E*G1,K3E*G1,K5E*G1")
-    killed, undisturbed = killed_and_undisturbed(tmp_path, 2, 300, *options)
-    assert count_rows(undisturbed) == 48 * 12 + 9
-    assert all_rows(killed) == all_rows(undisturbed)
-    assert rest_of(killed) == {undisturbed.name, f"{undisturbed.name}.lock"}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("real_models")
-def test_a_whole_campaign_that_is_killed_five_times_ends_with_the_same_records(tmp_path):
-    killed, undisturbed = killed_and_undisturbed(tmp_path, 5, 3200, "--sessions", "1")
-    assert count_rows(undisturbed) == 272 * 12 + 9
+def test_a_campaign_that_is_killed_five_times_ends_with_the_same_records(tmp_path):
+    # Every site, the stem, the head and the joins, with few paths: most of the time is that of starting again.
+    options = ("--sessions", "1", "--paths", "K1E*G1,K3E*G1,K5E*G1")
+    killed, undisturbed = killed_and_undisturbed(tmp_path, 5, 300, *options)
+    assert count_rows(undisturbed) == 48 * 12 + 9
     assert all_rows(killed) == all_rows(undisturbed)
     assert rest_of(killed) == {undisturbed.name, f"{undisturbed.name}.lock"}
 

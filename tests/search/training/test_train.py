@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from bpnas.base.cores import usable_cores
 from bpnas.base.errors import UsageError
 from bpnas.search import DataError, load_data
 from bpnas.search.data.batches import augmented, batches, on_device
@@ -104,9 +105,11 @@ torch.set_num_threads(int(sys.argv[1]))
 from tests.training_helpers import trained
 torch.save(trained(), sys.argv[2])
 """
-    file, threads = tmp_path / "weights.pt", torch.get_num_threads()
+    file, threads = tmp_path / "weights.pt", usable_cores()
     subprocess.run([sys.executable, "-c", command, str(threads), str(file)], check=True)
-    assert torch.equal(torch.load(file, weights_only=True), trained())
+    with threads_kept():
+        set_threads(threads)
+        assert torch.equal(torch.load(file, weights_only=True), trained())
 
 
 @pytest.mark.parametrize(("seed", "settings"), [(0, SETTINGS), (1, SETTINGS), (2, EVERYTHING), (3, EVERYTHING)])
