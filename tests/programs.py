@@ -170,24 +170,21 @@ def run(file: str | Path, *arguments: object, **options: Any) -> str:
         return program.stdout
 
 
-@contextmanager
-def together(processes: int, file: str | Path, *arguments: object) -> Iterator[list[Program]]:
-    """A program as so many processes that train together, each with the variables that torchrun would give it."""
+def run_together(processes: int, file: str | Path, *arguments: object) -> list[str]:
+    """What a program says as so many processes that train together, each with the variables that torchrun gives it.
+
+    All must end well.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common = {**os.environ, **address, "OMP_NUM_THREADS": "1"}
     with ExitStack() as stack:
-        yield [
+        programs = [
             stack.enter_context(started(file, *arguments, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
             for rank in range(processes)
         ]
-
-
-def run_together(processes: int, file: str | Path, *arguments: object) -> list[str]:
-    """What each says on its standard output; all must end well. For the rest see `together`."""
-    with together(processes, file, *arguments) as programs:
         codes = [program.wait() for program in programs]
         assert codes == [0] * processes, "\n".join(program.stderr for program in programs)
         return [program.stdout for program in programs]

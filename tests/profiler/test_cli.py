@@ -310,8 +310,6 @@ def test_progress_is_a_bar_on_a_terminal(torch):
 
 
 SESSIONS = 50  # so that no machine is done before it is interrupted
-
-
 OPTIONS = ("--serial", "mock:s9", "--input-size", "32", "--sessions", str(SESSIONS))
 
 
@@ -558,9 +556,6 @@ def test_a_command_that_does_not_exist_is_named(cli):
     done = cli("profile-device", "docter")
     assert done.exit_code == 2
     assert "docter" in error_line(done.stderr)
-
-
-# Ended by a signal
 
 
 def test_a_second_signal_does_not_cut_the_clean_up_short(cli, monkeypatch):
