@@ -5,7 +5,6 @@ import pty
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -20,6 +19,7 @@ from bpnas.android_bench.measurement import RunSettings
 from bpnas.android_bench.mock import MockDevice
 from bpnas.profiler import Backbone, Records, RecordsError
 from tests.patience import PATIENCE
+from tests.programs import Program, script, started
 from tests.records_factory import make_plan, read_everything, write_records
 
 TINY = """
@@ -32,7 +32,7 @@ channels = 16
 """
 PARTS = 2 + 4  # K1G1 at two sites; stem, head and two joins
 MOCK = ("--serial", "mock:s9", "--backbone", "tiny.toml", "--input-size", "32", "--sessions", "1", "--paths", "K1G1")
-COMMAND = Path(sys.executable).with_name("profile-device")
+COMMAND = script("profile-device")
 
 
 @pytest.fixture(autouse=True)
@@ -306,60 +306,53 @@ def test_progress_is_a_bar_on_a_terminal(torch):
     assert f"{PARTS}/{PARTS}".encode() in shown
 
 
-# Ctrl-C
+# Ended by a signal
 
 
 SESSIONS = 50  # so that no machine is done before it is interrupted
+OPTIONS = ("--serial", "mock:s9", "--input-size", "32", "--sessions", str(SESSIONS))
 
 
-def start(*options: str) -> subprocess.Popen[str]:
-    arguments = ["--serial", "mock:s9", "--input-size", "32", "--sessions", str(SESSIONS), *options]
-    return subprocess.Popen(
-        [COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def wait_for_rows(count: int, process: subprocess.Popen[str]) -> None:
+def wait_for_rows(count: int, process: Program | subprocess.Popen[str]) -> None:
     while True:
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stderr
         with suppress(RecordsError):  # there is no such file yet
             if len(read_everything(Path("s9.sqlite"))[1]) >= count:
                 return
         time.sleep(0.01)
 
 
-def assert_interrupted(process: subprocess.Popen[str]) -> None:
-    output, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
+def assert_interrupted(output: str, errors: str) -> None:
     assert output == ""
     assert "interrupted" in error_line(errors)
     assert "call the same command again" in errors
-
-
-def test_ctrl_c_is_one_sentence_and_exit_code_130_and_keeps_the_records(torch):
-    process = start()
-    try:
-        wait_for_rows(5, process)
-        process.send_signal(signal.SIGINT)
-        assert_interrupted(process)
-    finally:
-        process.kill()
     assert files_here() == {"s9.sqlite", "s9.sqlite.lock"}
+    read_everything(Path("s9.sqlite"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_is_one_sentence_and_an_exit_code_and_keeps_the_records(torch, number):
+    with started(COMMAND, *OPTIONS) as program:
+        wait_for_rows(5, program)
+        program.send_signal(number)
+        assert program.wait() == 128 + number
+        assert_interrupted(program.stdout, program.stderr)
     assert len(read_everything(Path("s9.sqlite"))[1]) >= 5
 
 
 def test_ctrl_c_on_a_terminal_reaches_all_processes_and_still_is_one_sentence(torch):
     """Also where it comes while they start."""
-    process = start("--jobs", "2")
-    try:
-        assert f": 0 of {SESSIONS * 3273}" in process.stderr.readline()
-        time.sleep(0.5)
-        os.killpg(process.pid, signal.SIGINT)
-        assert_interrupted(process)
-    finally:
-        process.kill()
-    assert files_here() == {"s9.sqlite", "s9.sqlite.lock"}
-    read_everything(Path("s9.sqlite"))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([COMMAND, *OPTIONS, "--jobs", "2"], start_new_session=True, **pipes) as process:
+        try:
+            assert f": 0 of {SESSIONS * 3273}" in process.stderr.readline()
+            time.sleep(0.5)
+            os.killpg(process.pid, signal.SIGINT)
+            output, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert_interrupted(output, errors)
 
 
 # This machine
@@ -563,24 +556,6 @@ def test_a_command_that_does_not_exist_is_named(cli):
     done = cli("profile-device", "docter")
     assert done.exit_code == 2
     assert "docter" in error_line(done.stderr)
-
-
-# Ended by a signal
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
-def test_a_signal_ends_it_as_ctrl_c_does(torch, number):
-    process = start()
-    try:
-        wait_for_rows(5, process)
-        process.send_signal(number)
-        output, errors = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    assert (process.returncode, output) == (128 + number, "")
-    assert "interrupted" in error_line(errors)
-    assert files_here() == {"s9.sqlite", "s9.sqlite.lock"}
-    assert len(read_everything(Path("s9.sqlite"))[1]) >= 5
 
 
 def test_a_second_signal_does_not_cut_the_clean_up_short(cli, monkeypatch):

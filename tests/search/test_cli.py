@@ -2,10 +2,7 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +12,7 @@ from click.testing import CliRunner
 from bpnas.profiler import Block
 from bpnas.search.cli import main as run_search_command
 from bpnas.tables import LatencyTable
-from tests.halt import halted
-from tests.patience import PATIENCE
+from tests.programs import halted, run, script
 
 SMALL_BACKBONE = """
 name = "small"
@@ -35,11 +31,6 @@ def call(*arguments):
     return CliRunner().invoke(run_search_command, list(map(str, arguments)))
 
 
-def command(name, *arguments):
-    beside = Path(sys.executable).parent / name
-    return [str(beside), *map(str, arguments)]
-
-
 @pytest.fixture(scope="session")
 def small_table(tmp_path_factory):
     """A table made by the commands themselves: a small backbone on the computed device."""
@@ -47,12 +38,8 @@ def small_table(tmp_path_factory):
     (folder / "small.toml").write_text(SMALL_BACKBONE)
     profile = ["--serial", "mock:s9", "--sessions", 1, "--backbone", folder / "small.toml", "--input-size", 32]
     profile += ["--paths", "K1G1,K3G*,K3E[13]G1", "--records", folder / "small.sqlite"]
-    subprocess.run(command("profile-device", *profile), check=True, capture_output=True)
-    subprocess.run(
-        command("build-table", folder / "small.sqlite", "--out", folder / "small.parquet"),
-        check=True,
-        capture_output=True,
-    )
+    run(script("profile-device"), *profile)
+    run(script("build-table"), folder / "small.sqlite", "--out", folder / "small.parquet")
     return folder / "small.parquet"
 
 
@@ -245,46 +232,49 @@ def test_given_proposals_as_texts_and_as_a_file(small_table, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_as_if_undisturbed(small_table, tmp_path):
-    def run_in(name):
-        return command("run-search", "--table", small_table, "--out", tmp_path / name, *MICRO)
-
-    env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    subprocess.run(run_in("whole"), check=True, capture_output=True, env=env)
+    assert call("--table", small_table, "--out", tmp_path / "whole", *MICRO).exit_code == 0
+    again = script("run-search"), "--table", small_table, "--out", tmp_path / "killed", *MICRO
     files = {"trials.jsonl": 4, "connections.jsonl": 1, "connections.json": 1}
     for watched, lines in files.items():
-        with halted(
-            run_in("killed"), tmp_path / "mark", tmp_path / "killed" / watched, lines, env=env, stdout=-3, stderr=-3
-        ) as process:
+        with halted(tmp_path / "killed" / watched, lines, *again) as process:
             process.kill()
             assert process.wait() == -signal.SIGKILL
-    subprocess.run(run_in("killed"), check=True, capture_output=True, env=env)
+    run(*again)
     for name in ("config.json", "trials.jsonl", "proposals.json", "connections.jsonl", "network.json"):
         assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text(), name
     assert (tmp_path / "killed/network.tflite").read_bytes() == (tmp_path / "whole/network.tflite").read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("executor", [["local"], ["processes", "--workers", 2]], ids=["local", "processes"])
-def test_killed_at_random_moments_it_ends_with_the_same_trials(executor, small_table, tmp_path):
+def for_proposals(table, out, *more):
     options = [*MICRO, "--cycles", 12, "--stage", "proposals", "--window", 3, "--threads", 1]
+    return "--table", table, "--out", out, *options, *more
 
-    def run_in(name, *more):
-        return command("run-search", "--table", small_table, "--out", tmp_path / name, *options, *more)
 
-    env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    subprocess.run(run_in("whole"), check=True, capture_output=True, env=env)
-    killed, count = tmp_path / "killed", len((tmp_path / "whole/trials.jsonl").read_bytes().splitlines())
+@pytest.fixture(scope="module")
+def whole(small_table, tmp_path_factory):
+    """An undisturbed search for proposals."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert call(*for_proposals(small_table, out)).exit_code == 0
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kills", "executor"), [(4, ["local"]), (2, ["processes", "--workers", 2])], ids=["local", "processes"]
+)
+def test_killed_at_random_moments_it_ends_with_the_same_trials(kills, executor, small_table, whole, tmp_path):
+    killed, count = tmp_path / "killed", len((whole / "trials.jsonl").read_bytes().splitlines())
+    again = script("run-search"), *for_proposals(small_table, killed, "--executor", *executor)
     rng = random.Random(5)
-    for goal in sorted(rng.sample(range(1, count), 4)):
-        again = run_in("killed", "--executor", *executor)
-        with halted(again, tmp_path / "mark", killed / "trials.jsonl", goal, env=env, stdout=-3, stderr=-3) as process:
+    for goal in sorted(rng.sample(range(1, count), kills)):
+        with halted(killed / "trials.jsonl", goal, *again) as process:
             time.sleep(rng.random() * 0.1)  # the workers of other processes train meanwhile
             process.kill()
             assert process.wait() == -signal.SIGKILL
     before = (killed / "evaluations.jsonl").read_bytes()
-    subprocess.run(run_in("killed", "--executor", *executor), check=True, capture_output=True, env=env)
+    run(*again)
     for name in ("config.json", "trials.jsonl", "proposals.json"):
-        assert (killed / name).read_text() == (tmp_path / "whole" / name).read_text(), name
+        assert (killed / name).read_text() == (whole / name).read_text(), name
     trained = (killed / "evaluations.jsonl").read_bytes()
     assert trained.startswith(before[: before.rfind(b"\n") + 1])
     blocks = [json.loads(line)["block"] for line in trained.splitlines()]
@@ -292,13 +282,13 @@ def test_killed_at_random_moments_it_ends_with_the_same_trials(executor, small_t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", [[], ["--executor", "processes"]], ids=["local", "processes"])
-def test_interrupting_it_ends_with_130_and_a_sentence(executor, small_table, tmp_path):
+@pytest.mark.parametrize(
+    ("executor", "fresh"), [([], True), (["--executor", "processes"], False)], ids=["local", "processes"]
+)
+def test_interrupting_it_ends_with_130_and_a_sentence(executor, fresh, small_table, tmp_path):
     out = tmp_path / "out"
-    arguments = command("run-search", "--table", small_table, "--out", out, *MICRO, "--cycles", 200, *executor)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
-    with halted(arguments, tmp_path / "halted", out / "trials.jsonl", **pipes) as process:
+    arguments = ["--table", small_table, "--out", out, *MICRO, "--cycles", 200, *executor]
+    with halted(out / "trials.jsonl", 0, script("run-search"), *arguments, session=True, fresh=fresh) as process:
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert "call the same command again" in errors and "Traceback" not in errors
+        assert process.wait() == 130
+        assert "call the same command again" in process.stderr and "Traceback" not in process.stderr

@@ -3,8 +3,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,6 +18,7 @@ from bpnas.profiler.campaign.records import Plan, Setup
 from bpnas.profiler.campaign.run import WORTH_PROCESSES
 from bpnas.profiler.campaign.sentinel import is_sentinel
 from tests.patience import PATIENCE
+from tests.programs import script, started
 from tests.records_factory import (
     PATHS,
     QUICK,
@@ -390,12 +389,10 @@ def test_the_computed_phone_takes_every_model_and_is_marked(file, runtime):
 # Killed
 
 
-def start_profiling(file, *options, **process):
-    command = Path(sys.executable).with_name("profile-device")
-    arguments = ["--serial", "mock:s9", "--input-size", "32", "--records", file, *options]
-    return subprocess.Popen(
-        [command, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **process
-    )
+def profiling(file, *options, **others):
+    """The command `profile-device` at work."""
+    common = ["--serial", "mock:s9", "--input-size", "32", "--records", file]
+    return started(script("profile-device"), *common, *options, **others)
 
 
 def count_rows(file):
@@ -412,35 +409,31 @@ def count_rows(file):
 
 def wait_for_rows(file, count, process):
     while count_rows(file) < count:
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stderr
         time.sleep(0.01)
 
 
 def finish(process):
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    assert process.wait() == 0, process.stderr
 
 
 def killed_and_undisturbed(folder, kills, total, *options):
     """Records of a campaign that was killed again and again, and of one that was not."""
     rng = random.Random(20)
     killed, undisturbed = folder / "killed.sqlite", folder / "undisturbed.sqlite"
-    other = start_profiling(undisturbed, *options)
-    try:
+    with profiling(undisturbed, *options) as other:
         # A kill may come between two models or while one is written, and each process got somewhere before.
         for count in sorted(rng.sample(range(1, total), kills)):
             count = max(count, count_rows(killed) + 1)
-            with start_profiling(killed, *options) as process:
+            with profiling(killed, *options) as process:
                 wait_for_rows(killed, count, process)
                 time.sleep(rng.random() * 0.05)
                 process.send_signal(signal.SIGKILL)
-            assert process.returncode == -signal.SIGKILL
+                assert process.wait() == -signal.SIGKILL
             assert count_rows(killed) >= count
-        finish(start_profiling(killed, *options))
+        with profiling(killed, *options) as process:
+            finish(process)
         finish(other)
-    finally:
-        other.kill()
-        other.wait()
     return killed, undisturbed
 
 
@@ -459,21 +452,20 @@ def test_a_campaign_that_is_killed_five_times_ends_with_the_same_records(tmp_pat
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds children in /proc")
 @pytest.mark.usefixtures("real_models")
 def test_a_killed_campaign_leaves_no_process_behind(file):
-    process = start_profiling(file, "--jobs", "2", start_new_session=True)
-    try:
-        wait_for_rows(file, 1, process)
-        children = session_members(process.pid) - {process.pid}
-        assert len(children) >= 2
-        process.kill()
-        process.wait()
-        deadline = time.monotonic() + PATIENCE
-        while left := session_members(process.pid):
-            assert time.monotonic() < deadline, f"still there: {left}"
-            time.sleep(0.05)
-    finally:
-        for pid in session_members(process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.stderr.close()
+    with profiling(file, "--jobs", "2", session=True) as process:
+        try:
+            wait_for_rows(file, 1, process)
+            children = session_members(process.pid) - {process.pid}
+            assert len(children) >= 2
+            process.kill()
+            process.wait()
+            deadline = time.monotonic() + PATIENCE
+            while left := session_members(process.pid):
+                assert time.monotonic() < deadline, f"still there: {left}"
+                time.sleep(0.05)
+        finally:
+            for pid in session_members(process.pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 def session_members(session):

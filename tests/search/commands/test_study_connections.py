@@ -2,16 +2,12 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
-from tests.halt import halted
+from tests.programs import halted, run, script
 from tests.records_factory import backbone, make_plan
 from tests.search_helpers import as_of_an_earlier_bpnas
 from tests.table_factory import damage, write
@@ -172,21 +168,19 @@ def test_proposals_of_a_run_and_mobilenetv2_of_a_width(cli, table, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_a_supernet_it_ends_as_if_undisturbed(table, target, tmp_path):
-    beside = Path(sys.executable).parent / "run-search"
-    env = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+def test_killed_in_the_middle_of_a_supernet_it_ends_as_if_undisturbed(cli, table, target, tmp_path):
     micro = [*MICRO.replace("--connection-epochs 2", "--connection-epochs 6").split(), "--seeds", "1"]
 
-    def call(name):
+    def words(name):
         options = ["--table", table, "--proposals", BLOCKS, "--target", target, *micro, "--out", tmp_path / name]
-        return [str(part) for part in (beside, "study", "random-stage2", *options)]
+        return "study", "random-stage2", *options
 
-    subprocess.run(call("whole"), check=True, capture_output=True, env=env)
-    checkpoints = tmp_path / "cut/checkpoints/*.pt"
-    with halted(call("cut"), tmp_path / "halted", checkpoints, env=env, stdout=-3, stderr=-3) as process:
+    assert cli("run-search", *words("whole")).exit_code == 0
+    again = script("run-search"), *words("cut")
+    with halted(tmp_path / "cut/checkpoints/*.pt", 0, *again) as process:
         process.kill()
     assert not (tmp_path / "cut/study.csv").exists()
-    subprocess.run(call("cut"), check=True, capture_output=True, env=env)
+    run(*again)
     for name in ("study.csv", "summary.json", "study.png"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert not list((tmp_path / "cut/checkpoints").iterdir())

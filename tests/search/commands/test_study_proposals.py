@@ -2,19 +2,14 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
 from bpnas.search.training.threads import threads_kept
-from tests.halt import halted
-from tests.patience import PATIENCE
+from tests.programs import halted, run, script
 from tests.records_factory import backbone, make_plan
 from tests.search_helpers import as_of_an_earlier_bpnas
 from tests.table_factory import damage, write
@@ -169,25 +164,21 @@ def test_winners_see_test_images_and_the_same_training_images():
 
 
 @pytest.mark.slow
-def test_killed_and_interrupted_it_ends_as_if_undisturbed(table, limits, tmp_path):
-    beside = Path(sys.executable).parent / "run-search"
-    env = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
-
-    def call(name):
+def test_killed_and_interrupted_it_ends_as_if_undisturbed(cli, table, limits, tmp_path):
+    def words(name):
         options = ["--table", table, "--constraints", limits, "--seeds", "2", *MICRO, "--out", tmp_path / name]
-        return [str(part) for part in (beside, "study", "strategies", *options)]
+        return "study", "strategies", *options
 
-    subprocess.run(call("whole"), check=True, capture_output=True, env=env)
-    evaluations = tmp_path / "cut/evaluations.jsonl"
-    for number, lines in ((signal.SIGKILL, 3), (signal.SIGINT, 12)):
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        with halted(call("cut"), tmp_path / "halted", evaluations, lines, env=env, **pipes) as process:
+    assert cli("run-search", *words("whole")).exit_code == 0
+    again = script("run-search"), *words("cut")
+    for number, lines, code in ((signal.SIGKILL, 3, -signal.SIGKILL), (signal.SIGINT, 12, 130)):
+        with halted(tmp_path / "cut/evaluations.jsonl", lines, *again) as process:
             process.send_signal(number)
-            _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+            assert process.wait() == code
+            errors = process.stderr
         assert "Traceback" not in errors
     assert "call the same command again" in errors
-    subprocess.run(call("cut"), check=True, capture_output=True, env=env)
+    run(*again)
     for name in FILES:
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tests.patience import PATIENCE
+from tests.programs import run_together
 from tests.root import FIND_TESTS
 from tests.search_helpers import torchrun
 
@@ -63,17 +64,10 @@ def program(tmp_path_factory):
     return path
 
 
-def search(program, out, processes, dies=""):
-    launch = torchrun(program, out, dies, processes=processes)
-    output, _ = launch.communicate(timeout=PATIENCE)
-    return launch.returncode, output
-
-
 @pytest.fixture(scope="module")
 def alone(program, tmp_path_factory):
     out = tmp_path_factory.mktemp("alone")
-    code, output = search(program, out, 1)
-    assert code == 0, output
+    run_together(1, program, out, "")
     return out
 
 
@@ -101,19 +95,18 @@ def assert_as_one(out, alone):
 
 @pytest.mark.slow
 def test_two_processes_are_as_one(program, alone, tmp_path):
-    code, output = search(program, tmp_path, 2)
-    assert code == 0, output
+    run_together(2, program, tmp_path, "")
     assert_as_one(tmp_path, alone)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dies", ["0", "1"])
 def test_where_one_dies_the_others_end_and_another_number_of_them_goes_on(dies, program, alone, tmp_path):
-    code, output = search(program, tmp_path, 2, dies)
-    assert code != 0
+    launch = torchrun(program, tmp_path, dies, processes=2)
+    output, _ = launch.communicate(timeout=PATIENCE)
+    assert launch.returncode != 0
     ends = "another process of this training has ended", "SIGTERM"  # itself, or torchrun is faster
     assert any(end in output for end in ends), output
     assert len(lines(tmp_path)) == 2 and not (tmp_path / "network.json").exists()
-    code, output = search(program, tmp_path, 1)
-    assert code == 0, output
+    run_together(1, program, tmp_path, "")
     assert_as_one(tmp_path, alone)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +16,7 @@ from bpnas.search.training.distributed import (
     process_group,
     sync_batch_norms,
 )
-from tests.patience import PATIENCE
+from tests.programs import run_together
 
 # Each process normalises its share of ten images, one has more than the other; all of it is held against one process.
 PROGRAM = """
@@ -57,22 +53,7 @@ with process_group():
 def test_two_processes_normalise_as_one_does(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    base = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-P", str(program)],
-            env={**base, "RANK": str(number), "LOCAL_RANK": str(number)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    outputs = [process.communicate(timeout=PATIENCE) for process in processes]
-    assert [output for output, _ in outputs] == ["as one\n"] * 2, outputs[0][1] + outputs[1][1]
+    assert run_together(2, program) == ["as one\n"] * 2
 
 
 def test_alone_nothing_is_shared() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
 from collections import Counter
 from dataclasses import replace
 
@@ -30,8 +29,9 @@ from bpnas.search.studies.study import StudyRequest
 from bpnas.search.training.checkpoint import load_checkpoint, save_checkpoint
 from bpnas.search.training.train import accuracy, train
 from tests.network_factory import stored_network
+from tests.programs import run_together
 from tests.root import FIND_TESTS
-from tests.search_helpers import FormulaTable, Steps, tiny_backbone, torchrun
+from tests.search_helpers import FormulaTable, Steps, tiny_backbone
 from tests.training_helpers import SETTINGS, flat_model, small, trained
 
 PATHS = "K1G1,K3G1,K3G4,K3E1G1,K3E3G2,K5E2G1"
@@ -476,24 +476,17 @@ with process_group():
         try:
             tests.search(sys.argv[1], change)
         except DivergedError as error:
-            # In one write, for both write to one pipe.
-            sys.stdout.write(f"process {{rank()}}: {{error}}\\n")
-            sys.stdout.flush()
+            print(f"process {{rank()}}: {{error}}")
 """
 
 
 @pytest.mark.slow
-def test_all_processes_of_torchrun_stop_together(tmp_path):
+def test_all_processes_stop_together(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    launch = torchrun(program, tmp_path / "out", processes=2)
-    try:
-        output, _ = launch.communicate(timeout=240)
-    except subprocess.TimeoutExpired:
-        launch.terminate()
-        raise
+    outputs = run_together(2, program, tmp_path / "out")
     for process in range(2):
         for stage in ("the connection search", "the retraining"):
-            assert f"process {process}: {stage} diverged in epoch 1, step " in output, output
-    assert "another process" not in output
+            assert f"process {process}: {stage} diverged in epoch 1, step " in outputs[process]
+    assert "another process" not in "".join(outputs)
     assert not {name for name in files(tmp_path / "out") if "network" in name or "retraining" in name}

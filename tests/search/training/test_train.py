@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -15,6 +13,7 @@ from bpnas.search.errors import RunError
 from bpnas.search.presets import Preset, TrainSettings
 from bpnas.search.training.threads import set_threads, threads_kept
 from bpnas.search.training.train import accuracy, learning_rate, make_sgd, train
+from tests.programs import run
 from tests.root import FIND_TESTS
 from tests.training_helpers import SETTINGS, KilledError, flat_model, killed_until_done, model, small, trained, weights
 
@@ -99,14 +98,15 @@ def test_training_learns_and_its_seed_decides():
 
 
 def test_another_process_with_as_many_threads_trains_the_same(tmp_path):
-    command = f"""{FIND_TESTS}
+    program = tmp_path / "program.py"
+    program.write_text(f"""{FIND_TESTS}
 import torch
 torch.set_num_threads(int(sys.argv[1]))
 from tests.training_helpers import trained
 torch.save(trained(), sys.argv[2])
-"""
+""")
     file, threads = tmp_path / "weights.pt", usable_cores()
-    subprocess.run([sys.executable, "-c", command, str(threads), str(file)], check=True)
+    run(program, threads, file)
     with threads_kept():
         set_threads(threads)
         assert torch.equal(torch.load(file, weights_only=True), trained())

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +13,7 @@ from bpnas.search.errors import DataError
 from bpnas.search.presets import TrainSettings
 from bpnas.search.training.threads import set_threads, threads_kept
 from bpnas.search.training.train import accuracy, train
-from tests.patience import PATIENCE
+from tests.programs import run_together
 from tests.root import FIND_TESTS
 from tests.training_helpers import flat_model, model, small
 
@@ -25,7 +21,10 @@ from tests.training_helpers import flat_model, model, small
 SETTINGS = TrainSettings(epochs=2, batch=16, learning_rate=0.05, weight_decay=5e-4, label_smoothing=0.1, ema_decay=0.5)
 
 PROGRAM = f"""{FIND_TESTS}
+import warnings
 from pathlib import Path
+
+warnings.simplefilter("error")
 from tests.search.training.test_train_together import run
 from bpnas.search.training.distributed import process_group
 
@@ -64,26 +63,12 @@ def run(directory: Path, epochs: int, accumulate: int = 1, flat: int = 0) -> Non
         torch.save(state, directory / f"{epochs}.pt")
 
 
-def run_together(directory: Path, processes: int, *arguments: int) -> dict:
+def train_together(directory: Path, processes: int, *arguments: int) -> dict:
     directory.mkdir(exist_ok=True)
     (directory / f"{arguments[0]}.pt").unlink(missing_ok=True)
     program = directory / "program.py"
     program.write_text(PROGRAM)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    base = {**os.environ, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", str(program), str(directory), *map(str, arguments)],
-            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
-    errors = [process.communicate(timeout=PATIENCE)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * processes, "\n".join(errors)
+    run_together(processes, program, directory, *arguments)
     return result(directory, arguments[0])
 
 
@@ -102,7 +87,7 @@ def check_close(found: dict, expected: dict) -> None:
 @threads_kept()
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     run(tmp_path / "alone", 2)
-    alone, together = result(tmp_path / "alone", 2), run_together(tmp_path / "together", 2, 2)
+    alone, together = result(tmp_path / "alone", 2), train_together(tmp_path / "together", 2, 2)
     check_close(together, alone)
     assert [epochs for epochs, _ in together["curve"]] == [1, 2]
     assert together["curve"][-1][1] == pytest.approx(alone["curve"][-1][1], abs=0.03)
@@ -114,18 +99,18 @@ def test_a_training_goes_on_with_another_number_of_processes(tmp_path: Path) -> 
     """The first call ends with a checkpoint of step 4 of 5 of the first epoch."""
     run(tmp_path / "alone", 2)
     alone = result(tmp_path / "alone", 2)
-    run_together(tmp_path / "fewer", 2, 1)
+    train_together(tmp_path / "fewer", 2, 1)
     run(tmp_path / "fewer", 2)
     check_close(result(tmp_path / "fewer", 2), alone)
     run(tmp_path / "more", 1)
-    check_close(run_together(tmp_path / "more", 3, 2), alone)
+    check_close(train_together(tmp_path / "more", 3, 2), alone)
 
 
 @pytest.mark.slow
 @threads_kept()
 def test_two_processes_that_take_batches_in_parts_follow_the_gradient_of_the_whole(tmp_path: Path) -> None:
     run(tmp_path / "alone", 2, 1, 1)
-    check_close(run_together(tmp_path / "together", 2, 2, 3, 1), result(tmp_path / "alone", 2))
+    check_close(train_together(tmp_path / "together", 2, 2, 3, 1), result(tmp_path / "alone", 2))
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
