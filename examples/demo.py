@@ -23,7 +23,7 @@ BACKBONE = Path(__file__).with_name("small.toml")
 PATHS = "K1G1,K3G1,K3G2,K[35]E[136]G[12]"
 # The small backbone trains fast, so it can have more than the preset gives the big one.
 EFFORT = (
-    "--population 4 --cycles 4 --proposal-epochs 2 --proposal-images 400 --connection-epochs 4 --connection-images 600"
+    "--population 4 --cycles 4 --proposal-epochs 3 --proposal-images 600 --connection-epochs 6 --connection-images 600"
 )
 SESSIONS = 5
 
