@@ -272,7 +272,7 @@ def _is_text(kind: pyarrow.DataType) -> bool:
     import pyarrow.types as types
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    return types.is_string(kind) or types.is_large_string(kind)
+    return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
 def _numbers_of_words(directory: Path, words: Sequence[str], names: Sequence[str]) -> Rows:
