@@ -17,12 +17,29 @@ Pixels = npt.NDArray[np.uint8]
 _AREA = (0.08, 1.0)
 _LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 _TRIES = 10
+_WHITE_OF_16_BITS = 2**16 - 1
 
 
 def decoded(content: bytes) -> Image.Image:
-    """The picture in a file's content, in colours."""
+    """The picture in a file's content, in colours of 8 bits; grey of 16 bits is scaled, so that its range is kept.
+
+    Raises:
+        ValueError: its pixels are numbers of which nobody knows what is white.
+        OSError: and almost anything else of Pillow's decoders: it is damaged.
+    """
     with Image.open(io.BytesIO(content)) as opened:
+        if opened.mode.partition(";")[0] in ("I", "F"):
+            return _from_wide_grey(opened)
         return opened.convert("RGB")
+
+
+def _from_wide_grey(opened: Image.Image) -> Image.Image:
+    """Pillow's own conversion makes white of all that is above 255."""
+    values = np.asarray(opened)
+    if values.dtype.kind == "f" or (values.size and not 0 <= values.min() <= values.max() <= _WHITE_OF_16_BITS):
+        raise ValueError("its pixels are no whole numbers from 0 to 65535; save it with 8 or 16 bits a channel")
+    scaled = (values.astype(np.uint32) * 255 + _WHITE_OF_16_BITS // 2) // _WHITE_OF_16_BITS
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
 
 
 def centre_crop(picture: Image.Image, size: int, resize: int | None = None) -> Pixels:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Rows = npt.NDArray[np.int64]
 
-_EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
+_IMAGE_ENDINGS = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+_LEFTOVERS = frozenset(("__MACOSX", "@eaDir"))  # of archives of macOS; thumbnails of network disks
 _SUBSET_CLASSES = 100
 
 
@@ -123,6 +124,18 @@ def count_classes(directory: Path) -> int:
     return len(_class_folders(directory / "train")) if files is None else len(_parquet_class_names(files[0]))
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file is an image, by its ending, and nothing that another program left (see `is_leftover`)."""
+    return os.path.splitext(name)[1].lower() in _IMAGE_ENDINGS and not is_leftover(name)  # noqa: PTH122
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder is one that programs leave next to images: hidden ones, as notebooks' checkpoints and
+    the companions of files that macOS writes (`._x.jpg`), and a few known ones.
+    """
+    return name.startswith(".") or name in _LEFTOVERS
+
+
 def readable(where: Path, action: Callable[[], T]) -> T:
     """Run a reader, whose errors are many and come from several libraries, as one `DataError`."""
     try:
@@ -146,7 +159,10 @@ def _chosen(directory: Path, names: Sequence[str], class_seed: int | None) -> li
 
 
 def _class_folders(part: Path) -> list[str]:
-    return sorted(child.name for child in part.iterdir() if child.is_dir()) if part.is_dir() else []
+    """Their names, in order."""
+    if not part.is_dir():
+        return []
+    return sorted(child.name for child in part.iterdir() if child.is_dir() and not is_leftover(child.name))
 
 
 def _list_folders(directory: Path, class_seed: int | None) -> Listing:
@@ -175,9 +191,10 @@ def _list_folders(directory: Path, class_seed: int | None) -> Listing:
 def _image_files(root: Path, folder: str) -> list[str]:
     """Images below `folder`, relative to `root`, in the same order everywhere."""
     found = []
-    for where, _, names in os.walk(root / folder, followlinks=True):
+    for where, folders, names in os.walk(root / folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_leftover(name)]
         inside = os.path.relpath(where, root)
-        found += [f"{inside}/{name}" for name in names if os.path.splitext(name)[1].lower() in _EXTENSIONS]  # noqa: PTH122
+        found += [f"{inside}/{name}" for name in names if is_image_name(name)]
     return sorted(found)
 
 
@@ -204,7 +221,7 @@ def _parquet_schema(file: Path) -> pyarrow.Schema:
 
 
 def _parquet_class_names(files: Sequence[Path]) -> tuple[str, ...]:
-    """As the files name them; without names, the numbers up to the largest label."""
+    """As the files name them; else the words that are labels in these files, or the numbers up to the largest label."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -214,6 +231,8 @@ def _parquet_class_names(files: Sequence[Path]) -> tuple[str, ...]:
     if names:
         return tuple(map(str, names))
     labels = [readable(file, partial(pq.read_table, file, columns=["label"]))["label"] for file in files]
+    if _is_text(labels[0].type):
+        return tuple(sorted({word for column in labels for word in pc.unique(column).to_pylist() if word is not None}))
     return tuple(map(str, range(max(int(pc.max(column).as_py() or 0) for column in labels) + 1)))
 
 
@@ -222,7 +241,8 @@ def _list_parquet(directory: Path, train: list[Path], test: list[Path], class_se
 
     names = _parquet_class_names(train)
     chosen = _chosen(directory, names, class_seed)
-    filters = None if class_seed is None else [("label", "in", chosen)]
+    words = _is_text(_parquet_schema(train[0]).field("label").type)
+    filters = None if class_seed is None else [("label", "in", [names[n] for n in chosen] if words else chosen)]
     parts = []
     for files in (train, test):
         for file in files:  # a damaged one would not be named otherwise
@@ -232,7 +252,10 @@ def _list_parquet(directory: Path, train: list[Path], test: list[Path], class_se
         parts.append(
             rows.cast_column("image", Image(decode=False)) if isinstance(rows.features["image"], Image) else rows
         )
-    labels = np.concatenate([part.data.column("label").to_numpy() for part in parts]).astype(np.int64)
+    if words:
+        labels = _numbers_of_words(directory, [word for part in parts for word in part["label"]], names)
+    else:
+        labels = np.concatenate([part.data.column("label").to_numpy() for part in parts]).astype(np.int64)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
         raise DataError(f"{directory}: a label is outside 0..{len(names) - 1}")
     # Positions among the chosen ones, which are in ascending order.
@@ -243,6 +266,23 @@ def _list_parquet(directory: Path, train: list[Path], test: list[Path], class_se
         tuple(names[number] for number in chosen),
         test_name(directory),
     )
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    import pyarrow.types as types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _numbers_of_words(directory: Path, words: Sequence[str], names: Sequence[str]) -> Rows:
+    numbers = {name: number for number, name in enumerate(names)}
+    try:
+        return np.array([numbers[word] for word in words], np.int64)
+    except KeyError as error:
+        raise DataError(
+            f"{directory}: label {error.args[0]!r} is not one of the classes of the training images"
+        ) from error
 
 
 def test_name(directory: Path) -> str:

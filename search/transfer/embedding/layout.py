@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from bpnas.search.data.image_files import is_image_name, is_leftover
 from bpnas.search.errors import DataError
-
-IMAGE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"))
 
 _MARKET_NAME = re.compile(r"(-1|\d+)_c(\d+)")
 _JUNK, _DISTRACTOR = -1, 0
@@ -70,7 +69,7 @@ def identity_folders(folder: Path) -> IdentityImages:
     Raises:
         DataError: the folder is missing, or holds no such images.
     """
-    names = sorted(path for path in _existing(folder).iterdir() if path.is_dir())
+    names = sorted(path for path in _existing(folder).iterdir() if path.is_dir() and not is_leftover(path.name))
     found = [images for name in names if (images := _images(name))]
     if not found:
         raise DataError(f"{folder}: holds no images in folders, one folder per identity")
@@ -87,7 +86,9 @@ def images_below(folder: Path) -> tuple[Path, ...]:
     Raises:
         DataError: the folder is missing, or holds none.
     """
-    found = tuple(sorted(path for path in _existing(folder).rglob("*") if _is_image(path)))
+    found = tuple(
+        sorted(path for path in _existing(folder).rglob("*") if _is_image(path) and not _is_left(path, folder))
+    )
     if not found:
         raise DataError(f"{folder}: holds no images")
     return found
@@ -131,5 +132,9 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    # Not those of hidden names, which macOS leaves on foreign disks.
-    return path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".") and path.is_file()
+    return is_image_name(path.name) and path.is_file()
+
+
+def _is_left(path: Path, folder: Path) -> bool:
+    """In a folder that another program left."""
+    return any(is_leftover(name) for name in path.relative_to(folder).parts)

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from bpnas.base.errors import UsageError
 from bpnas.search import DataError, load_data
+from bpnas.search.data.sources import Source
 from tests.image_folders import write_folder
 from tests.root import ROOT
 
@@ -97,6 +98,44 @@ def test_folder(tmp_path):
     for image, label in zip(dataset.train.images, dataset.train.labels.tolist(), strict=True):
         assert int(image[0, 20, 20]) == 40 + 100 * label
     assert load_data(f"folder:{tmp_path}").input_size == 224
+
+
+def test_what_other_programs_leave_is_neither_a_class_nor_an_image(tmp_path):
+    root = write_folder(tmp_path / "set")
+    content = (root / "train/dog/0.png").read_bytes()
+    for part in ("train", "val"):
+        for left in (".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/0.png", "@eaDir/0.png", ".Trash/1.png"):
+            for folder in (root / part, root / part / "cat"):
+                (folder / left).parent.mkdir()
+                (folder / left).write_bytes(content)
+        (root / part / "cat/._0.png").write_bytes(b"\0\5\x16\7" + bytes(100))
+    dataset = load_data(f"folder:{root}", input_size=32)
+    assert dataset.class_names == ("cat", "dog") and Source.parse(f"folder:{root}").class_count() == 2
+    assert (len(dataset.train), len(dataset.test)) == (12, 6)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
+def test_grey_of_16_bits_keeps_its_range(ending, tmp_path):
+    from PIL import Image
+
+    root = write_folder(tmp_path)
+    (file,) = (root / "val/cat" / f"9.{ending}",)
+    for old in (root / "val/cat").iterdir():
+        old.unlink()
+    values = np.array([[0, 255, 256, 32_896, 65_535]], np.uint16).repeat(5, axis=0)
+    Image.fromarray(values).save(file)
+    pixels = load_data(f"folder:{root}", input_size=5).test
+    (image,) = pixels.images[pixels.labels == 0]
+    assert [image[channel, 2].tolist() for channel in range(3)] == [[0, 1, 1, 128, 255]] * 3
+
+
+@pytest.mark.parametrize("values", [np.linspace(0, 1, 16, dtype=np.float32), np.full(16, 70_000, np.int32)])
+def test_pixels_without_a_known_white_are_refused(values, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(values.reshape(4, 4)).save(write_folder(tmp_path) / "train/cat/x.tif")
+    with pytest.raises(DataError, match=r"train/cat/x\.tif cannot be decoded .*from 0 to 65535; save it with 8 or 16"):
+        load_data(f"folder:{tmp_path}", input_size=32)
 
 
 def test_fashion_mnist(tmp_path):

@@ -37,18 +37,19 @@ pytestmark = [
 ]
 
 
-def write_parquet(root, classes=110, train=2, named=True, column="image"):
+def write_parquet(root, classes=110, train=2, named=True, column="image", words=False):
     import pyarrow.parquet as pq
     from datasets import ClassLabel, Dataset, Features, Value
     from datasets import Image as ImageFeature
 
     names = [f"thing {label}" for label in range(classes)]
-    label = ClassLabel(names=names) if named else Value("int64")
+    label = Value("string") if words else ClassLabel(names=names) if named else Value("int64")
     (root / "data").mkdir(parents=True)
     for part, count in (("train", train), ("validation", 1)):
         labels = list(range(classes)) * count
         cells = [{"bytes": encoded(label), "path": f"{part}_{label}.JPEG"} for label in labels]
-        rows = Dataset.from_dict({column: cells, "label": labels}, Features({column: ImageFeature(), "label": label}))
+        values = [names[number] for number in labels] if words else labels
+        rows = Dataset.from_dict({column: cells, "label": values}, Features({column: ImageFeature(), "label": label}))
         pq.write_table(rows.data.table, root / "data" / f"{part}-00000-of-00001.parquet")
     return root
 
@@ -192,6 +193,30 @@ def test_the_parquet_edition_gives_the_same_classes(tmp_path, arrow_cache, worke
             blue = (images[:, 2].float().mean(dim=(1, 2)) / 2).round().int().tolist()
             assert blue == [chosen[label] for label in labels]
     assert Source.parse(f"imagenet:{tmp_path / 'set'}").class_count() == 110
+
+
+@pytest.mark.parametrize("source", ["imagenet", "imagenet100@7"])
+def test_labels_may_be_words(source, tmp_path, arrow_cache, workers):
+    workers(0)
+    dataset = load_data(f"{source}:{write_parquet(tmp_path / 'set', words=True)}", input_size=32)
+    every = sorted(f"thing {number}" for number in range(110))
+    assert dataset.class_names == tuple(every if source == "imagenet" else [every[n] for n in choose_classes(110, 7)])
+    for images, labels in in_order(dataset.test, 200, CPU):
+        blue = (images[:, 2].float().mean(dim=(1, 2)) / 2).round().int().tolist()
+        assert [f"thing {number}" for number in blue] == [dataset.class_names[label] for label in labels]
+
+
+def test_a_word_that_is_no_class_is_named(tmp_path, arrow_cache, workers):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root = write_parquet(tmp_path / "set", classes=3, words=True)
+    file = root / "data/validation-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    labels = pa.array(["thing 0", "bird", None])
+    pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", labels), file)
+    with pytest.raises(DataError, match="label 'bird' is not one of the classes of the training images"):
+        load_data(f"imagenet:{root}", input_size=32)
 
 
 def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, workers):

@@ -26,6 +26,10 @@ def test_each_folder_is_an_identity(tmp_path: Path) -> None:
     assert [path.relative_to(tmp_path).as_posix() for path in faces.paths] == ["a/x.jpeg", "b/1.png", "b/2.JPG"]
     assert faces.labels == (0, 1, 1)
     assert len(images_below(tmp_path)) == 4
+    touch(
+        tmp_path / ".ipynb_checkpoints" / "1.png", tmp_path / "@eaDir" / "1.png", tmp_path / "b" / "__MACOSX" / "1.png"
+    )
+    assert identity_folders(tmp_path) == faces and len(images_below(tmp_path)) == 4
 
 
 def test_market_names_give_identity_and_camera(tmp_path: Path) -> None:
