@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bpnas.base.randomness import derived_seed, sample
+from bpnas.search.data.image_names import is_image_name, is_leftover
 from bpnas.search.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Rows = npt.NDArray[np.int64]
 
-_IMAGE_ENDINGS = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-_LEFTOVERS = frozenset(("__MACOSX", "@eaDir"))  # of archives of macOS; thumbnails of network disks
 _SUBSET_CLASSES = 100
 
 
@@ -122,18 +121,6 @@ def count_classes(directory: Path) -> int:
     """
     files = _parquet_files(directory)
     return len(_class_folders(directory / "train")) if files is None else len(_parquet_class_names(files[0]))
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file is an image, by its ending, and nothing that another program left (see `is_leftover`)."""
-    return os.path.splitext(name)[1].lower() in _IMAGE_ENDINGS and not is_leftover(name)  # noqa: PTH122
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a file or folder is one that programs leave next to images: hidden ones, as notebooks' checkpoints and
-    the companions of files that macOS writes (`._x.jpg`), and a few known ones.
-    """
-    return name.startswith(".") or name in _LEFTOVERS
 
 
 def readable(where: Path, action: Callable[[], T]) -> T:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from bpnas.search.data.image_files import is_image_name, is_leftover
+from bpnas.search.data.image_names import is_image_name, is_leftover
 from bpnas.search.errors import DataError
 
 _MARKET_NAME = re.compile(r"(-1|\d+)_c(\d+)")
