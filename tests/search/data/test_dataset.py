@@ -119,7 +119,7 @@ def test_grey_of_16_bits_keeps_its_range(ending, tmp_path):
     from PIL import Image
 
     root = write_folder(tmp_path)
-    (file,) = (root / "val/cat" / f"9.{ending}",)
+    file = root / f"val/cat/9.{ending}"
     for old in (root / "val/cat").iterdir():
         old.unlink()
     values = np.array([[0, 255, 256, 32_896, 65_535]], np.uint16).repeat(5, axis=0)

@@ -220,7 +220,6 @@ def test_a_word_that_is_no_class_is_named(tmp_path, arrow_cache, workers):
 
 
 def test_a_training_killed_at_any_step_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, workers):
-
     workers(0)
     dataset = load_data(f"imagenet:{folder}", input_size=32, train_images=50)
     settings, file = TrainSettings(epochs=2, batch=16, learning_rate=0.05), tmp_path / "t.pt"
