@@ -437,14 +437,21 @@ def killed_and_undisturbed(folder, kills, total, *options):
     return killed, undisturbed
 
 
+@pytest.mark.usefixtures("real_models")
+def test_a_campaign_that_is_killed_ends_with_the_same_records(tmp_path):
+    options = ("--sessions", "1", "--paths", "K1E*G1,K3E*G1,K5E*G1")
+    killed, undisturbed = killed_and_undisturbed(tmp_path, 2, 300, *options)
+    assert count_rows(undisturbed) == 48 * 12 + 9
+    assert all_rows(killed) == all_rows(undisturbed)
+    assert rest_of(killed) == {undisturbed.name, f"{undisturbed.name}.lock"}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("real_models")
-def test_a_campaign_that_is_killed_five_times_ends_with_the_same_records(tmp_path):
-    # Every site, the stem, the head and the joins, with few paths: most of the time is that of starting again.
-    options = ("--sessions", "1", "--paths", "K1E*G1,K3E*G1,K5E*G1")
-    killed, undisturbed = killed_and_undisturbed(tmp_path, 5, 300, *options)
-    assert count_rows(undisturbed) == 48 * 12 + 9
+def test_a_whole_campaign_that_is_killed_five_times_ends_with_the_same_records(tmp_path):
+    killed, undisturbed = killed_and_undisturbed(tmp_path, 5, 3200, "--sessions", "1")
+    assert count_rows(undisturbed) == 272 * 12 + 9
     assert all_rows(killed) == all_rows(undisturbed)
     assert rest_of(killed) == {undisturbed.name, f"{undisturbed.name}.lock"}
 
