@@ -32,9 +32,10 @@ def devices(as_json: bool) -> None:
             lines.append("What keeps a phone in another state than 'device': profile-device doctor --serial SERIAL")
     else:
         lines = [
-            "No phone is attached. Switch on USB debugging (Settings > Developer options), plug the phone in, and",
-            "allow this computer on its screen; over Wi-Fi: 'adb connect HOST:PORT', or --serial HOST:PORT.",
-            "docs/phone.md has it step by step.",
+            "No phone is attached. On the phone: tap Settings > About phone > Build number",
+            "seven times, switch on USB debugging in Settings > Developer options, plug it",
+            "in, and allow this computer on its screen. Over Wi-Fi: 'adb connect HOST:PORT',",
+            "or --serial HOST:PORT. Then: profile-device doctor",
         ]
     result = {"devices": [dict(zip(header, row, strict=True)) for row in rows]}
     print_result(result, as_json, "\n".join(lines))

@@ -68,6 +68,10 @@ def connect(serial: str, scratch: str = "/data/local/tmp") -> Remote:
         from bpnas.android_bench.local.remote import LocalRemote
 
         return LocalRemote()
+    if serial.startswith("mock:"):
+        raise UnknownSerialError(
+            f"{serial!r} is a computed device, on which nothing runs: give a phone's serial, or 'local'"
+        )
     from bpnas.android_bench.adb.remote import AdbRemote
 
     return AdbRemote(serial, partial(_connect_adb, serial), scratch)

@@ -162,7 +162,7 @@ def _program(remote: Remote, facts: PhoneFacts) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"the instruction set {facts.abi or '(unknown)'} is not 64-bit ARM, for which the runner is built",
-            "take a 64-bit phone, or build bpnas-runner for this one (docs/native.md) and pass it with --runner",
+            "take a 64-bit phone, or give a build of TensorFlow's benchmark_model for this one with --runner",
         )
         return
     try:

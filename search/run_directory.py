@@ -54,6 +54,24 @@ class Layout:
 
 _FOR_READING = Layout()
 
+_OPTIONS = {
+    "preset.name": "--preset",
+    "table_sha256": "a --table of SHA-256",
+    "additivity": "--additivity",
+    "data": "--data",
+    "connections_data": "--connections-data",
+    "input_size": "--input-size",
+    "connections_input_size": "--connections-input-size",
+    "seed": "--seed",
+    "target_ms": "--target",
+    "targets_ms": "--targets",
+    "constraints_ms": "--constraints",
+    "bands": "--bands",
+    "window": "--window",
+    "threads": "--threads",
+}
+"""What people call the settings of a search, where they gave them; those that change others stand first."""
+
 
 class RunDirectory:
     """Files of one run below `root`, which is created.
@@ -111,11 +129,12 @@ class RunDirectory:
             ours = stored.keys() >= set(self._layout.marks)
             left = takewhile(lambda stage: not self._has_begun(stage), reversed(self._layout.stages))
             free = tuple(name for stage in left for name in stage.settings) if ours else ()
-            for name, (before, after) in _differences(stored, now).items():
-                if name.startswith(free):
-                    continue
+            found = _differences(stored, now)
+            if name := next((name for name in sorted(found, key=_cause) if not name.startswith(free)), None):
+                before, after = map(_as_given, found[name])
+                setting = _OPTIONS.get(name, f"{name} =")
                 raise RunError(
-                    f"{self.root / 'config.json'}: this run was started with {name} = {before}, now it is {after}; "
+                    f"{self.root / 'config.json'}: this run was started with {setting} {before}, now it is {after}; "
                     "call it as before to resume, or choose another directory with --out"
                 )
         self.write_json("config.json", now)
@@ -210,6 +229,18 @@ def limit_name(limit_ms: float) -> str:
     """The name of the folder for a network within `limit_ms`."""
     short = f"{limit_ms:g}"
     return f"{short if float(short) == limit_ms else repr(limit_ms)}ms"
+
+
+def _cause(name: str) -> int:
+    """Options from which others follow come first: another preset has other limits, too."""
+    return list(_OPTIONS).index(name) if name in _OPTIONS else len(_OPTIONS)
+
+
+def _as_given(value: Any) -> str:
+    """A setting as it is written behind its option."""
+    if isinstance(value, list):
+        return ",".join(map(_as_given, value)) or "nothing"
+    return "nothing" if value is None else str(value)
 
 
 def _differences(before: Any, after: Any, name: str = "") -> dict[str, tuple[Any, Any]]:

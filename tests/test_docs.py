@@ -1,6 +1,8 @@
 """README and docs: the options that they name are there."""
 
+import ast
 import re
+import tomllib
 
 import click
 import pytest
@@ -37,3 +39,31 @@ def known() -> set[str]:
 def test_the_options_are_there(page, known):
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text(encoding="utf-8")))
     assert named - known == set()
+
+
+ROOMS = ("android_bench", "bpnas", "profiler", "search", "tables")
+MODULES = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+
+
+def _texts_people_see(source: str) -> set[str]:
+    """All strings of a module but its docstrings, and those that describe a name."""
+    tree = ast.parse(source)
+    described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return {node.value for node in constants if id(node) not in described}
+
+
+def test_no_message_sends_people_to_pages_that_only_a_checkout_has():
+    found = {(path.name, text) for path in MODULES for text in _texts_people_see(path.read_text()) if "docs/" in text}
+    assert len(MODULES) > 100 and not found
+
+
+def test_every_extra_that_a_message_names_is_there():
+    optional = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = [
+        path.read_text()
+        for room in ("android_bench", "profiler", "search", "tables")
+        for path in (ROOT / room).rglob("*.py")
+    ]
+    named = set(re.findall(r"pip install 'bpnas\[(\w+)\]'", "\n".join(sources)))
+    assert named and named <= set(optional)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import io
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,8 +33,18 @@ class Option(click.Option):
         self.section, self.many = section, many
 
 
+class _Context(click.Context):
+    """Of a command without a name of its own, the hidden one of a `DefaultGroup`, the path is that of the group."""
+
+    @property
+    def command_path(self) -> str:
+        return " ".join(super().command_path.split())
+
+
 class _BpnasCommand(click.Command):
     """What `Command` and `Group` have in common."""
+
+    context_class = _Context
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         greedy = {name for p in self.get_params(ctx) if isinstance(p, Option) and p.many for name in p.opts}
@@ -102,12 +114,27 @@ class Group(_BpnasCommand, click.Group):
 
 
 class DefaultGroup(Group):
-    """A group that means one of its commands, the hidden one, where no other one is named; its help is that one's."""
+    """A group that means one of its commands, the hidden one, where no other one is named; its help is that one's.
+
+    A first word that is no file is taken for the mistyped name of a command where it looks like one, and always where
+    the hidden command takes no words.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            self._refuse_mistyped(ctx, args)
             args = [self._default, *args]
         return super().parse_args(ctx, args)
+
+    def _refuse_mistyped(self, ctx: click.Context, args: list[str]) -> None:
+        if not args or args[0].startswith("-") or Path(args[0]).exists():
+            return
+        names = [name for name in self.commands if name != self._default]
+        alike = difflib.get_close_matches(args[0], names, n=1)
+        takes_words = any(isinstance(parameter, click.Argument) for parameter in self.commands[self._default].params)
+        if alike or not takes_words:
+            remedy = f"Did you mean {alike[0]!r}?" if alike else f"There are: {', '.join(sorted(names))}."
+            raise click.UsageError(f"No such command {args[0]!r}. {remedy}", ctx)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

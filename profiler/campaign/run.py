@@ -39,6 +39,7 @@ class CampaignState:
     """How far a campaign is. The sentinel counts in none of these.
 
     Attributes:
+        parts: models to time.
         total, done: sessions of the plan's parts, of which more are added where a round follows; measured, in this call
             or before.
         measured: in this call.
@@ -46,6 +47,7 @@ class CampaignState:
         lost: one sentence per device that was given up, while others continued.
     """
 
+    parts: int
     total: int
     done: int
     measured: int
@@ -288,6 +290,7 @@ class Campaign:
     def _state(self) -> dict[str, Any]:
         """The fields of `CampaignState`."""
         return {
+            "parts": len(self._parts) - (self._sentinels is not None),
             "total": len(self._wanted),
             "done": self._rounds.measured,
             "measured": self._measured,

@@ -6,18 +6,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bpnas.base.command import echo
-from bpnas.base.plain_text import as_text
+from bpnas.base.durations import duration
 from bpnas.profiler.campaign.estimate import Estimate
 from bpnas.profiler.campaign.rounds import Assessment
 from bpnas.profiler.campaign.run import CampaignResult, Progress
 
+if TYPE_CHECKING:
+    from bpnas.android_bench.device import DeviceInfo
+    from bpnas.android_bench.measurement import RunSettings
+    from bpnas.base.live_bar import LiveBar
+
 _PLAIN_LINE_SECONDS = 30.0
 _WORST = 5  # of the parts that are not known well enough, this many are named
 _LONGEST_KEY = 64
-_NOT_SHOWN = {"governor", "selinux", "charging", "battery_temperature_c"}  # in the records, but hardly ever another
+_NOT_SHOWN = {"governor", "selinux", "charging", "battery_temperature_c", "device"}  # hardly ever another
+_UNITS = (("_c", 1, " °C"), ("_ns", 1e-3, " us"), ("_mhz", 1, " MHz"), ("_percent", 1, "%"), ("_1min", 1, ""))
 
 
 def campaign_text(path: Path, label: str, result: CampaignResult) -> str:
@@ -84,48 +90,81 @@ def _not_known(one: Estimate, precision: float) -> dict[str, Any]:
 
 
 @contextmanager
-def campaign_display(label: str) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar on a terminal, a line now and then elsewhere; both on standard error."""
+def campaign_display(
+    label: str, records: Path, device: DeviceInfo, settings: RunSettings, devices: int = 1
+) -> Iterator[Callable[[Progress], None]]:
+    """What will be done and where it goes, then a progress bar on a terminal, a line now and then elsewhere; all on
+    standard error.
+
+    Args:
+        label: of the device or devices, for people.
+        records, device, settings: of the campaign.
+        devices: that share the work.
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
+    session_seconds = 0.0 if device.mock else (settings.warmup_seconds + settings.seconds) / devices
+
+    def beginning(now: Progress) -> str:
+        return _beginning(now, label, records, session_seconds)
+
     if not console.is_terminal:
-        yield _plain_display(label)
+        yield _plain_display(label, beginning)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as ProgressBar
+    from bpnas.base.live_bar import live_bar
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}", markup=False),
-        TimeElapsedColumn(),
+    with live_bar(console) as bar:
+        yield _bar_display(bar, label, beginning)
+
+
+def _bar_display(bar: LiveBar, label: str, beginning: Callable[[Progress], str]) -> Callable[[Progress], None]:
+    stage, warned = None, 0
+
+    def show(now: Progress) -> None:
+        nonlocal stage, warned
+        if stage is None:
+            bar.line(beginning(now))
+            stage = bar.stage(label)
+        for sentence in now.lost[warned:]:
+            bar.line(_warning(sentence))
+        warned = len(now.lost)
+        title = ", ".join([label, *_conditions(now)])
+        bar.move(stage, now.done, total=now.total, title=title, facts=_pace(now))
+
+    return show
+
+
+def _beginning(now: Progress, label: str, records: Path, session_seconds: float) -> str:
+    what = f"{now.parts:,} models" if now.parts != 1 else "1 model"
+    if now.done == now.total:
+        return f"{what} on {label}: all {now.total:,} sessions are in {records}"
+    left = f"{now.total - now.done:,} of {now.total:,} sessions are left" if now.done else f"{now.total:,} sessions"
+    least = f", {duration((now.total - now.done) * session_seconds)} at the least" if session_seconds else ""
+    return (
+        f"{what} on {label}: {left}{least}. Every sample is kept in {records}. Stop this when you like: the same "
+        "command goes on where it was."
     )
-    with ProgressBar(*columns, console=console) as bar:
-        task, warned = bar.add_task(as_text(label), total=None, state=""), 0
-
-        def show(now: Progress) -> None:
-            nonlocal warned
-            for sentence in now.lost[warned:]:
-                bar.console.print(as_text(_warning(sentence)), markup=False, highlight=False)
-            warned = len(now.lost)
-            bar.update(task, total=now.total, completed=now.done, state=as_text(_state(now)))
-
-        yield show
 
 
-def _plain_display(label: str) -> Callable[[Progress], None]:
-    last, warned = -_PLAIN_LINE_SECONDS, 0
+def _plain_display(label: str, beginning: Callable[[Progress], str]) -> Callable[[Progress], None]:
+    last, warned = None, 0
 
     def show(now: Progress) -> None:
         nonlocal last, warned
+        if last is None:
+            echo(beginning(now), err=True)
+            last = time.monotonic()
+            return
         for sentence in now.lost[warned:]:
             echo(_warning(sentence), err=True)
         warned = len(now.lost)
         if time.monotonic() - last >= _PLAIN_LINE_SECONDS or now.done + now.failures == now.total:
             last = time.monotonic()
-            echo(f"{label}: {now.done} of {now.total}, {_state(now)}", err=True)
+            echo(
+                f"{label}: {now.done:,} of {now.total:,} sessions, {', '.join([*_pace(now), *_conditions(now)])}",
+                err=True,
+            )
 
     return show
 
@@ -134,18 +173,30 @@ def _warning(sentence: str) -> str:
     return f"Warning: a device is lost, its work goes to the others: {sentence}"
 
 
-def _state(now: Progress) -> str:
-    left = now.remaining_seconds
-    parts = [
-        f"{now.per_second:.2g} models/s",
-        "remaining time unknown" if left is None else f"{_duration(left)} left",
-        f"{now.failures} failed",
-        *(f"{name} {value}" for name, value in now.conditions.items() if name.rpartition(" ")[2] not in _NOT_SHOWN),
-    ]
-    return ", ".join(parts)
+def _pace(now: Progress) -> list[str]:
+    """The most needed first."""
+    pace = []
+    if now.per_second:
+        pace = [f"{_short_number(now.per_second)} models/s"]
+    if now.remaining_seconds is not None:
+        pace.insert(0, f"{duration(now.remaining_seconds)} left")
+    return [*([f"{now.failures} failed"] if now.failures else []), *pace]
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+def _conditions(now: Progress) -> list[str]:
+    """The device's state in words: `sentinel_ns: 149212` is `sentinel 149 us`."""
+    return [text for name, value in now.conditions.items() if (text := _condition(*name.rpartition(" ")[::2], value))]
+
+
+def _condition(serial: str, name: str, value: float | str) -> str:
+    if name in _NOT_SHOWN:
+        return ""
+    for ending, scale, unit in _UNITS:
+        if name.endswith(ending) and not isinstance(value, str):
+            name, value = name.removesuffix(ending), f"{_short_number(value * scale)}{unit}"
+    words = "" if name == "temperature" else name.replace("_", " ")
+    return " ".join(filter(None, [serial, words, value if isinstance(value, str) else _short_number(value)]))
+
+
+def _short_number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -107,9 +107,11 @@ class CampaignOptions:
         # Before torch loads, with which models are written: threads of it that wait for each other would spin, on the
         # cores of models that are timed here, and make the writing many times slower where other programs work.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        with Records.write(self.path(team)) as records, campaign_display(team.label) as show:
+        path, setup = self.path(team), plan.setup
+        display = campaign_display(team.label, path, setup.device, setup.settings, len(team.devices))
+        with Records.write(path) as records, display as show:
             if not others:
-                records.refuse_other_setups(plan.setup)
+                records.refuse_other_setups(setup)
             return run_campaign(
                 list(team.devices.values()),
                 records,

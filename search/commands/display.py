@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bpnas.base.command import echo
-from bpnas.base.plain_text import as_text
 
 if TYPE_CHECKING:
+    from bpnas.base.live_bar import LiveBar, Stage
     from bpnas.search.progress import Progress
 
 _LOG_SECONDS = 60.0
@@ -26,17 +26,9 @@ def display(mock: bool) -> Iterator[Progress]:
     if not console.is_terminal:
         yield _Lines(mark)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from bpnas.base.live_bar import live_bar
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console) as bar:
+    with live_bar(console) as bar:
         yield _Bars(bar, mark)
 
 
@@ -64,22 +56,23 @@ class _Lines:
 
 
 class _Bars:
-    """One bar per stage, with the last step's outcome above it."""
+    """One bar per stage, with the outcome of each step above it."""
 
-    def __init__(self, bar: Any, mark: str) -> None:
-        self._bar, self._mark, self._task, self._title, self._done = bar, mark, None, "", 0
+    def __init__(self, bar: LiveBar, mark: str) -> None:
+        self._bar, self._mark, self._title, self._done = bar, mark, "", 0
+        self._stage: Stage | None = None
 
     def stage(self, title: str, steps: int, done: int = 0) -> None:
-        self._title, self._done = as_text(f"{title}{self._mark}"), done
-        self._task = self._bar.add_task(self._title, total=steps, completed=done)
+        self._title, self._done = f"{title}{self._mark}", done
+        self._stage = self._bar.stage(self._title, steps, done)
 
     def within(self, share: float, text: str) -> None:
-        self._bar.update(self._task, completed=self._done + share, description=as_text(f"{self._title}: {text}"))
+        self._bar.move(self._stage, self._done + share, title=f"{self._title}: {text}")
 
     def step(self, text: str) -> None:
         self._done += 1
-        self._bar.update(self._task, completed=self._done, description=self._title)
-        self._bar.console.print(as_text(text), markup=False, highlight=False)
+        self._bar.move(self._stage, self._done, title=self._title)
+        self._bar.line(text)
 
     def note(self, text: str) -> None:
-        self._bar.console.print(as_text(f"{text}{self._mark}"), markup=False, highlight=False)
+        self._bar.line(f"{text}{self._mark}")

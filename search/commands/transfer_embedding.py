@@ -26,7 +26,7 @@ def _command(
         "--data",
         type=click.Path(file_okay=False, path_type=Path),
         required=True,
-        help="Folder of the images; docs/transfer.md shows its layout.",
+        help="Folder of the images, laid out as above.",
     )
     @backbone_options
     @preset_option()

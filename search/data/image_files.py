@@ -114,13 +114,17 @@ def list_images(directory: Path, class_seed: int | None = None) -> Listing:
 
 
 def count_classes(directory: Path) -> int:
-    """How many classes `directory` has (see `list_images`); 0 if it holds no images.
+    """How many classes `directory` has (see `list_images`).
 
     Raises:
-        DataError: a parquet file is damaged.
+        DataError: there are fewer than two, or a parquet file is damaged.
     """
     files = _parquet_files(directory)
-    return len(_class_folders(directory / "train")) if files is None else len(_parquet_class_names(files[0]))
+    names = _class_names(directory) if files is None else _parquet_class_names(files[0])
+    if len(names) < 2:
+        there = f"only one class, {names[0]}" if names else "no classes"
+        raise DataError(f"{directory}: holds {there}; images of two classes or more are needed")
+    return len(names)
 
 
 def readable(where: Path, action: Callable[[], T]) -> T:
@@ -145,6 +149,14 @@ def _chosen(directory: Path, names: Sequence[str], class_seed: int | None) -> li
     return choose_classes(len(names), class_seed)
 
 
+def _class_names(directory: Path) -> list[str]:
+    _test_folder(directory)
+    names = _class_folders(directory / "train")
+    if not names:
+        raise DataError(f"{directory / 'train'}: holds no folder; there must be one per class")
+    return names
+
+
 def _class_folders(part: Path) -> list[str]:
     """Their names, in order."""
     if not part.is_dir():
@@ -153,10 +165,7 @@ def _class_folders(part: Path) -> list[str]:
 
 
 def _list_folders(directory: Path, class_seed: int | None) -> Listing:
-    test_folder = _test_folder(directory)
-    names = _class_folders(directory / "train")
-    if not names:
-        raise DataError(f"{directory / 'train'}: holds no folder; there must be one per class")
+    names, test_folder = _class_names(directory), _test_folder(directory)
     unknown = sorted(set(_class_folders(directory / test_folder)) - set(names))
     if unknown:
         raise DataError(f"{directory / test_folder / unknown[0]}: is the folder of a class that train does not have")
@@ -286,5 +295,8 @@ def test_name(directory: Path) -> str:
 def _test_folder(directory: Path) -> str:
     name = next((name for name in ("val", "test") if (directory / name).is_dir()), None)
     if not (directory / "train").is_dir() or name is None:
-        raise DataError(f"{directory}: needs the folders train and val (or test), with one folder per class in each")
+        raise DataError(
+            f"{directory}: needs the folders train and val (or test), with one folder per class in each, or the files "
+            "train-*.parquet and validation-*.parquet"
+        )
     return name

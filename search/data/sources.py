@@ -108,7 +108,7 @@ class Source:
         """How many classes its images have.
 
         Raises:
-            DataError: the directory is missing, or a file damaged.
+            DataError: the directory is missing, a file damaged, or there are fewer than two classes.
         """
         if self.kind == "imagenet100":
             return 100

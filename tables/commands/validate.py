@@ -72,7 +72,8 @@ def validate(
             meta, device, networks=networks, sessions=sessions, seed=seed, input_sizes=tuple(dict.fromkeys(input_sizes))
         )
         file = Path(records) if records else table.with_suffix(".validation.sqlite")
-        with Records.write(file) as store, campaign_display(device.info.label) as show:
+        display = campaign_display(device.info.label, file, plan.setup.device, plan.setup.settings)
+        with Records.write(file) as store, display as show:
             timed = time_networks(
                 device,
                 store,

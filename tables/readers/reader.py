@@ -122,7 +122,7 @@ def choose_reader(path: Path, name: str | None = None) -> TableReader:
     if name not in installed:
         raise UsageError(f"no table reader is called {name!r}; there are {', '.join(installed)}")
     if not installed[name].can_read(path):
-        raise TableError(f"{path}: not what reader {name} reads, or damaged; docs/table.md says what that is")
+        raise TableError(f"{path}: reader {name} cannot read it: it has another format, or is damaged")
     return installed[name]
 
 

@@ -271,3 +271,23 @@ def test_real_damage_names_a_way_that_loses_nothing(cli: Cli, file: Path) -> Non
     assert "r.sqlite: the records are damaged (a measurement row of '" in line
     assert "restore a copy, or name another file with --records, and keep this one" in line and ".recover" in line
     assert "delete" not in line
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["build-table", "shwo"], "No such command 'shwo'. Did you mean 'show'?"),
+        (["build-table", "docter", "s9.parquet"], "No such command 'docter'. Did you mean 'doctor'?"),
+        (["run-search", "studdy"], "No such command 'studdy'. Did you mean 'study'?"),
+        (["run-search", "s9.parquet"], "No such command 's9.parquet'. There are: "),
+        (["profile-device", "zo"], "No such command 'zo'. Did you mean 'zoo'?"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_command_is_told_and_what_looks_like_a_file_is_one(
+    cli: Cli, words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = cli(*words)
+    assert done.exit_code == 2 and told in done.stderr
+    assert "  [OPTIONS]" not in done.stderr  # the hidden command's name is empty, and leaves no gap

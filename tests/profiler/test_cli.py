@@ -1,10 +1,13 @@
 import errno
+import importlib
 import json
 import os
 import pty
+import re
 import signal
 import sqlite3
 import subprocess
+import termios
 import threading
 import time
 from contextlib import suppress
@@ -13,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.device import DeviceOptions
+from bpnas.android_bench.device import DeviceInfo, DeviceOptions
 from bpnas.android_bench.errors import DeviceLostError
 from bpnas.android_bench.measurement import RunSettings
 from bpnas.android_bench.mock import MockDevice
@@ -33,6 +36,7 @@ channels = 16
 PARTS = 2 + 4  # K1G1 at two sites; stem, head and two joins
 MOCK = ("--serial", "mock:s9", "--backbone", "tiny.toml", "--input-size", "32", "--sessions", "1", "--paths", "K1G1")
 COMMAND = script("profile-device")
+OPEN_DEVICE = importlib.import_module("bpnas.android_bench.open_device")  # its name in the package is the function's
 
 
 @pytest.fixture(autouse=True)
@@ -273,12 +277,9 @@ def test_an_input_size_given_twice_is_one(cli, torch):
 def test_progress_is_plain_lines_where_there_is_no_terminal(cli, torch):
     done = cli("profile-device", *MOCK)
     assert "\x1b" not in done.stderr and "\r" not in done.stderr
-    first, *_, last = done.stderr.splitlines()  # with one every half minute between them
-    assert f": 0 of {PARTS}, " in first
-    assert f": {PARTS} of {PARTS}, " in last
-    for line in (first, last):
-        assert line.startswith("Samsung Galaxy S9 (MOCK")
-        assert "models/s" in line and "0 failed" in line and "device mock" in line
+    *_, last = done.stderr.splitlines()  # with one every half minute before it
+    assert last.startswith("Samsung Galaxy S9 (MOCK") and f": {PARTS} of {PARTS} sessions, 0 s left, " in last
+    assert "models/s" in last and "failed" not in last
 
 
 def test_progress_is_a_bar_on_a_terminal(torch):
@@ -345,7 +346,7 @@ def test_ctrl_c_on_a_terminal_reaches_all_processes_and_still_is_one_sentence(to
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([COMMAND, *OPTIONS, "--jobs", "2"], start_new_session=True, **pipes) as process:
         try:
-            assert f": 0 of {SESSIONS * 3273}" in process.stderr.readline()
+            assert f": {SESSIONS * 3273:,} sessions" in process.stderr.readline()
             time.sleep(0.5)
             os.killpg(process.pid, signal.SIGINT)
             output, errors = process.communicate(timeout=PATIENCE)
@@ -398,7 +399,7 @@ def phones(monkeypatch):
         opened[serial] = (device, options)
         return device
 
-    monkeypatch.setattr("bpnas.android_bench.open_device.open_device", open_device)
+    monkeypatch.setattr(OPEN_DEVICE, "open_device", open_device)
     return opened
 
 
@@ -408,8 +409,7 @@ def test_several_serials_share_the_work(cli, torch, phones):
     assert list(phones) == ["A", "B"]
     result = json.loads(done.stdout)
     assert (result["device"], result["done"], result["lost"]) == ("s9", PARTS, [])
-    assert "2 devices: 0 of" in done.stderr
-    assert "A device mock, B device mock" in done.stderr
+    assert f"2 devices: {PARTS} sessions" in done.stderr
 
 
 def test_a_lost_device_is_a_warning_and_noted_in_the_result(cli, torch, phones, monkeypatch):
@@ -509,6 +509,66 @@ def test_settings_of_a_phone_that_make_no_sense_are_named(cli, phones, options):
     assert options[0] in error_line(done.stderr)
     assert phones == {}
     assert files_here() == set()
+
+
+# What it says beforehand, and while it measures
+
+
+def test_it_says_beforehand_what_it_does_and_where_that_goes(cli, bad_models):
+    first = cli("profile-device", *MOCK).stderr.splitlines()[0]
+    assert f"{PARTS} models on " in first and f": {PARTS} sessions. " in first and "s9.sqlite" in first
+    assert "computed" in first and "at the least" not in first  # a mock takes no time
+
+
+def test_it_says_how_long_at_the_least(cli, monkeypatch, bad_models):
+    class Device(MockDevice):
+        @property
+        def info(self) -> DeviceInfo:
+            return replace(super().info, mock=False)
+
+    def open_real(serial: str, runtime: str, options: DeviceOptions) -> Device:
+        return Device("s9", runtime)
+
+    monkeypatch.setattr(OPEN_DEVICE, "open_device", open_real)
+    settings = ["--sessions", "3", "--seconds", "2", "--warmup-seconds", "1"]
+    first = cli("profile-device", *MOCK, *settings).stderr.splitlines()[0]
+    assert f": {3 * PARTS} sessions, {9 * PARTS} s at the least. " in first
+
+
+def test_the_state_of_a_phone_is_in_words(cli, phones, torch, monkeypatch):
+    state = {
+        "sentinel_ns": 149212.0,
+        "temperature_c": 41.24,
+        "cpu4_mhz": 1766.4,
+        "battery_percent": 80.0,
+        "load_1min": 0.31,
+    }
+    state |= {"governor": "performance", "screen": "off"}
+    monkeypatch.setattr(MockDevice, "conditions", lambda device: state)
+    assert cli("profile-device", "--serial", "A", *MOCK[2:]).exit_code == 0
+    again = cli("profile-device", "--serial", "A", "--serial", "B", *MOCK[2:-4], "--sessions", "2", *MOCK[-2:])
+    words = "sentinel 149 us, {0}41.2 °C, {0}cpu4 1766 MHz, {0}battery 80%, {0}load 0.31, {0}screen off"
+    assert again.exit_code == 0, again.stderr
+    assert "A " + words.format("A ") in again.stderr and "B " + words.format("B ") in again.stderr
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_terminal_of_any_width_shows_what_is_counted(columns, torch):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    environment = {**os.environ, "TERM": "xterm"}
+    environment.pop("COLUMNS", None)
+    with subprocess.Popen([COMMAND, *MOCK], stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # the other end is closed
+            while got := os.read(ours, 65536):
+                shown += got
+    os.close(ours)
+    assert process.returncode == 0
+    lines = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode().replace("\r", "\n").splitlines()
+    assert any(f"{PARTS}/{PARTS}" in line for line in lines)
+    assert max(map(len, lines)) <= columns
 
 
 # The commands below

@@ -49,6 +49,19 @@ def touch(path: Path) -> None:
     path.touch()
 
 
+def spoken(name: str) -> str:
+    """How a message calls a setting: by its option, if it has one."""
+    options = {
+        "data": "--data",
+        "seed": "--seed",
+        "target_ms": "--target",
+        "constraints_ms": "--constraints",
+        "connections_data": "--connections-data",
+        "window": "--window",
+    }
+    return options.get(name, f"{name} =")
+
+
 @pytest.mark.parametrize(
     ("there", "free"),
     [
@@ -75,7 +88,9 @@ def test_what_of_a_search_was_not_used_yet_may_change(there, free, tmp_path):
             directory.agree(changed(SEARCH, name))
             directory.agree(SEARCH)
         else:
-            with pytest.raises(RunError, match=rf"started with {name} = .*, now it is another; call it as before"):
+            with pytest.raises(
+                RunError, match=rf"started with {spoken(name)} .*, now it is another; call it as before"
+            ):
                 directory.agree(changed(SEARCH, name))
     assert directory.has_trained() == (not free)
     assert directory.settled("window") == (4 if bound else None)
@@ -91,7 +106,7 @@ def test_all_of_another_run_is_fixed_by_its_first_result(kind, tmp_path):
     directory.agree(config)
     touch(tmp_path / result)
     for name in config:
-        with pytest.raises(RunError, match=rf"started with {name} = "):
+        with pytest.raises(RunError, match=rf"started with {spoken(name)} "):
             directory.agree(changed(config, name))
 
 
@@ -115,3 +130,15 @@ def test_a_directory_for_reading_has_no_stages(tmp_path: Path) -> None:
     touch(tmp_path / "network.json")
     assert not RunDirectory(tmp_path).has_trained()
     assert RunDirectory(tmp_path).settled("seed") is None
+
+
+def test_another_preset_is_called_one_and_not_by_a_limit_that_follows_from_it(tmp_path: Path) -> None:
+    before = {**SEARCH, "constraints_ms": [1.5, 2.0], "preset": {**SEARCH["preset"], "name": "tiny"}}
+    after = {**before, "constraints_ms": [9.0], "seed": 1, "preset": {**SEARCH["preset"], "name": "small"}}
+    directory = RunDirectory(tmp_path, SEARCH_LAYOUT)
+    directory.agree(before)
+    touch(tmp_path / "trials.jsonl")
+    with pytest.raises(RunError, match="started with --preset tiny, now it is small; "):
+        directory.agree(after)
+    with pytest.raises(RunError, match=r"started with --constraints 1\.5,2\.0, now it is 9\.0; "):
+        directory.agree({**before, "constraints_ms": [9.0]})

@@ -123,7 +123,7 @@ def market_images(folder: Path, *, distractors: bool) -> IdentityImages:
 
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; docs/transfer.md shows the layout")
+        raise DataError(f"{folder}: there is no such folder of images; the command's --help shows the layout of --data")
     return folder
 
 

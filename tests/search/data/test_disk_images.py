@@ -26,6 +26,7 @@ from bpnas.search.presets import TrainSettings
 from bpnas.search.training.threads import threads_kept
 from bpnas.search.training.train import accuracy, train
 from tests.image_folders import encoded, picture, write_folder, write_imagenet
+from tests.root import ROOT
 from tests.search_helpers import FormulaTable, tiny_backbone
 from tests.training_helpers import killed_until_done, model, weights
 
@@ -387,3 +388,23 @@ def test_a_study_of_blocks_refuses_them_in_a_sentence(tmp_path):
     training = StudyTraining(tiny_backbone(), f"imagenet:{tmp_path}", Preset.load("tiny"))
     with threads_kept(), pytest.raises(DataError, match="a study evaluates winners on images in memory"):
         training()
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ((), "needs the folders train and val"),
+        (("train", "val"), "train: holds no folder; there must be one per class"),
+        (("train/a", "val/a"), "holds only one class, a; images of two classes or more are needed"),
+    ],
+    ids=["empty", "no classes", "one class"],
+)
+@pytest.mark.parametrize("kind", ["folder", "imagenet"])
+def test_a_folder_without_classes_is_told_before_a_table_is_asked_for_them(cli, kind, folders, message, tmp_path):
+    for folder in folders:
+        (tmp_path / "images" / folder).mkdir(parents=True)
+    (tmp_path / "images").mkdir(exist_ok=True)
+    done = cli(
+        "run-search", "--table", ROOT / "tables/mock_s9.parquet", "--data", f"{kind}:{tmp_path / 'images'}", "--plan"
+    )
+    assert done.exit_code == 1 and message in done.stderr and "--classes" not in done.stderr

@@ -331,7 +331,7 @@ GOOD_CSV = "0,16,8,16,2,k3_e6,1.25,2.5"
         ("none.yaml", None, [], 1, "none.yaml: no such file"),
         ("f.txt", "hello", [], 2, "f.txt: no reader can read it; name one with --reader (fbnet-csv, proxyless-yaml)"),
         ("f.yaml", LAYERS, ["--reader", "proxyles"], 2, "no table reader is called 'proxyles'; there are fbnet-csv"),
-        ("f.yaml", LAYERS, ["--reader", "fbnet-csv"], 1, "f.yaml: not what reader fbnet-csv reads"),
+        ("f.yaml", LAYERS, ["--reader", "fbnet-csv"], 1, "f.yaml: reader fbnet-csv cannot read it"),
         ("f.yaml", LAYERS, ["--column", "pixel3_ms"], 2, "such a table has no columns"),
         ("f.yaml", LAYERS, ["--backbone", "mobilnet"], 2, "no backbone is called 'mobilnet'"),
         ("f.yaml", LAYERS, ["--device", "a/b"], 2, "--device 'a/b': the table is named after it"),
