@@ -13,6 +13,7 @@ from bpnas.base.errors import UsageError
 from bpnas.base.plain_numbers import read_number, read_whole_number
 from bpnas.base.plain_text import shown
 from bpnas.tables.additivity.model_record import MODEL_NAMES
+from bpnas.tables.commands.table_path import MOCK_TABLE, TablePath
 
 if TYPE_CHECKING:
     from bpnas.profiler.block import Block
@@ -66,7 +67,9 @@ RETRAIN_OVERRIDES = {
 """The same for the training of the final network."""
 
 table_option = click.option(
-    "--table", type=click.Path(dir_okay=False), help="Latency table.  [default: the one in this directory]"
+    "--table",
+    type=TablePath(),
+    help="Latency table; 'mock:s9' is the computed one that comes with bpnas.  [default: the one in this directory]",
 )
 additivity_option = click.option(
     "--additivity", type=click.Choice(MODEL_NAMES), help="How the table predicts a network.  [default: the table's own]"
@@ -228,7 +231,8 @@ def table_here() -> str:
     files = sorted(str(path) for path in Path().glob("*.parquet") if is_table_file(path))
     if len(files) != 1:
         found = f"{len(files)} tables in this directory ({', '.join(files)})" if files else "no table in this directory"
-        raise UsageError(f"{found}; name one with --table, or make one with build-table")
+        remedy = f"name one with --table, or make one with build-table; --table {MOCK_TABLE} is the computed one"
+        raise UsageError(f"{found}; {remedy} that comes with bpnas")
     return files[0]
 
 

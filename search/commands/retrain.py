@@ -20,6 +20,7 @@ from bpnas.search.commands.options import (
     wait_passively,
 )
 from bpnas.search.data.evaluation_images import on_images
+from bpnas.tables.commands.table_path import TablePath
 
 
 @click.command(cls=Command, short_help="Train a searched network once more, also on other images.")
@@ -29,7 +30,7 @@ from bpnas.search.data.evaluation_images import on_images
 @retrain_options
 @click.option(
     "--table",
-    type=click.Path(dir_okay=False),
+    type=TablePath(),
     help="Latency table: needed where the images have another number of classes.  [default: as the search predicted]",
 )
 @additivity_option

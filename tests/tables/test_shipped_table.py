@@ -1,5 +1,6 @@
 """The table of the computed Galaxy S9 that comes with bpnas."""
 
+import json
 from collections import Counter
 from importlib import resources
 from pathlib import Path
@@ -76,3 +77,21 @@ def test_the_commands_make_it_again_bit_for_bit(cli, tmp_path, monkeypatch):
     # Another version of Arrow writes the same numbers as other bytes.
     if written_by == f"parquet-cpp-arrow version {pa.__version__}":
         assert Path("s9.parquet").read_bytes() == shipped_bytes
+
+
+def test_it_is_there_under_its_name_also_where_no_checkout_is(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(cli("build-table", "show", "mock:s9", "--json").stdout)
+    assert found["mock"] and found["entries"] == len(LatencyTable.mock_s9())
+    assert cli("build-table", "doctor", "mock:s9").exit_code == 0
+    assert cli("build-table", "diff", "mock:s9", "mock:s9").exit_code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_search_takes_it_by_name_and_names_it_where_there_is_no_table(cli, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    none = cli("run-search", "--plan")
+    assert none.exit_code == 2 and "--table mock:s9" in none.stderr
+    plan = cli("run-search", "--plan", "--table", "mock:s9", "--constraints", "15", "--json")
+    assert plan.exit_code == 0 and json.loads(plan.stdout)["mock"]
