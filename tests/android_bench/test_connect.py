@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
 from bpnas.android_bench.adb.attached import Attached
 from bpnas.android_bench.adb.usb import usb_devices, usb_transport
@@ -82,9 +84,7 @@ def test_a_phone_on_usb_is_reached_without_a_server(
         assert remote.shell("echo usb").text == "usb"
 
 
-@pytest.mark.parametrize(
-    "serial", ["R58", "host:", "host:0", "host:65536", "host:x", "host", "", "mock:s9", "a b\x1b[2J"]
-)
+@pytest.mark.parametrize("serial", ["R58", "host:", "host:0", "host:65536", "host:x", "host", "", "a b\x1b[2J"])
 def test_a_serial_that_nobody_has_is_named(serial: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said = f"no device answers to serial {serial!r}; attached are: {{}}. Plug it in"
     with pytest.raises(UnknownSerialError, match=re.escape(said.format("nothing"))) as caught:
@@ -114,3 +114,19 @@ def test_this_machine_is_a_remote_too(tmp_path: Path) -> None:
 
 def test_no_test_sees_a_phone_on_usb() -> None:
     assert (usb_devices(), usb_transport("any")) == ((), None)
+
+
+@pytest.mark.parametrize("serial", ["mock:s9", "mock:nosuch"])
+def test_a_computed_device_is_not_looked_for_among_phones(serial: str) -> None:
+    with pytest.raises(UnknownSerialError, match=f"'{serial}' is a computed device") as caught:
+        connect(serial)
+    assert "attached" not in str(caught.value)
+
+
+def test_a_command_that_needs_a_real_device_says_so_of_a_computed_one(
+    cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    model = tmp_path / "m.tflite"
+    model.write_bytes(b"any")
+    done = cli("profile-device", "operators", model, "--serial", "mock:s9")
+    assert done.exit_code == 2 and "'mock:s9' is a computed device" in done.stderr
