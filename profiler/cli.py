@@ -65,7 +65,11 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_what("--backbone", default="mobilenetv2", show_default=True, help="A shipped backbone, or a .toml file.")
 @_what("--input-size", "input_sizes", type=int, multiple=True, help="Image size; repeatable.  [default: 32, 224]")
-@_what("--classes", type=int, help="Outputs of the head.  [default: 10 up to size 64, else 1000]")
+@_what(
+    "--classes",
+    type=int,
+    help="Outputs of the head; it is timed with 10, 100 and 1000, too.  [default: 10 up to size 64, else 1000]",
+)
 @_what("--paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.  [default: all 272]")
 @_what("--sessions", type=click.IntRange(1, 1000), default=3, show_default=True, help="Fresh sessions of each part.")
 @_what(
@@ -140,6 +144,7 @@ def main(context: click.Context, /, **parameters: Any) -> None:
     from bpnas.profiler.campaign.run import plan_parts
     from bpnas.profiler.commands.campaign_display import campaign_text, quality_fields
     from bpnas.profiler.commands.campaign_options import CampaignOptions, fail_for, failure_fields
+    from bpnas.profiler.paths import HEAD_CLASSES
 
     sizes = dict.fromkeys(parameters["input_sizes"] or _DEFAULT_SIZES)
     backbones = tuple(Backbone.load(parameters["backbone"], size, parameters["classes"]) for size in sizes)
@@ -152,6 +157,7 @@ def main(context: click.Context, /, **parameters: Any) -> None:
             options.sessions,
             parameters["networks"],
             context=parameters["context_"],
+            heads=HEAD_CLASSES,
             precision=options.precision,
         )
         plan_parts(plan)  # a wrong filter is an error before any file is made

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from bpnas.base.errors import UsageError
@@ -190,6 +190,15 @@ def head_part(backbone: Backbone) -> HeadPart:
     """The backbone's head."""
     last = backbone.sites[-1]
     return HeadPart(last.c_out, backbone.head_channels, backbone.classes, last.output_size)
+
+
+HEAD_CLASSES = (10, 100, 1000)
+"""Heads of these numbers of classes are in every campaign: what lies between them can be interpolated."""
+
+
+def head_parts(backbone: Backbone, classes: Iterable[int]) -> tuple[HeadPart, ...]:
+    """Heads of the backbone with other numbers of classes."""
+    return tuple(head_part(replace(backbone, classes=count)) for count in classes)
 
 
 def network_parts(backbone: Backbone) -> tuple[Part, ...]:

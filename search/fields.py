@@ -151,6 +151,15 @@ class Fields:
             found.append(checked)
         return tuple(found)
 
+    def wholes(self, name: str, low: int = 0) -> list[int]:
+        """A list of whole numbers of at least `low`. Raises FieldError."""
+        values = self.items(name)
+        for number, value in enumerate(values):
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= _MOST_WHOLE:
+                found = kind_of(value)
+                raise FieldError(f"{self._name(name, number)} must be a whole number from {low}, not {found}")
+        return values
+
     def part(self, name: str) -> Fields:
         """An object. Raises FieldError."""
         return Fields.of(self._value(name), self._name(name).strip("'"))

@@ -133,6 +133,13 @@ class SearchPlan:
         return tuple(sorted({*self.further_ms, *([] if self.target_ms is None else [self.target_ms])}))
 
     @property
+    def head_notes(self) -> tuple[str, ...]:
+        """For people: which heads' latencies are interpolated."""
+        backbones = [*([] if self.space is None else [self.space.backbone]), self.backbone]
+        notes = (self.table.head(each.input_size, each.classes).note for each in backbones)
+        return tuple(dict.fromkeys(note for note in notes if note))
+
+    @property
     def input_sizes(self) -> tuple[int, int]:
         """Input sizes of the two stages, in pixels."""
         return self.request.input_size or self.sources[0].native_size, self.backbone.input_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,20 @@ from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import Backbone, Site
 from bpnas.profiler.block import Block, BlockPath
 from bpnas.profiler.networks import Fold, fold_of, parse_network
-from bpnas.profiler.paths import ContextPart, NeighboursPart, NetworkPart, Part, all_paths
+from bpnas.profiler.paths import (
+    ContextPart,
+    HeadPart,
+    NeighboursPart,
+    NetworkPart,
+    Part,
+    all_paths,
+    head_part,
+)
 from bpnas.tables.additivity.model_record import MODEL_NAMES
 from bpnas.tables.additivity.models import AS_MEASURED, PLAIN_SUM, AdditiveModel, EntryTerms
 from bpnas.tables.additivity.sound_weights import SoundWeights
 from bpnas.tables.errors import MissingEntryError, TableError
+from bpnas.tables.heads import HeadLatency, interpolated, measured_heads
 from bpnas.tables.schema import read_table
 from bpnas.tables.table_meta import TableMeta
 
@@ -56,7 +66,8 @@ class LatencyTable:
         )
         if self.additivity not in MODEL_NAMES:
             raise UsageError(f"no model is called {self.additivity!r}: use one of {', '.join(MODEL_NAMES)}")
-        self._terms = EntryTerms(self.entry, meta.backbones[0].channel_shuffle, in_context=self.additivity == "context")
+        shuffle, in_context = meta.backbones[0].channel_shuffle, self.additivity == "context"
+        self._terms = EntryTerms(self._known, shuffle, in_context=in_context)
         self._models: dict[int, AdditiveModel] = {}
         if self.additivity == "corrected" and not any(map(self._coefficients, self.input_sizes)):
             self._model(self.input_sizes[0])  # which says why
@@ -98,25 +109,57 @@ class LatencyTable:
     def backbone(self, input_size: int | None = None, classes: int | None = None) -> Backbone:
         """The backbone at an input size; both arguments may be left out where there is just one.
 
+        Args:
+            input_size: of the images.
+            classes: of the head: any number, if the table has heads of two at least (see `head`).
+
         Raises:
             TableError: there is none, or more than one.
         """
-        found = [
-            b
-            for b in self.meta.backbones
-            if input_size in (None, b.input_size) and classes in (None, b.classes)
-        ]  # fmt: skip
+        sized = [b for b in self.meta.backbones if input_size in (None, b.input_size)]
+        found = [b for b in sized if classes in (None, b.classes)]
+        if not found and classes is not None and len({b.input_size for b in sized}) == 1:
+            other = replace(sized[0], classes=classes)
+            if self._head(head_part(other)) is not None:
+                return other
         if len(found) == 1:
             return found[0]
         there = ", ".join(f"{b.input_size} with {b.classes} classes" for b in self.meta.backbones)
-        if found:
+        if found or (sized and classes is not None and input_size is None):
             raise TableError(f"the table holds input sizes {there}: say which one is meant")
+        if sized and classes is not None:
+            raise TableError(
+                f"the table holds input sizes {there}, and no second head at {input_size} from which one of {classes} "
+                "classes could be interpolated; call the profile-device command of its records once more, which adds "
+                "the heads, and build the table again"
+            )
         size = "" if input_size is None else f" --input-size {input_size}"
-        wanted = size + ("" if classes is None else f" --classes {classes}")
         raise TableError(
-            f"the table holds input sizes {there}, not what is asked for; measure it with profile-device{wanted} "
+            f"the table holds input sizes {there}, not what is asked for; measure it with profile-device{size} "
             "on the same records and build the table again"
         )
+
+    def head(self, input_size: int | None = None, classes: int | None = None) -> HeadLatency:
+        """Latency of the head, and whether it was measured or interpolated between heads of other numbers of classes.
+
+        Raises:
+            TableError: the backbone is not there, or more than one is.
+            MissingEntryError: there is no head.
+        """
+        part = head_part(self.backbone(input_size, classes))
+        return self._head(part) or HeadLatency(part.classes, self.entry(part))
+
+    def _head(self, part: HeadPart) -> HeadLatency | None:
+        if part in self:
+            return HeadLatency(part.classes, self.entry(part))
+        keys = measured_heads(self._latency_ms, part)
+        return interpolated(part, {classes: self._latency_ms[key] for classes, key in keys.items()})
+
+    def _known(self, part: Part) -> float:
+        """What networks are summed up from: entries, and heads of other numbers of classes."""
+        if isinstance(part, HeadPart) and (head := self._head(part)) is not None:
+            return head.latency_ms
+        return self.entry(part)
 
     def entry(self, part: Part) -> float:
         """Latency of a part, in ms.

@@ -88,6 +88,7 @@ class Plan:
         networks: random whole networks per backbone, in addition to its parts.
         context: the paths also between neighbours.
         test_seed: where given, the plan is of `networks` test networks alone, drawn with it; no table is made of it.
+        heads: numbers of classes with which the head of every backbone is timed, too.
         precision: half the confidence interval over the estimate that was asked for last, or None. Plans that differ
             in nothing else are equal.
     """
@@ -99,6 +100,7 @@ class Plan:
     networks: int = 0
     context: bool = False
     test_seed: int | None = None
+    heads: tuple[int, ...] = ()
     precision: float | None = field(default=None, compare=False)
 
 
@@ -207,6 +209,8 @@ class Records(Closing):
             value["context"] = True
         if plan.test_seed is not None:
             value["test_seed"] = plan.test_seed
+        if plan.heads:
+            value["heads"] = plan.heads
         with _faults(self.path), self._transaction():
             self._put_setup(plan.setup)
             digest = self._put("plan", json.dumps(value, sort_keys=True))
@@ -275,8 +279,8 @@ class Records(Closing):
             identity = stored["fingerprint"], stored["settings"], stored["export_version"]
             backbones = tuple(Backbone.from_dict(backbone) for backbone in stored["backbones"])
             rest = stored["paths"], stored["sessions"], stored.get("networks", 0), stored.get("context", False)
-            test_seed = stored.get("test_seed")
-        return Plan(self._setup(*identity), backbones, *rest, test_seed, precision)
+            test_seed, heads = stored.get("test_seed"), tuple(stored.get("heads", ()))
+        return Plan(self._setup(*identity), backbones, *rest, test_seed, heads, precision)
 
     def refuse_other_setups(self, setup: Setup) -> None:
         """Refuse to continue in this file where nothing new could meet what is there in one table.

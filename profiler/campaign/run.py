@@ -26,7 +26,7 @@ from bpnas.profiler.campaign.sentinel import SentinelTasks, is_phone, is_sentine
 from bpnas.profiler.campaign.session import Task, summarize
 from bpnas.profiler.campaign.work_queue import WorkQueue
 from bpnas.profiler.networks import Fold, random_networks
-from bpnas.profiler.paths import Part, all_paths, context_parts, enumerate_parts, select_paths
+from bpnas.profiler.paths import Part, all_paths, context_parts, enumerate_parts, head_parts, select_paths
 
 WORTH_PROCESSES = 32
 """Fewer models than this are written before another process has loaded torch."""
@@ -111,8 +111,10 @@ def plan_parts(plan: Plan) -> tuple[Part, ...]:
     ]
     if plan.test_seed is not None:
         return tuple(networks)
+    parts = enumerate_parts(plan.backbones, paths)
+    heads = dict.fromkeys(head for backbone in plan.backbones for head in head_parts(backbone, plan.heads))
     in_context = context_parts(plan.backbones, paths) if plan.context else ()
-    return (*enumerate_parts(plan.backbones, paths), *in_context, *networks)
+    return (*parts, *(head for head in heads if head not in parts), *in_context, *networks)
 
 
 def refuse_unequal(devices: Mapping[str, Device], setup: Setup) -> None:

@@ -122,6 +122,7 @@ def measure(run: Path, runtime: str | None, as_json: bool, **parameters: Any) ->
     summary = {
         "network": str(network.path),
         "predicted_latency_ms": predicted,
+        "head_interpolated_from": network.values.get("head_interpolated_from", []),
         **limit_facts(predicted, limit),
         "measured": [asdict(each) for each in found],
         "warnings": warnings,
@@ -136,6 +137,7 @@ def measure(run: Path, runtime: str | None, as_json: bool, **parameters: Any) ->
 
 def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Sequence[str]) -> str:
     lines, predicted, limit = [], network.predicted_latency_ms, network.target_ms
+    note = f" {network.head_note}" if network.head_note else ""
     floats = {each.runtime: each.latency_ms for each in found if ".int8." not in each.file}
     for each in found:
         line = f"{each.file}: {each.latency_ms:.4g} ms on {each.model}"
@@ -147,7 +149,7 @@ def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Se
             line += "" if beside is None else f"; {beside / each.latency_ms:.2f} times as fast as in float32"
         elif predicted is not None:
             ratio = predicted / each.latency_ms
-            line += f"; the table predicts {predicted:.4g} ms, {ratio:.3f} times that ({(ratio - 1) * 100:+.1f}%)"
+            line += f"; the table predicts {predicted:.4g} ms{note}, {ratio:.3f} times that ({(ratio - 1) * 100:+.1f}%)"
         if limit is not None and each.latency_ms > limit:
             line += f"; above the limit of {limit:.4g} ms"
         lines.append(line)

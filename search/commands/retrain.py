@@ -88,7 +88,8 @@ def retrain(
     mock = " (mock: computed, not measured)" if result.mock else ""
     latency = "latency unknown"
     if result.predicted_latency_ms is not None:
-        latency = f"{result.predicted_latency_ms:.4g} ms by table{mock}"
+        note = NetworkFile.load(result.directory).head_note
+        latency = f"{result.predicted_latency_ms:.4g} ms by table{mock}{', ' if note else ''}{note}"
     limit = "" if result.limit_ms is None else f", limit {result.limit_ms:.4g} ms"
     text = (
         f"Accuracy {result.accuracy * 100:.1f}% {on_images(result.accuracy_on)}, {latency}{limit}\n"

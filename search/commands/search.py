@@ -174,7 +174,7 @@ def search(
         return
     cost = None if preset == "paper" or plan.space is None else _cost(result, plan.space)
     found = result_values(result, cost) | {"int8": {str(place): asdict(each) for place, each in quantized.items()}}
-    text = result_text(table, result, cost, loaded.meta.imported is not None)
+    text = result_text(table, result, cost, loaded.meta.imported is not None, plan.head_notes)
     for place, each in quantized.items():
         text += f"\nInt8 in {place}:\n{int8_text(each)}"
     print_result(found, as_json, text)

@@ -27,6 +27,7 @@ def plan_values(plan: SearchPlan, costs: Sequence[StageCost]) -> dict[str, Any]:
         "additivity": plan.table.additivity,
         "preset": plan.request.preset.name,
         "stage": plan.request.stage,
+        "interpolated_heads": list(plan.head_notes),
         "proposals": [str(block) for block in plan.request.proposals],
         "limits_ms": list(plan.limits_ms),
         "targets_ms": list(plan.targets_ms),
@@ -43,6 +44,7 @@ def plan_text(plan: SearchPlan, costs: Sequence[StageCost]) -> str:
     origin = _origin(meta.mock, meta.imported is not None)
     lines = [
         f"Device: {meta.device_name}, {meta.runtime}{origin}; networks are predicted by {plan.table.additivity!r}",
+        *(f"Latencies are {note}" for note in plan.head_notes),
         f"Limits of the block proposals: {_all_ms(plan.limits_ms) or 'none, the blocks are given'}",
     ]
     if plan.request.stage != "proposals":
@@ -103,11 +105,14 @@ def _network_as_dict(network: NetworkResult) -> dict[str, Any]:
     }
 
 
-def result_text(table: str, result: SearchResult, cost: CostEstimate | None, imported: bool) -> str:
+def result_text(
+    table: str, result: SearchResult, cost: CostEstimate | None, imported: bool, head_notes: Sequence[str] = ()
+) -> str:
     """The same for people."""
     mock = _origin(result.mock, imported)
     lines = [
         f"Device: {result.device}, {result.runtime}{mock}; networks are predicted by {result.additivity!r}",
+        *(f"Latencies are {note}" for note in head_notes),
         "Block proposals:",
     ]
     for p in result.proposals:

@@ -23,6 +23,7 @@ from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.errors import DivergedError, RunError
 from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.sealed import is_sealed, read_json, sealed_json, unsealed
+from bpnas.tables.heads import head_note
 
 if TYPE_CHECKING:
     from bpnas.profiler.models.modules import Network
@@ -45,6 +46,7 @@ LATENCY_FIELDS = (
     "table_setup",
     "additivity",
     "predicted_latency_ms",
+    "head_interpolated_from",
     "target_ms",
 )
 """What network.json says of the latency; all else is of the training, or belongs to the files next to it."""
@@ -108,6 +110,8 @@ class NetworkFile:
         blocks = parse_blocks(fields.texts("blocks"))
         check_sites(blocks, backbone)
         normal = fields.part("input")
+        if fields.has("head_interpolated_from"):
+            fields.wholes("head_interpolated_from", 1)
         return cls(
             path,
             backbone,
@@ -134,6 +138,11 @@ class NetworkFile:
     def above_limit(self) -> str | None:
         """A sentence, where its predicted latency is above its limit."""
         return above_limit(self.path, self.predicted_latency_ms, self.target_ms)
+
+    @property
+    def head_note(self) -> str:
+        """For people: that the predicted latency is with a head that was interpolated; nothing if it was measured."""
+        return head_note(self.backbone.classes, self.values.get("head_interpolated_from", ()))
 
     @property
     def fingerprint(self) -> str:
@@ -345,5 +354,6 @@ def latency_facts(
         "table_setup": None if meta.setup is None else asdict(meta.setup),
         "additivity": table.additivity,
         "predicted_latency_ms": table.network(blocks, backbone.input_size, backbone.classes),
+        **table.head(backbone.input_size, backbone.classes).facts,
         "target_ms": target_ms,
     }

@@ -145,7 +145,10 @@ def _latency(file: NetworkFile, backbone: Backbone, table: LatencyTable | None) 
         return latency_facts(table, file.blocks, backbone, file.target_ms)
     found = {name: file.values[name] for name in LATENCY_FIELDS if name in file.values}
     found |= {"predicted_latency_ms": file.predicted_latency_ms, "target_ms": file.target_ms}
-    return found if backbone == file.backbone else {**found, "predicted_latency_ms": None}
+    if backbone != file.backbone:
+        found["predicted_latency_ms"] = None
+        found.pop("head_interpolated_from", None)
+    return found
 
 
 def _doubt(path: Path, file: NetworkFile, backbone: Backbone, latency: dict[str, Any]) -> str | None:

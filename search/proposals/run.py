@@ -104,6 +104,7 @@ def run_proposals(
             "runtime": meta.runtime,
             "table_sha256": space.table.sha256,
             "additivity": space.table.additivity,
+            **space.table.head(space.backbone.input_size, space.backbone.classes).facts,
             "backbone": space.backbone.to_dict(),
             "data": search.data,
             "seed": search.seed,

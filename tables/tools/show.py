@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpnas.base.errors import UsageError
-from bpnas.profiler.paths import select_paths
+from bpnas.profiler.paths import head_part, select_paths
 from bpnas.tables.build import name_some
+from bpnas.tables.heads import measured_heads
 from bpnas.tables.latency_table import to_pandas
 from bpnas.tables.schema import COLUMNS, read_table
 from bpnas.tables.table_meta import TableMeta
@@ -31,6 +32,7 @@ class TableView:
         rows: those that were asked for, in that order; the columns are `COLUMNS`.
         kinds: how many entries of each kind the whole table has.
         doubtful: how many of all entries carry a flag, or have sessions that are not used.
+        heads: the numbers of classes of which it has heads, by input size.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class TableView:
     rows: pd.DataFrame
     kinds: dict[str, int]
     doubtful: int
+    heads: dict[int, tuple[int, ...]]
 
 
 def view_table(
@@ -75,7 +78,8 @@ def view_table(
         raise UsageError(f"no column is called {column!r}; there are {', '.join(COLUMNS)}")
     descending = sort is not None and sort.startswith("-")
     rows = rows.sort_values([column, "key"], ascending=[not descending, True], na_position="last")
-    return TableView(path, meta, digest, rows, kinds, doubtful)
+    heads = {b.input_size: tuple(measured_heads(frame["key"], head_part(b))) for b in meta.backbones}
+    return TableView(path, meta, digest, rows, kinds, doubtful, heads)
 
 
 def _at_site(path: Path, frame: pd.DataFrame, rows: pd.DataFrame, pattern: str) -> pd.DataFrame:
@@ -96,6 +100,7 @@ def describe(view: TableView) -> dict[str, Any]:
         "entries": sum(view.kinds.values()),
         "kinds": view.kinds,
         "doubtful": view.doubtful,
+        "head_classes": {str(size): list(counts) for size, counts in view.heads.items()},
         "metadata": meta.to_dict(),
     }
 
@@ -119,6 +124,9 @@ def header_lines(view: TableView) -> list[str]:
         lines.append(f"{'statistic':9} {meta.statistic} instead of medians")
     sizes = ", ".join(f"{b.input_size} ({b.classes} classes)" for b in meta.backbones)
     lines.append(f"{'backbone':9} {meta.backbones[0].name} at input size {sizes}")
+    heads = [f"{', '.join(f'{count:,}' for count in counts)} classes at {size}" for size, counts in view.heads.items()]
+    others = "; others are interpolated" if all(len(counts) > 1 for counts in view.heads.values()) else ""
+    lines.append(f"{'heads':9} {'; '.join(heads) or 'none'}{others}")
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in view.kinds.items())
     lines.append(f"{'entries':9} {sum(view.kinds.values()):,} ({kinds}); {len(meta.paths)} of 272 paths at every site")
     missing = f"{len(meta.missing):,}: {name_some(meta.missing)}" if meta.missing else "none"
