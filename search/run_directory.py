@@ -72,6 +72,9 @@ _OPTIONS = {
 }
 """What people call the settings of a search, where they gave them; those that change others stand first."""
 
+_LIMITS = {"target_ms", "constraints_ms"}
+"""Where one of them is left out, it follows from the other."""
+
 
 class RunDirectory:
     """Files of one run below `root`, which is created.
@@ -129,12 +132,13 @@ class RunDirectory:
             ours = stored.keys() >= set(self._layout.marks)
             left = takewhile(lambda stage: not self._has_begun(stage), reversed(self._layout.stages))
             free = tuple(name for stage in left for name in stage.settings) if ours else ()
-            found = _differences(stored, now)
-            if name := next((name for name in sorted(found, key=_cause) if not name.startswith(free)), None):
-                before, after = map(_as_given, found[name])
-                setting = _OPTIONS.get(name, f"{name} =")
+            found = {k: v for k, v in _differences(stored, now).items() if not k.startswith(free)}
+            if found:
+                causes = _causes(found)
+                before = ", ".join(f"{_OPTIONS.get(k, f'{k} =')} {_as_given(was)}" for k, (was, _) in causes.items())
+                after = ", ".join(_as_given(is_) for _, is_ in causes.values())
                 raise RunError(
-                    f"{self.root / 'config.json'}: this run was started with {setting} {before}, now it is {after}; "
+                    f"{self.root / 'config.json'}: this run was started with {before}, now it is {after}; "
                     "call it as before to resume, or choose another directory with --out"
                 )
         self.write_json("config.json", now)
@@ -231,15 +235,19 @@ def limit_name(limit_ms: float) -> str:
     return f"{short if float(short) == limit_ms else repr(limit_ms)}ms"
 
 
-def _cause(name: str) -> int:
-    """Options from which others follow come first: another preset has other limits, too."""
-    return list(_OPTIONS).index(name) if name in _OPTIONS else len(_OPTIONS)
+def _causes(found: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """The difference that others follow from: another preset has other limits, too; limits and target go together."""
+    order = [name for name in _OPTIONS if name in found] or list(found)
+    both = _LIMITS if order[0] in _LIMITS else {order[0]}
+    return {name: found[name] for name in order if name in both}
 
 
 def _as_given(value: Any) -> str:
     """A setting as it is written behind its option."""
     if isinstance(value, list):
         return ",".join(map(_as_given, value)) or "nothing"
+    if isinstance(value, float):
+        return f"{value:.12g}"
     return "nothing" if value is None else str(value)
 
 

@@ -49,10 +49,11 @@ def make_plan(
     export_version: int = 1,
     networks: int = 0,
     precision: float | None = None,
+    heads: tuple[int, ...] = (),
     **device: Any,
 ) -> Plan:
     setup = Setup(device_info(**device), settings, export_version)
-    return Plan(setup, backbones or (backbone(),), paths, sessions, networks, precision=precision)
+    return Plan(setup, backbones or (backbone(),), paths, sessions, networks, heads=heads, precision=precision)
 
 
 def measurement(key: str, session: int = 0, **changes: Any) -> Measurement:

@@ -16,6 +16,7 @@ from bpnas.profiler import Backbone, Block, SimplePath, Site
 from bpnas.profiler.backbone import Stage
 from bpnas.profiler.block import BlockPath
 from bpnas.profiler.paths import all_paths, select_paths
+from bpnas.tables.heads import HeadLatency
 
 
 def tiny_backbone(input_size: int = 32, classes: int = 10) -> Backbone:
@@ -67,6 +68,9 @@ class FormulaTable:
 
     def backbone(self, input_size: int | None = None, classes: int | None = None) -> Backbone:
         return next(b for b in self.backbones if input_size in (None, b.input_size))
+
+    def head(self, input_size: int | None = None, classes: int | None = None) -> HeadLatency:
+        return HeadLatency(self.backbone(input_size).classes if classes is None else classes, 0.005)
 
     def fixed(self, input_size: int | None = None, classes: int | None = None) -> float:
         return 0.01

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.tables import LatencyTable
+from bpnas.tables import LatencyTable, TableError
 from tests.root import ROOT
 
 PROFILE = "--serial mock:s9 --input-size 32 --sessions 1 --paths K1G1,K3G1,K1E1G1,K3E1G1".split()
@@ -45,12 +45,23 @@ def resumed(cli, *words):
 
 
 def test_records_are_complete_and_make_the_same_table(earlier, cli):
-    done = resumed(cli, "profile-device", *PROFILE, "--backbone", "small.toml", "--records", "records.sqlite", "--json")
-    assert json.loads(done.stdout)["measured"] == 0
     resumed(cli, "build-table", "records.sqlite", "--out", "again.parquet")
     tables = [LatencyTable.load(name) for name in ("table.parquet", "again.parquet")]
     assert tables[0].meta == tables[1].meta
     assert tables[0].to_pandas().equals(tables[1].to_pandas())
+
+
+def test_the_same_campaign_only_adds_the_heads_that_it_did_not_time_yet(earlier, cli):
+    done = resumed(cli, "profile-device", *PROFILE, "--backbone", "small.toml", "--records", "records.sqlite", "--json")
+    assert json.loads(done.stdout)["measured"] == 2
+    resumed(cli, "build-table", "records.sqlite", "--out", "again.parquet")
+    before, after = LatencyTable.load("table.parquet"), LatencyTable.load("again.parquet")
+    old, new = before.to_pandas().set_index("key"), after.to_pandas().set_index("key")
+    assert set(new.index) - set(old.index) == {key for key in new.index if key.startswith("head@")} - set(old.index)
+    assert new.loc[old.index].equals(old) and len(new) == len(old) + 2
+    assert after.head(classes=55).measured_classes == (10, 100) and after.meta.missing == ()
+    with pytest.raises(TableError, match="no second head"):
+        before.head(before.input_sizes[0], 55)
 
 
 @needs_torch

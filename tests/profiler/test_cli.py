@@ -20,6 +20,7 @@ from bpnas.android_bench.device import DeviceInfo, DeviceOptions
 from bpnas.android_bench.errors import DeviceLostError
 from bpnas.android_bench.measurement import RunSettings
 from bpnas.android_bench.mock import MockDevice
+from bpnas.base.durations import duration
 from bpnas.profiler import Backbone, Records, RecordsError
 from tests.patience import PATIENCE
 from tests.programs import Program, script, started
@@ -33,7 +34,7 @@ channels = 8
 [head]
 channels = 16
 """
-PARTS = 2 + 4  # K1G1 at two sites; stem, head and two joins
+PARTS = 2 + 6  # K1G1 at two sites; stem, heads of 10, 100 and 1000 classes, and two joins
 MOCK = ("--serial", "mock:s9", "--backbone", "tiny.toml", "--input-size", "32", "--sessions", "1", "--paths", "K1G1")
 COMMAND = script("profile-device")
 OPEN_DEVICE = importlib.import_module("bpnas.android_bench.open_device")  # its name in the package is the function's
@@ -230,7 +231,7 @@ def test_settings_are_those_of_the_options(cli, torch):
     assert plan.setup.settings == RunSettings(3, 0.25, 7, 0.5, threads=2, timeout_seconds=9.0)
     assert plan.backbones == (Backbone.load("tiny.toml", 32, 7),)
     assert (plan.paths, plan.sessions) == ("K1G1", 2)
-    assert len(measured) == 2 * PARTS
+    assert len(measured) == 2 * (PARTS + 1)  # the head has 7 classes, and 10, 100 and 1000, too
     assert {len(m.samples_ns) for _, m in measured} == {7}
 
 
@@ -346,7 +347,7 @@ def test_ctrl_c_on_a_terminal_reaches_all_processes_and_still_is_one_sentence(to
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([COMMAND, *OPTIONS, "--jobs", "2"], start_new_session=True, **pipes) as process:
         try:
-            assert f": {SESSIONS * 3273:,} sessions" in process.stderr.readline()
+            assert f": {SESSIONS * 3275:,} sessions" in process.stderr.readline()
             time.sleep(0.5)
             os.killpg(process.pid, signal.SIGINT)
             output, errors = process.communicate(timeout=PATIENCE)
@@ -532,7 +533,7 @@ def test_it_says_how_long_at_the_least(cli, monkeypatch, bad_models):
     monkeypatch.setattr(OPEN_DEVICE, "open_device", open_real)
     settings = ["--sessions", "3", "--seconds", "2", "--warmup-seconds", "1"]
     first = cli("profile-device", *MOCK, *settings).stderr.splitlines()[0]
-    assert f": {3 * PARTS} sessions, {9 * PARTS} s at the least. " in first
+    assert f": {3 * PARTS} sessions, {duration(9 * PARTS)} at the least. " in first
 
 
 def test_the_state_of_a_phone_is_in_words(cli, phones, torch, monkeypatch):

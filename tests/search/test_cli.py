@@ -105,11 +105,12 @@ def test_the_only_table_in_the_directory_is_taken(small_table, tmp_path, monkeyp
 
 def test_classes_that_the_head_does_not_have(small_table, tmp_path):
     for name in "abc":
-        (tmp_path / "images/train" / name).mkdir(parents=True)
+        for part in ("train", "val"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
     images = f"folder:{tmp_path / 'images'}"
     result = call("--table", small_table, "--data", images, "--input-size", 32, "--out", tmp_path / "out")
     assert result.exit_code == 1
-    assert "--classes 3" in result.output
+    assert "no second head at 32 from which one of 3 classes could be interpolated" in result.output
 
 
 def test_a_run_in_json_resumed_and_marked_mock(small_table, tmp_path):
@@ -129,9 +130,9 @@ def test_a_run_in_json_resumed_and_marked_mock(small_table, tmp_path):
     assert "mock: computed, not measured" in text and "--preset paper" in text and "Estimated time" in text
     assert "networks are predicted by 'sum'" in text
     other = call(*arguments, "--additivity", "sum+joins")
-    assert other.exit_code == 1 and "additivity = sum, now it is sum+joins" in other.output
+    assert other.exit_code == 1 and "--additivity sum, now it is sum+joins" in other.output
     changed = call(*arguments, "--seed", 5)
-    assert changed.exit_code == 1 and "seed = 0, now it is 5" in changed.output
+    assert changed.exit_code == 1 and "--seed 0, now it is 5" in changed.output
 
 
 def test_a_plan_says_what_will_be_done_and_does_nothing(small_table, tmp_path, monkeypatch):

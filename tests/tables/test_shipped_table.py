@@ -11,7 +11,7 @@ import pytest
 
 from bpnas.profiler import Backbone, Block
 from bpnas.profiler.models.graph import EXPORT_VERSION
-from bpnas.profiler.paths import all_paths, enumerate_parts
+from bpnas.profiler.paths import HEAD_CLASSES, all_paths, enumerate_parts, head_parts
 from bpnas.tables import LatencyTable
 from bpnas.tables.additivity.model_record import TableModels
 
@@ -40,7 +40,8 @@ def test_it_is_of_the_models_that_bpnas_writes_now(table):
 
 
 def test_it_holds_every_part_of_the_default_backbone_at_both_sizes(table):
-    parts = enumerate_parts(BACKBONES)
+    heads = [head for backbone in BACKBONES for head in head_parts(backbone, HEAD_CLASSES)]
+    parts = dict.fromkeys([*enumerate_parts(BACKBONES), *heads])
     assert Counter(part.kind for part in parts)["path"] == 6528
     assert len(table) == len(parts)
     assert all(table.entry(part) > 0 for part in parts)
@@ -82,7 +83,7 @@ def test_the_commands_make_it_again_bit_for_bit(cli, tmp_path, monkeypatch):
 def test_it_is_there_under_its_name_also_where_no_checkout_is(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = json.loads(cli("build-table", "show", "mock:s9", "--json").stdout)
-    assert found["mock"] and found["entries"] == len(LatencyTable.mock_s9())
+    assert found["metadata"]["device"]["mock"] and found["entries"] == len(LatencyTable.mock_s9())
     assert cli("build-table", "doctor", "mock:s9").exit_code == 0
     assert cli("build-table", "diff", "mock:s9", "mock:s9").exit_code == 0
     assert list(tmp_path.iterdir()) == []

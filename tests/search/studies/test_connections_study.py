@@ -188,7 +188,7 @@ def test_more_seeds_and_arms_cost_only_what_is_new(table, tmp_path):
 
 
 def test_supernets_of_another_target_are_not_taken_for_this_one_s(table, finished):
-    with pytest.raises(RunError, match=r"started with target_ms = .*, now it is "):
+    with pytest.raises(RunError, match=r"started with --target .*, now it is "):
         study(table, finished.directory, target_ms=1.01 * TARGET_MS)
 
 

@@ -175,11 +175,11 @@ def test_an_arm_that_is_left_out_is_compared_with_nothing(table, tmp_path):
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"constraints": (0.1, 0.2)}, "constraints_ms"),
+        ({"constraints": (0.1, 0.2)}, "--constraints "),
         ({"preset": SMALL.override({"proposals.cycles": 9})}, "proposals.cycles = 8, now it is 9"),
         ({"preset": SMALL.override({"proposals.train.epochs": 9})}, "proposals.train.epochs"),
         ({"name": "gray-code"}, "study = strategies, now it is gray-code"),
-        ({"table": FormulaTable(FormulaTable.tiny().backbones, sha256="1" * 64)}, "table_sha256"),
+        ({"table": FormulaTable(FormulaTable.tiny().backbones, sha256="1" * 64)}, "a --table of SHA-256 "),
         ({"data": "fashion-mnist:somewhere"}, "data"),
     ],
 )

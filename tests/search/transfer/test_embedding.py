@@ -354,7 +354,7 @@ def test_the_command_trains_and_prints_what_it_wrote(cli, face_folder, network, 
     assert "1.5 ms by table at 32 pixels (mock: computed, not measured)" in again.stdout
     other = cli("run-search", *words, "--seed", 1)
     assert other.exit_code == 1
-    assert "started with seed = 0, now it is 1" in other.stderr
+    assert "started with --seed 0, now it is 1" in other.stderr
 
 
 def test_an_unreadable_image_is_named(cli, network, tmp_path) -> None:
