@@ -65,7 +65,8 @@ def build(
     A table is of one device, one runtime and one setting; anything else is refused, and nothing is filled in.
     """
     from bpnas.tables.build import build_table
-    from bpnas.tables.commands.text import check_folder, coverage_text, missing_text, models_text
+    from bpnas.tables.commands.text import check_folder, coverage_text, missing_text, models_text, next_step
+    from bpnas.tables.latency_table import LatencyTable
     from bpnas.tables.schema import write_table
 
     files = records or _records_here()
@@ -112,7 +113,7 @@ def build(
         text.append(f"Drift of the device was corrected, by {built.largest_correction:.1%} at most")
     text.extend(models_text(meta.models))
     if not as_csv:
-        text.append(f"Next: run-search --table {path}")
+        text.append(next_step(path, LatencyTable(built.table, meta)))
     print_result(result, as_json, "\n".join(text))
 
 

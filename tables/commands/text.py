@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 from bpnas.base.errors import UsageError
+from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.paths import head_part, stem_part
 from bpnas.tables.additivity.model_record import TableModels
 from bpnas.tables.build import name_some
+from bpnas.tables.latency_table import LatencyTable
 from bpnas.tables.table_meta import TableMeta
 
 
@@ -26,7 +29,28 @@ def coverage_text(meta: TableMeta) -> str:
 
 def missing_text(meta: TableMeta) -> str:
     """What a table lacks."""
-    return f"{len(meta.missing)} planned entries are missing: {name_some(meta.missing)}"
+    entries = "1 planned entry is" if len(meta.missing) == 1 else f"{len(meta.missing):,} planned entries are"
+    return f"{entries} missing: {name_some(meta.missing)}"
+
+
+def next_step(path: Path, table: LatencyTable) -> str:
+    """The command that goes on with a table: a search, or what a search still lacks."""
+    sizes = [b.input_size for b in table.meta.backbones if _can_be_searched(table, b)]
+    if not sizes:
+        return (
+            "A search takes stem, head and a path at every site, which this table lacks: finish the campaign with the "
+            "same profile-device command, then build-table"
+        )
+    every = {b.input_size for b in table.meta.backbones}
+    return f"Next: run-search --table {path}" + ("" if set(sizes) == every else f" --input-size {sizes[0]}")
+
+
+def _can_be_searched(table: LatencyTable, backbone: Backbone) -> bool:
+    return (
+        stem_part(backbone) in table
+        and head_part(backbone) in table
+        and bool(table.paths(backbone.input_size, backbone.classes))
+    )
 
 
 def models_text(models: TableModels) -> list[str]:

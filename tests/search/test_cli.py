@@ -103,14 +103,14 @@ def test_the_only_table_in_the_directory_is_taken(small_table, tmp_path, monkeyp
     assert "2 tables in this directory (one.parquet, two.parquet)" in result.output
 
 
-def test_classes_that_the_head_does_not_have(small_table, tmp_path):
+def test_classes_without_images_are_named(small_table, tmp_path):
     for name in "abc":
         for part in ("train", "val"):
             (tmp_path / "images" / part / name).mkdir(parents=True)
     images = f"folder:{tmp_path / 'images'}"
     result = call("--table", small_table, "--data", images, "--input-size", 32, "--out", tmp_path / "out")
     assert result.exit_code == 1
-    assert "no second head at 32 from which one of 3 classes could be interpolated" in result.output
+    assert "images/train/a: holds no images" in result.output
 
 
 def test_a_run_in_json_resumed_and_marked_mock(small_table, tmp_path):

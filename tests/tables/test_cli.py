@@ -158,7 +158,7 @@ def test_what_is_missing_is_said_and_allowed_on_demand(cli):
     assert files_here() == {"r.sqlite"}
     done = cli("build-table", "--allow-missing")
     assert done.exit_code == 0
-    assert f"1 planned entries are missing: {hole}" in done.stdout
+    assert f"1 planned entry is missing: {hole}" in done.stdout
     assert json.loads(cli("build-table", "--allow-missing", "--json").stdout)["missing"] == [hole]
 
 
@@ -235,3 +235,12 @@ def test_doubts_and_drift_are_counted(cli):
     result = json.loads(cli("build-table", "--json").stdout)
     assert (result["doubtful"], result["flags"]) == (2, {"noisy": 2})
     assert 0.04 < result["largest_drift_correction"] < 0.08
+
+
+def test_a_table_that_no_search_takes_does_not_send_people_to_one(cli):
+    """A campaign that has just begun: some parts of some sites, and none of them everywhere."""
+    some = {key for key, _ in tasks(PLAN)[:2]}
+    write_records(Path("begun.sqlite"), PLAN, lambda key, session: measurement(key, session) if key in some else None)
+    done = cli("build-table", "begun.sqlite", "--allow-missing")
+    assert done.exit_code == 0, done.stderr
+    assert "Next: run-search" not in done.stdout and "finish the campaign with the same profile-device" in done.stdout

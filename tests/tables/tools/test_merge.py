@@ -94,7 +94,7 @@ def test_what_is_missing_shrinks_and_the_rest_is_said(cli, folder):
     one = write(folder / "1.parquet", PLAN, only(KEYS[3:]), KEYS[:3])
     two = write(folder / "2.parquet", PLAN, only(KEYS[1:5]), [KEYS[0], *KEYS[5:]])
     done = cli("build-table", "merge", one, two, "--out", "c.parquet")
-    assert f"1 planned entries are missing: {KEYS[0]}" in done.stdout
+    assert f"1 planned entry is missing: {KEYS[0]}" in done.stdout
     assert LatencyTable.load("c.parquet").meta.missing == (KEYS[0],)
     result = json.loads(cli("build-table", "merge", one, two, "--out", "c.parquet", "--json").stdout)
     assert result["missing"] == [KEYS[0]] and result["entries"] == len(KEYS) - 1
