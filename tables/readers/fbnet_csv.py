@@ -16,9 +16,8 @@ shape changes, Skip is an operator that changes it, and where it does not, the a
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bpnas.base.errors import UsageError
@@ -26,10 +25,13 @@ from bpnas.profiler.backbone import Site
 from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, ComplexPath
 from bpnas.profiler.paths import PathPart
 from bpnas.tables.errors import TableError
+from bpnas.tables.readers.csv_form import CsvForm
 from bpnas.tables.readers.reader import MOST_SIZE, ReadRow, milliseconds, number, whole_number
 
 _FIXED = ("layer", "h_in", "c_in", "c_out", "stride", "op")
 _OPERATOR = re.compile(r"k(\d{1,4})_e(\d{1,4})(?:_g(\d{1,4}))?", re.ASCII)
+_MOST_OF_THEM = 4
+_INDEX = ("", "Unnamed: 0", "index")
 _DIFFERENCE = "_minus_skip"
 
 
@@ -39,13 +41,12 @@ class FbnetCsv:
     name = "fbnet-csv"
 
     def can_read(self, path: Path) -> bool:
-        """Whether the first line names the columns of such a table."""
+        """Whether the first line names most of the columns of such a table."""
         try:
-            with path.open("rb") as file:
-                head = file.readline(4096).decode("utf-8-sig", "ignore").strip().split(",")
-        except OSError:
+            names = CsvForm.of(path).names
+        except (OSError, TableError):
             return False
-        return head[: len(_FIXED)] == list(_FIXED) and len(head) > len(_FIXED)
+        return len(set(_FIXED) & set(names)) >= _MOST_OF_THEM
 
     def read(self, path: Path, column: str | None = None) -> Iterator[ReadRow]:
         """All rows of one column.
@@ -56,40 +57,23 @@ class FbnetCsv:
             UsageError: there is no such column, or several and none was named.
         """
         try:
-            with path.open(encoding="utf-8-sig", newline="") as file:  # with or without the mark of Excel
-                lines = _lines(path, file)
-                _, names = next(lines, (1, []))
-                chosen = _choose(path, names, column)
-                seen: dict[tuple[str, ...], int] = {}
-                for row, values in lines:
-                    line = _fields(path, row, names, values)
-                    first = seen.setdefault(tuple(line[name] for name in _FIXED), row)
-                    if first != row:
-                        what = f"layer {line['layer'][:40]!r} with op {line['op'][:40]!r}"
-                        raise TableError(
-                            f"{path}: line {row}: {what} is already on line {first}; remove one of the two"
-                        )
-                    yield _row(path, row, line, chosen)
+            form = CsvForm.of(path)
+            chosen = _choose(path, form, column)
+            seen: dict[tuple[str, ...], int] = {}
+            for row, values in form.rows():
+                line = _fields(path, row, form.names, values)
+                first = seen.setdefault(tuple(line[name] for name in _FIXED), row)
+                if first != row:
+                    what = f"layer {line['layer'][:40]!r} with op {line['op'][:40]!r}"
+                    raise TableError(f"{path}: line {row}: {what} is already on line {first}; remove one of the two")
+                yield _row(path, row, line, chosen)
         except UnicodeDecodeError as error:
             raise TableError(f"{path}: its text is not UTF-8 ({error.reason}); save it as CSV in UTF-8") from error
         except OSError as error:
             raise TableError(f"{path}: cannot be read ({error.strerror}); check the name") from error
 
 
-def _lines(path: Path, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not empty, each with the number of its first line."""
-    lines = csv.reader(file, strict=True)
-    row = 1
-    try:
-        for values in lines:
-            if values:
-                yield row, [value.strip(" \t") for value in values]
-            row = lines.line_num + 1
-    except csv.Error as error:
-        raise TableError(f"{path}: line {row}: no valid CSV ({error}); correct that line") from error
-
-
-def _fields(path: Path, row: int, names: list[str], values: list[str]) -> dict[str, str]:
+def _fields(path: Path, row: int, names: Sequence[str], values: list[str]) -> dict[str, str]:
     found = f"{path}: line {row}: has {len(values)} fields, but the first line names {len(names)} columns"
     if len(values) > len(names):
         raise TableError(f"{found}; write decimals with a point, as in 1.25, and put texts with commas in quotes")
@@ -98,11 +82,18 @@ def _fields(path: Path, row: int, names: list[str], values: list[str]) -> dict[s
     return dict(zip(names, values, strict=True))
 
 
-def _choose(path: Path, names: list[str], column: str | None) -> str:
+def _choose(path: Path, form: CsvForm, column: str | None) -> str:
+    names, first = form.names, f"{path}: line {form.first_line}"
     for name in names:
         if names.count(name) > 1:
-            raise TableError(f"{path}: line 1: names the column {name!r} {names.count(name)} times; rename one of them")
-    devices = [name for name in names if name not in _FIXED]
+            raise TableError(f"{first}: names the column {name!r} {names.count(name)} times; rename one of them")
+    absent = [name for name in _FIXED if name not in names]
+    if absent:
+        raise TableError(f"{first}: names no column {', '.join(absent)}; there must be {', '.join(_FIXED)}")
+    # pandas and spreadsheets put the number of the row in front, into a column without a name of its own.
+    devices = [name for name in names if name not in _FIXED and name not in _INDEX]
+    if not devices:
+        raise TableError(f"{first}: names no column of latencies, such as pixel3_ms")
     if column is None and len(devices) == 1:
         column = devices[0]
     if column is None:

@@ -1,3 +1,4 @@
+import codecs
 import hashlib
 import json
 import random
@@ -560,3 +561,66 @@ def test_numbers_of_other_packages_readers_are_checked_too(monkeypatch, cli, her
     monkeypatch.setattr("bpnas.tables.readers.reader.entry_points", lambda group: [Point(lambda: WrongReader)])
     (here / "f.theirs").write_text(content)
     assert refused(cli, "f.theirs").startswith(sentence)
+
+
+CSV_LINES = [
+    ["layer", "h_in", "c_in", "c_out", "stride", "op", "pixel3_ms"],
+    ["0", "112", "16", "24", "2", "k3_e6", "1.25"],
+    ["1", "28", "40", "80", "2", "k5_e3", "2.75"],
+]
+
+
+def _csv(separator=",", *, index=None, first="", end="\n", encoding="utf-8", lines=CSV_LINES, behind="") -> bytes:
+    numbered = lines if index is None else [[index if n == 0 else str(n - 1), *line] for n, line in enumerate(lines)]
+    return (first + "".join(separator.join(line) + behind + end for line in numbered)).encode(encoding)
+
+
+CSV_FORMS = {
+    "plain": _csv(),
+    "semicolons": _csv(";"),
+    "tabs": _csv("\t"),
+    "Excel's line": _csv(";", first="sep=;\r\n", end="\r\n"),
+    "a mark": _csv(encoding="utf-8-sig"),
+    "UTF-16": _csv("\t", encoding="utf-16", end="\r\n"),
+    "UTF-16, big end first": codecs.BOM_UTF16_BE + _csv(encoding="utf-16-be"),
+    "pandas' index": _csv(index=""),
+    "pandas' index, read and written again": _csv(index="Unnamed: 0"),
+    "whole numbers as floats": _csv(lines=[[f"{n}.0" if n.isdigit() else n for n in line] for line in CSV_LINES]),
+    "quoted": _csv(lines=[[f'"{text}"' for text in line] for line in CSV_LINES]),
+    "empty columns behind": _csv(behind=",,"),
+    "empty lines": _csv() + b"\n,,,,,,\n\n",
+    "another order": _csv(lines=[line[::-1] for line in CSV_LINES]),
+}
+
+
+@pytest.mark.parametrize("form", CSV_FORMS)
+def test_csv_is_read_in_the_forms_that_programs_write(form, cli, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(CSV_FORMS[form])
+    (reader,) = [each for each in readers().values() if each.can_read(path)]
+    rows = list(reader.read(path))
+    assert [row.latency_ms for row in rows] == [1.25, 2.75]
+    assert [str(row.part.path) for row in rows] == ["K3E6G1", "K5E3G1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (_csv(lines=[line[:1] + line[2:] for line in CSV_LINES]), "line 1: names no column h_in; there must be layer"),
+        (_csv(lines=[line[:-1] for line in CSV_LINES]), "line 1: names no column of latencies"),
+        (
+            _csv(lines=[*CSV_LINES[:2], [*CSV_LINES[2][:-1], "2,75"]]),
+            "line 3: has 8 fields, but the first line names 7",
+        ),
+        (_csv(";", lines=[*CSV_LINES[:2], [*CSV_LINES[2][:-1], "2,75"]]), "'2,75' is no plain number"),
+        (_csv(";", lines=[*CSV_LINES[:2], [*CSV_LINES[2][:-1], "1.002,75"]]), "is no plain number"),
+        (_csv(encoding="utf-16-le"), "is a file of an unknown kind"),
+        (_csv(first="sep=;\n"), "no reader can read it"),
+    ],
+)
+def test_csv_that_cannot_be_read_is_told_the_true_reason(content, told, cli, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    done = cli("build-table", "import", path, "--device", "pixel3", "--out", tmp_path / "o.parquet")
+    assert done.exit_code in (1, 2) and told in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "o.parquet").exists()
