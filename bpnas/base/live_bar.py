@@ -43,13 +43,10 @@ class LiveBar:
         facts: Sequence[str] | None = None,
     ) -> None:
         """Move a bar; `facts` stand behind it, the most needed ones first: default is how long it still takes."""
-        self._progress.update(
-            stage,
-            completed=done,
-            total=total,
-            description=None if title is None else as_text(title),
-            **({} if facts is None else {"facts": [as_text(fact) for fact in facts]}),
-        )
+        if facts is not None:
+            self._progress.update(stage, facts=[as_text(fact) for fact in facts])
+        description = None if title is None else as_text(title)
+        self._progress.update(stage, completed=done, total=total, description=description)
 
     def line(self, text: str) -> None:
         """A line of its own above the bars."""

@@ -17,7 +17,7 @@ from bpnas.profiler.campaign.run import CampaignResult, Progress
 if TYPE_CHECKING:
     from bpnas.android_bench.device import DeviceInfo
     from bpnas.android_bench.measurement import RunSettings
-    from bpnas.base.live_bar import LiveBar
+    from bpnas.base.live_bar import LiveBar, Stage
 
 _PLAIN_LINE_SECONDS = 30.0
 _WORST = 5  # of the parts that are not known well enough, this many are named
@@ -119,7 +119,8 @@ def campaign_display(
 
 
 def _bar_display(bar: LiveBar, label: str, beginning: Callable[[Progress], str]) -> Callable[[Progress], None]:
-    stage, warned = None, 0
+    stage: Stage | None = None
+    warned = 0
 
     def show(now: Progress) -> None:
         nonlocal stage, warned
@@ -148,7 +149,8 @@ def _beginning(now: Progress, label: str, records: Path, session_seconds: float)
 
 
 def _plain_display(label: str, beginning: Callable[[Progress], str]) -> Callable[[Progress], None]:
-    last, warned = None, 0
+    last: float | None = None
+    warned = 0
 
     def show(now: Progress) -> None:
         nonlocal last, warned

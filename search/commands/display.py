@@ -60,7 +60,7 @@ class _Bars:
 
     def __init__(self, bar: LiveBar, mark: str) -> None:
         self._bar, self._mark, self._title, self._done = bar, mark, "", 0
-        self._stage: Stage | None = None
+        self._stage: Stage
 
     def stage(self, title: str, steps: int, done: int = 0) -> None:
         self._title, self._done = f"{title}{self._mark}", done
