@@ -92,7 +92,7 @@ def test_outputs_equal_those_on_this_machine(
     path = tmp_path / f"model{MODEL_SUFFIX[runtime]}"
     path.write_bytes(content)
     session = open_session(runtime, path)
-    (shape,) = session.input_shapes()
+    (shape,) = [one.shape for one in session.inputs()]
     session.set_inputs([lcg(int(np.prod(shape))).reshape(shape)])
     session.invoke()
     expected = session.output().ravel()
