@@ -11,6 +11,8 @@ from bpnas.android_bench.local.runtimes import Array, Input, RuntimeSession
 
 Values = tuple[int | float, ...]
 
+_NOT_THESE = "whole numbers of its inputs were 1, and then 0, and --input-value gives others"
+
 _STRING = "bpnas"
 _FLOATS = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
 
@@ -38,7 +40,10 @@ def infer_first(session: RuntimeSession, values: Sequence[Values] = ()) -> None:
         if not any(_is_index(one) and not some for one, some in zip(inputs, given, strict=True)):
             raise
         session.set_inputs([filled(one, some, index=0) for one, some in zip(inputs, given, strict=True)])
-        session.invoke()
+        try:
+            session.invoke()
+        except Exception as error:
+            raise ValueError(f"{_NOT_THESE}: {error}") from error
 
 
 def filled(one: Input, values: Values = (), *, index: int = 1) -> Array:

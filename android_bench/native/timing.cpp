@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <ctime>
+#include <string>
 
 #include "runtime.h"
 
@@ -23,7 +24,13 @@ int infer_first(Session &session, int index) {
         session.invoke();
     } catch (const Refused &) {
         if (!session.fill(index = 0)) throw;
-        session.invoke();
+        try {
+            session.invoke();
+        } catch (const Refused &reason) {
+            // First, for what the runtime says may be long, and is cut.
+            throw Refused(std::string("whole numbers of its inputs were 1, and then 0, and --input-value gives others: ") +
+                          reason.what());
+        }
     }
     return index;
 }

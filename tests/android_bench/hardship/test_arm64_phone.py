@@ -13,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from onnx import TensorProto
 
 from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
 from bpnas.android_bench.local.runtimes import open_session
 from bpnas.android_bench.measurement import Measurement, RunSettings
+from bpnas.android_bench.model_file import open_model_file
+from bpnas.android_bench.model_inputs import InputChoices
 from bpnas.android_bench.open_device import open_device
 from bpnas.android_bench.phone.facts import read_facts
 from bpnas.android_bench.remote import FileToPush
@@ -27,6 +30,7 @@ from bpnas.android_bench.runner.program import choose_program
 from bpnas.profiler.cli import main as profile_device
 from bpnas.tables import LatencyTable
 from tests.model_graphs import FORMATS, convolution, one_of_each, request_for, write_graph
+from tests.people_models import onnx_of, relu, with_data
 from tests.phone.daemon import Adbd, wait_until
 from tests.phone.parts import phone_parts
 from tests.root import ROOT
@@ -114,6 +118,28 @@ def test_outputs_equal_those_on_this_machine(
     output = np.array(json.loads(line)["output"])
     assert output.shape == expected.shape
     assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("runtime", FORMATS)
+def test_models_as_people_have_them(runtime: str, bundle: Bundle, phone: Adbd, tmp_path: Path) -> None:
+    if runtime == "onnxruntime":
+        contents = {"ids.onnx": onnx_of(TensorProto.INT64), "open.onnx": onnx_of(TensorProto.FLOAT, ("batch", 8))}
+        with_data(tmp_path / "data.onnx")
+    else:
+        contents = {"int8.tflite": relu(kind="INT8", quantised=True), "plain.tflite": relu()}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    choices = InputChoices({"x": (3, 8)}) if runtime == "tflite" else InputChoices()
+    names = [*contents, *(["data.onnx"] if runtime == "onnxruntime" else [])]
+    requests = [
+        open_model_file(tmp_path / name, choices).request(name, 0, tmp_path / f"copy-{number}")
+        for number, name in enumerate(names)
+    ]
+    settings = RunSettings(warmup_runs=1, warmup_seconds=0, runs=3, seconds=0)
+    with open_device(phone.serial, runtime, DeviceOptions(bundle=bundle.directory)) as device:
+        outcomes = list(device.run(requests, settings))
+    assert [outcome.key for outcome in outcomes] == names
+    assert all(isinstance(outcome, Measurement) for outcome in outcomes), outcomes
 
 
 @pytest.mark.parametrize("runtime", FORMATS)
