@@ -182,10 +182,6 @@ def compare(path: Path, folder: Path, choices: list[str]) -> dict:
     return {
         "direct_ms": statistics.median(loops) if loops else None,
         "direct_error": "" if loops else (direct[2].strip().splitlines() or [f"code {direct[0]}"])[-1],
-        if loops
-        else direct[2].strip().splitlines()[-1]
-        if direct[2].strip()
-        else f"code {direct[0]}",
         "spread": (max(loops) - min(loops)) / statistics.median(loops) if loops else None,
         "bpnas_ms": timed,
         "fastest": model["low_ms"] / min(loops) if loops and model.get("low_ms") else None,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
@@ -30,7 +30,7 @@ from bpnas.android_bench.runner.program import choose_program
 from bpnas.profiler.cli import main as profile_device
 from bpnas.tables import LatencyTable
 from tests.model_graphs import FORMATS, convolution, one_of_each, request_for, write_graph
-from tests.people_models import onnx_of, relu, with_data
+from tests.people_models import onnx_model, onnx_of, relu, tflite_model, tflite_tensor, with_data
 from tests.phone.daemon import Adbd, wait_until
 from tests.phone.parts import phone_parts
 from tests.root import ROOT
@@ -226,7 +226,10 @@ def test_operators_of_a_model_are_timed(runtime: str, bundle: Bundle, phone: Adb
     text = CliRunner().invoke(profile_device, arguments).stdout.splitlines()
     assert text[len(result["operators"]) + 1].endswith("together")
 
-    model.write_bytes(b"no model")
+    node = helper.make_node("Nope", ["x"], ["y"])
+    unknown = onnx_model([node], [("x", TensorProto.FLOAT, [1])], [("y", TensorProto.FLOAT, [1])]).SerializeToString()
+    custom = tflite_model([tflite_tensor("x", (1, 8))], [tflite_tensor("y", (1, 8))], "CUSTOM", "Nope")
+    model.write_bytes(unknown if runtime == "onnxruntime" else custom)
     done = CliRunner().invoke(profile_device, arguments)
     assert done.exit_code == 1
     assert "no times of operators" in done.stderr
