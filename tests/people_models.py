@@ -33,6 +33,13 @@ def onnx_of(kind: int, shape: Sequence[int | str] | None = (1, 8), to_float: boo
     return onnx_model([node], [("x", kind, shape)], [("y", out, None)]).SerializeToString()
 
 
+def misdescribed() -> bytes:
+    """An output of another rank than the model says, as some exporters leave it: the runtime warns, and runs it."""
+    node = helper.make_node("Reshape", ["x", "s"], ["y"])
+    inputs = ("x", TensorProto.FLOAT, [1]), ("s", TensorProto.INT64, [3])
+    return onnx_model([node], inputs, [("y", TensorProto.FLOAT, ["n", "m"])]).SerializeToString()
+
+
 def with_data(path: Path, location: str = "net.onnx.data") -> None:
     """A convolution whose weights are in a file beside it, as torch exports by default."""
     weight = np.random.default_rng(0).standard_normal((8, 8, 3, 3)).astype(np.float32)

@@ -44,6 +44,7 @@ def infer_first(session: RuntimeSession, values: Sequence[Values] = ()) -> None:
             session.invoke()
         except Exception as error:
             raise ValueError(f"{_NOT_THESE}: {error}") from error
+    session.settle()
 
 
 def filled(one: Input, values: Values = (), *, index: int = 1) -> Array:

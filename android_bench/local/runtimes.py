@@ -66,6 +66,9 @@ class RuntimeSession:
         """Set all inputs, in the file's own layout (ONNX: NCHW, TFLite: NHWC)."""
         raise NotImplementedError
 
+    def settle(self) -> None:
+        """To be called after the first `invoke`: makes sure that there can be more; raises what that one may raise."""
+
     def output(self) -> Array:
         """A copy of the first output of the last `invoke`."""
         raise NotImplementedError
@@ -113,6 +116,25 @@ class OnnxSession(RuntimeSession):
         for node, value in zip(nodes, self._values, strict=True):
             binding.bind_ortvalue_input(node.name, value)
         self.invoke = lambda: session.run_with_iobinding(binding)
+
+    def settle(self) -> None:
+        try:
+            self.invoke()
+        except MemoryError:
+            raise
+        except Exception:
+            # What the first one made is given to the next one, which refuses it where it is not what the model says of
+            # its outputs.
+            session, binding, names = self._session, self._binding, [each.name for each in self._session.get_outputs()]
+
+            def invoke() -> None:
+                binding.clear_binding_outputs()
+                for name in names:
+                    binding.bind_output(name)
+                session.run_with_iobinding(binding)
+
+            self.invoke = invoke
+            self.invoke()
 
     @staticmethod
     def _bindable(node: Any, value: Array) -> Any:

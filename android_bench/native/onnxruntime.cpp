@@ -90,6 +90,8 @@ struct OrtApi {
     OrtStatus *(*BindOutputToDevice)(OrtIoBinding *, const char *name, const OrtMemoryInfo *) = at(138);
     OrtStatus *(*GetBoundOutputValues)(const OrtIoBinding *, OrtAllocator *, OrtValue ***, std::size_t *) = at(140);
 
+    void (*ClearBoundOutputs)(OrtIoBinding *) = at(142);
+
     // Throws Refused with the library's message, if there is one.
     void check(OrtStatus *status) const {
         if (status == nullptr) return;
@@ -162,7 +164,22 @@ public:
         return has_indices;
     }
 
-    void invoke() override { api_.check(api_.RunWithBinding(session_.get(), run_options_.get(), binding_.get())); }
+    void invoke() override {
+        try {
+            if (renews_outputs_) {
+                api_.ClearBoundOutputs(binding_.get());
+                bind_outputs();
+            }
+            api_.check(api_.RunWithBinding(session_.get(), run_options_.get(), binding_.get()));
+            has_run_ = true;
+        } catch (const Refused &) {
+            // What one inference made is given to the next one, which refuses it where it is not what the model says of
+            // its outputs.
+            if (!has_run_ || renews_outputs_) throw;
+            renews_outputs_ = true;
+            invoke();
+        }
+    }
 
     std::vector<float> output(std::size_t values) override {
         OrtValue **outputs = nullptr;
@@ -260,6 +277,7 @@ private:
     }
 
     const OrtApi &api_;
+    bool has_run_ = false, renews_outputs_ = false;
     OrtAllocator *allocator_ = nullptr;  // the library's own
     Owned<OrtSession> session_{nullptr, api_.ReleaseSession};
     std::vector<Input> inputs_;

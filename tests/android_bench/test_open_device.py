@@ -331,7 +331,9 @@ def test_a_worker_that_died_between_two_models_costs_at_most_one(request_one, ru
 def test_samples_shorter_than_the_clock_can_tell_are_made_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that takes a step of a millisecond with every fourth inference."""
     invoked = []
-    session = SimpleNamespace(invoke=lambda: invoked.append(1), inputs=list, set_inputs=lambda inputs: None)
+    session = SimpleNamespace(
+        invoke=lambda: invoked.append(1), inputs=list, settle=list, set_inputs=lambda inputs: None
+    )
     monkeypatch.setattr(local_worker, "open_session", lambda *arguments: session)
     monkeypatch.setattr(local_worker, "perf_counter_ns", lambda: len(invoked) // 4 * 1_000_000)
     settings = RunSettings(warmup_runs=2, warmup_seconds=0.0, runs=3, seconds=0.0, sample_ms=0.0)

@@ -20,7 +20,7 @@ from bpnas.android_bench.measurement import Failure, Feed, Measurement, Outcome,
 from bpnas.android_bench.memory import USUAL_BYTES, memory_of_this_machine, most_bytes, with_remedy
 from bpnas.base.errors import UsageError
 from tests.model_graphs import FORMATS, convolution, request_for, write_graph
-from tests.people_models import onnx_model, onnx_of, relu, with_data
+from tests.people_models import misdescribed, onnx_model, onnx_of, relu, with_data
 
 QUICK = RunSettings(warmup_runs=1, warmup_seconds=0.0, runs=3, seconds=0.0)
 
@@ -116,6 +116,10 @@ def test_an_index_never_leads_beyond_the_end(time_one) -> None:
     assert isinstance(time_one(gather(2), "onnxruntime", Feed((3,))), Measurement)
     refused = time_one(gather(2), "onnxruntime", Feed((3,), (7,)))
     assert isinstance(refused, Failure) and "out of data bounds" in refused.message
+
+
+def test_an_output_that_is_not_what_the_model_says_of_it(time_one) -> None:
+    assert isinstance(time_one(misdescribed(), "onnxruntime"), Measurement)
 
 
 def test_sizes_are_taken(time_one) -> None:

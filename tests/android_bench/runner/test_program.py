@@ -30,7 +30,7 @@ from bpnas.android_bench.runner.lines import Profiled, parse_line
 from bpnas.android_bench.runner.wheels import find_wheel, read_wheel, runtime_wheel
 from tests.model_graphs import FORMATS, convolution, one_of_each, write_graph
 from tests.patience import PATIENCE
-from tests.people_models import cast, onnx_model, onnx_of, relu, with_data
+from tests.people_models import cast, misdescribed, onnx_model, onnx_of, relu, with_data
 
 QUICK = "--warmup-runs 1 --warmup-seconds 0 --runs 3 --seconds 0 --sample-ms 0 --threads 1 --timeout-seconds 60".split()
 
@@ -395,6 +395,13 @@ def test_an_index_that_is_too_large_is_0(run, libraries, tmp_path: Path) -> None
     ended = run("--library", library, "--list", path, "--print-output", "9", "--profile", runtime="onnxruntime")
     assert [line["output"] for line in ended.of("model")] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert all(line["operators"] for line in ended.of("profile"))
+
+
+def test_an_output_that_is_not_what_the_model_says_of_it(run, libraries, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [misdescribed()])
+    ended = run("--library", libraries("onnxruntime"), "--list", path, "--profile", runtime="onnxruntime")
+    (line,), (profile,) = ended.of("model"), ended.of("profile")
+    assert len(line["samples_ns"]) == 3 and profile["operators"]
 
 
 def test_weights_beside_a_model_are_found(run, libraries, tmp_path: Path) -> None:
