@@ -142,6 +142,8 @@ def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Se
         line += " (MOCK: computed, not measured)" if each.mock else ""
         if each.low_ms is not None and each.high_ms is not None:
             line += f", 95 % interval {each.low_ms:.4g} to {each.high_ms:.4g}, {each.sessions} sessions"
+        if each.flags:
+            line += f", flags: {' '.join(each.flags)}"
         if ".int8." in each.file:
             beside = floats.get(each.runtime)
             line += "" if beside is None else f"; {beside / each.latency_ms:.2f} times as fast as in float32"

@@ -37,6 +37,7 @@ class Measured:
         latency_ms: median of the sessions' medians.
         low_ms, high_ms: its 95 % confidence interval; None of a single session.
         sessions: how many.
+        flags: doubts about them, as `profile-device` has them.
         mock: computed, not measured.
         measured_at: when that was noted, as ISO 8601 in UTC.
     """
@@ -51,6 +52,7 @@ class Measured:
     low_ms: float | None
     high_ms: float | None
     sessions: int
+    flags: tuple[str, ...]
     mock: bool
     measured_at: str
 
@@ -125,6 +127,7 @@ def note_measured(network: NetworkFile, timed: TimedModels) -> list[Measured]:
                 estimate.low_ms,
                 estimate.high_ms,
                 estimate.measured,
+                timing.flags,
                 info.mock,
                 now,
             )
