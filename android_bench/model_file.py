@@ -32,6 +32,8 @@ from bpnas.base.plain_text import shown
 MOST_BYTES = 2**31 - 1
 """The most that either format can hold in one file; weights beside an ONNX file may be more."""
 
+_LONGEST_VARIANT = 200
+
 _UNKNOWN = "a file of an unknown kind"
 
 
@@ -198,17 +200,23 @@ def open_model_file(path: Path, choices: InputChoices = InputChoices()) -> Model
         inputs=inputs,
         feeds=tuple(Feed(shape, choices.values.get(name, ())) for name, shape in zip(names, shapes, strict=True)),
         told=bool(changed) or shapes != tuple(each.shape for each in inputs),
-        variant=";".join(changed),
+        variant=_bounded(";".join(changed)),
         assumed=assumed,
         data=data,
     )
+
+
+def _bounded(variant: str) -> str:
+    if len(variant) <= _LONGEST_VARIANT:
+        return variant
+    return f"{variant[:_LONGEST_VARIANT]}...#{hashlib.sha256(variant.encode()).hexdigest()[:12]}"
 
 
 def _check_types(inputs: Sequence[ModelInput]) -> None:
     for each in inputs:
         if each.type not in FILLED_TYPES:
             raise ModelFormatError(
-                f"its input {each.name} is of the type {each.type}, which cannot be filled; export it with inputs of "
+                f"its input {each.shown} is of the type {each.type}, which cannot be filled; export it with inputs of "
                 "plain numbers"
             )
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from bpnas.android_bench.operators import ModelFormatError
 from bpnas.base.errors import UsageError
-from bpnas.base.plain_text import shown
+from bpnas.base.plain_text import printable, shown
 
 Shape = tuple[int, ...]
 _T = TypeVar("_T")
@@ -19,6 +19,7 @@ Values = tuple[int | float, ...]
 _MOST_DIMENSIONS = 32
 _MOST_IN_A_DIMENSION = 2**31 - 1
 _MOST_VALUES = 64
+_MOST_INPUTS = 10_000  # as native/model_list.cpp has it; no real model comes near
 _NUMBER = re.compile(r"[+-]?([0-9]{1,18}|[0-9]{0,18}\.?[0-9]{1,18}([eE][+-]?[0-9]{1,3})?|[0-9]{1,18}\.)")
 
 FILLED_TYPES = frozenset(
@@ -46,9 +47,13 @@ class ModelInput:
     shape: tuple[int | str, ...] | None
     type: str = "float32"
 
+    @property
+    def shown(self) -> str:
+        """Its name, for a message."""
+        return printable(self.name, 100)
+
     def __str__(self) -> str:
-        sizes = "no shape" if self.shape is None else f"({', '.join(map(str, self.shape))})"
-        return f"{self.name} {sizes} {self.type}"
+        return f"{self.shown} {_sizes_text(self.shape)} {self.type}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +155,7 @@ def check_values(inputs: Iterable[ModelInput], values: Mapping[str, Values]) -> 
         for value in values.get(each.name, ()):
             low, high = _RANGES.get(each.type, (0, -1))
             if not low <= value <= high or (each.type in _WHOLE and value != int(value)):
-                raise ShapeError(f"--input-value {each.name}={value} is no {each.type}, as that input takes")
+                raise ShapeError(f"--input-value {each.shown}={value} is no {each.type}, as that input takes")
 
 
 _WHOLE = {"bool": (0, 1)} | {
@@ -211,22 +216,25 @@ def _check_given(each: ModelInput, shape: Shape, inputs: Sequence[ModelInput], r
         resizable or all(isinstance(old, str) or old == new for old, new in zip(each.shape, shape, strict=True))
     )
     if not fits:
-        raise ShapeError(f"--input-shape {each.name}={numbers_text(shape)} does not fit; its inputs: {listed(inputs)}")
+        raise ShapeError(f"--input-shape {each.shown}={numbers_text(shape)} does not fit; its inputs: {listed(inputs)}")
 
 
 def _open_sentence(each: ModelInput, inputs: Sequence[ModelInput]) -> str:
     others = f"; its inputs: {listed(inputs)}" if len(inputs) > 1 else ""
     if each.shape is None:
         return (
-            f"its input {each.name} has no shape; give it with --input-shape '{each.name}=SIZE,SIZE,...', or nothing "
+            f"its input {each.shown} has no shape; give it with --input-shape '{each.shown}=SIZE,SIZE,...', or nothing "
             f"behind the = for a single number{others}"
         )
-    sizes = ", ".join(map(str, each.shape))
     wanted = ",".join("SIZE" if size == _OPEN else str(size) for size in each.shape)
     return (
-        f"its input {each.name} is open, ({sizes}); give all its sizes as numbers, with --input-shape "
-        f"'{each.name}={wanted}'{others}"
+        f"its input {each.shown} is open, {_sizes_text(each.shape)}; give all its sizes as numbers, with --input-shape "
+        f"'{each.shown}={printable(wanted)}'{others}"
     )
+
+
+def _sizes_text(shape: tuple[int | str, ...] | None) -> str:
+    return "no shape" if shape is None else f"({printable(', '.join(map(str, shape)))})"
 
 
 def _named(inputs: Sequence[ModelInput]) -> Iterable[ModelInput]:
@@ -280,15 +288,17 @@ def _tflite_inputs(content: bytes) -> list[ModelInput]:
     _check_tflite(model, len(content))
     graph = model.Subgraphs(0)
     types = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
-    tensors = [graph.Tensors(number) for number in range(graph.TensorsLength())]
-    tells_ranks = any(tensor.HasRank() for tensor in tensors)  # old converters never did
+    if graph.InputsLength() > _MOST_INPUTS:
+        raise ModelFormatError(DAMAGED)
+    # Old converters never did.
+    tells_ranks = any(graph.Tensors(number).HasRank() for number in range(graph.TensorsLength()))
     return [
         ModelInput(
             (tensor.Name() or b"").decode("utf-8", "backslashreplace"),
             _tflite_shape(tensor, tells_ranks),
             types.get(tensor.Type(), "unknown"),
         )
-        for tensor in (tensors[graph.Inputs(number)] for number in range(graph.InputsLength()))
+        for tensor in (graph.Tensors(graph.Inputs(number)) for number in range(graph.InputsLength()))
     ]
 
 
