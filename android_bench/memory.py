@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,14 @@ def most_bytes(max_memory_gb: float | None, there: int | None) -> int:
     if max_memory_gb is not None:
         return round(max_memory_gb * 1e9)
     return max(_LEAST_BYTES, min(USUAL_BYTES, there // 2)) if there else USUAL_BYTES
+
+
+def limit_memory(most_bytes: int) -> None:
+    """Refuse this process more memory than that; files that are mapped do not count."""
+    _, most_allowed = resource.getrlimit(resource.RLIMIT_DATA)
+    if most_allowed != resource.RLIM_INFINITY:
+        most_bytes = min(most_bytes, most_allowed)
+    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_allowed))
 
 
 def memory_of_this_machine() -> int | None:

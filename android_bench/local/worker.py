@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 from bpnas.android_bench.local.inputs import infer_first
 from bpnas.android_bench.local.runtimes import open_session, runtime_sha256, runtime_version, tflite_package
 from bpnas.android_bench.measurement import Feed, RunSettings, read_model
-from bpnas.android_bench.memory import OUT_OF_MEMORY
+from bpnas.android_bench.memory import OUT_OF_MEMORY, limit_memory
 from bpnas.base.errors import BpnasError
 
 
@@ -95,14 +94,6 @@ def time_model(runtime: str, path: Path, settings: RunSettings, feeds: Sequence[
         "warmup_ns": warmup_ns,
         "load_ns": load_ns,
     }
-
-
-def limit_memory(most_bytes: int) -> None:
-    """Refuse this process more memory than that; files that are mapped do not count."""
-    _, most_allowed = resource.getrlimit(resource.RLIMIT_DATA)
-    if most_allowed != resource.RLIM_INFINITY:
-        most_bytes = min(most_bytes, most_allowed)
-    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_allowed))
 
 
 if __name__ == "__main__":

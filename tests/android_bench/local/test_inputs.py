@@ -184,6 +184,6 @@ def test_only_what_is_about_memory_has_that_remedy() -> None:
 
 def test_the_worker_keeps_to_it() -> None:
     code = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
-    prelude = "from bpnas.android_bench.local.worker import limit_memory; limit_memory(10**9); "
+    prelude = "from bpnas.android_bench.memory import limit_memory; limit_memory(10**9); "
     done = subprocess.run([sys.executable, "-P", "-c", prelude + code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == 10**9
