@@ -2,7 +2,8 @@
 
     python benchmarks/real_models.py FOLDER [--minutes 30] [--json OUT.json] [--choices CHOICES.json]
 
-FOLDER holds `.onnx` and `.tflite` files, at any depth; equal ones count once. Each is run twice, in turns:
+FOLDER holds `.onnx` and `.tflite` files, at any depth; equal ones count once. Each is run twice, in turns
+(a call with the same OUT.json goes on where the last one ended):
 
 - in a process of its own by a loop that shares no code with bpnas: the runtime's Python package, inputs from numpy,
   nothing but the inference between two readings of the clock;
@@ -144,13 +145,16 @@ def main() -> None:
     arguments = parser.parse_args()
     choices = json.loads(arguments.choices.read_text()) if arguments.choices else {}
     deadline = time.monotonic() + arguments.minutes * 60
-    results = []
+    results = known(arguments.json)
+    done = {one["file"] for one in results}
     with tempfile.TemporaryDirectory() as folder:
         for path in distinct(arguments.folder):
             if time.monotonic() > deadline:
                 print("the time is over; the rest was not looked at")
                 break
             name = str(path.relative_to(arguments.folder))
+            if name in done:
+                continue
             fitting = (words for pattern, words in choices.items() if fnmatch(name, pattern))
             one = {"file": name, **compare(path, Path(folder), next(fitting, []))}
             results.append(one)
@@ -158,6 +162,12 @@ def main() -> None:
             if arguments.json:
                 arguments.json.write_text(json.dumps(results, indent=1))
     print("\n".join(summary(results)))
+
+
+def known(path: Path | None) -> list[dict]:
+    """What an earlier call found, apart from what the runtime runs and bpnas did not time."""
+    found = json.loads(path.read_text()) if path and path.exists() else []
+    return [one for one in found if one["direct_ms"] is None or one["bpnas_ms"] is not None]
 
 
 def distinct(folder: Path) -> list[Path]:
