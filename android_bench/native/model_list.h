@@ -33,7 +33,7 @@ struct ModelEntry {
     std::vector<Feed> feeds;  // of every input; none: as the model says
 };
 
-// Reads a list of lines `ID<TAB>OFFSET<TAB>SIZE<TAB>PATH[<TAB>FEEDS]`, with PATH relative to the list's folder and SIZE 0
-// for "to the end", and maps every file. FEEDS has `SIZExSIZE...[=VALUE,VALUE,...]` for every input, with `;` between.
+// Reads a list of lines `ID<TAB>OFFSET<TAB>SIZE<TAB>PATH[<TAB>FEEDS]`, with PATH relative to the list's folder and SIZE
+// 0 for "to the end", and maps every file. FEEDS has `SIZExSIZE...[=VALUE,VALUE,...]` for every input, with `;` between.
 // Throws Fatal(kModelsUnusable) that names the line.
 std::vector<ModelEntry> read_model_list(const std::string &path);

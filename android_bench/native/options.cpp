@@ -15,7 +15,8 @@ namespace {
     throw Fatal(kUsage, message +
                             "; usage: bpnas-runner --runtime onnxruntime|tflite --library FILE (--probe | --list FILE "
                             "--warmup-runs N --warmup-seconds S --runs N --seconds S --sample-ms MS --threads N "
-                            "--timeout-seconds S [--first N] [--max-memory BYTES|usual] [--affinity HEXMASK] [--watch NAME=PATH=SCALE]... "
+                            "--timeout-seconds S [--first N] [--max-memory BYTES|usual] [--affinity HEXMASK] "
+                            "[--watch NAME=PATH=SCALE]... "
                             "[--watch-text NAME=PATH]... "
                             "[--hot-file PATH[=SCALE] --hot-limit X] [--cool-seconds S] "
                             "[--sentinel-limit RATIO [--sentinel-baseline NS]] [--print-output N] [--profile])");

@@ -28,8 +28,8 @@ int infer_first(Session &session, int index) {
             session.invoke();
         } catch (const Refused &reason) {
             // First, for what the runtime says may be long, and is cut.
-            throw Refused(std::string("whole numbers of its inputs were 1, and then 0, and --input-value gives others: ") +
-                          reason.what());
+            const std::string filled = "whole numbers of its inputs were 1, and then 0, and --input-value gives others: ";
+            throw Refused(filled + reason.what());
         }
     }
     return index;

@@ -25,6 +25,8 @@ ABOUT_BACKBONES = {"backbone", "input_sizes", "classes", "paths", "networks", "c
 ABOUT_FILES = {"models", "input_shapes", "input_values"}
 """Options of `profile-device` that make sense for files alone."""
 
+_MOST_NAMED = 50  # in one line; each has its own before it
+
 _what = partial(Option, section="What to measure")
 
 
@@ -132,7 +134,9 @@ def _fail_for(timed: TimedModels, left_out: Sequence[LeftOut]) -> None:
         untimed = [*(each.name for each in left_out), *(names.get(key, key) for key in reasons)]
         total = len(left_out) + len(timed.timings)
         again = "; what failed is noted in the records, and the same command tries it again" if reasons else ""
-        fail(f"{len(untimed)} of {total} models could not be timed: {', '.join(untimed)}{again}", 1)
+        more = f" and {len(untimed) - _MOST_NAMED} more" if len(untimed) > _MOST_NAMED else ""
+        named = ", ".join(untimed[:_MOST_NAMED])
+        fail(f"{len(untimed)} of {total} models could not be timed: {named}{more}{again}", 1)
 
 
 def _timing_fields(timing: Timing, info: DeviceInfo) -> dict[str, Any]:
