@@ -100,6 +100,12 @@ def bundle(arch: str, out: Path | None, wheels: Path | None, runtimes: tuple[str
 @click.option("--affinity", help="Cores, as a mask like 'f0', or 'none'.  [default: the big ones]")
 @click.option("--directory", help="Folder on the device.  [default: /data/local/tmp/bpnas]")
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads of the runtime.")
+@click.option(
+    "--input-shape", "input_shapes", multiple=True, metavar="NAME=N,N,...", help="As of profile-device --models."
+)
+@click.option(
+    "--input-value", "input_values", multiple=True, metavar="NAME=N,...", help="As of profile-device --models."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def operators(
     model: Path,
@@ -108,6 +114,8 @@ def operators(
     affinity: str | None,
     directory: str | None,
     threads: int,
+    input_shapes: tuple[str, ...],
+    input_values: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Time each operator of one model, a .tflite or .onnx file, by the runtime's own profiler.
@@ -116,16 +124,21 @@ def operators(
     whole microseconds: an operator that takes less is shown as '< 0.0010 ms'.
     """
     from bpnas.android_bench.connect import choose_serial
-    from bpnas.android_bench.device import DeviceOptions, runtime_of
+    from bpnas.android_bench.device import DeviceOptions
     from bpnas.android_bench.measurement import RunSettings
+    from bpnas.android_bench.model_file import open_model_file
+    from bpnas.android_bench.model_inputs import InputChoices
     from bpnas.android_bench.runner.device import open_native_device
 
-    runtime = runtime_of(model)
+    choices = InputChoices.parse(input_shapes, input_values)
+    file = open_model_file(model, choices)
+    choices.refuse_unknown(file.inputs)
     serial = serial or choose_serial()
     options = DeviceOptions(bundle=bundle, affinity=affinity, directory=directory)
-    with open_native_device(serial, runtime, options) as device:
+    with open_native_device(serial, file.runtime, options) as device:
         # Samples of the whole model come first, which nobody sees: the warm-up before them is what counts.
-        profile = device.profile(model, RunSettings(runs=1, seconds=0.0, threads=threads))
+        settings = RunSettings(runs=1, seconds=0.0, threads=threads)
+        profile = device.profile(model, settings, file.told_feeds, [each.name for each in file.data])
         label = device.info.label
     result = {
         "device": label,

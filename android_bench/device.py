@@ -20,6 +20,8 @@ MODEL_SUFFIX = {"tflite": ".tflite", "onnxruntime": ".onnx"}
 DEVICE_FOLDER = "/data/local/tmp/bpnas"
 """Where bpnas keeps its things on a phone: the one place where Android's shell may both write and run files."""
 
+_LEAST_GB = 0.5
+
 Conditions = Mapping[str, float | str]
 """What the device's state is right now, by name with its unit, as `{"load_1min": 0.3, "temperature_c": 41.0}`."""
 
@@ -33,7 +35,7 @@ def runtime_of(path: Path) -> str:
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name the .onnx and .tflite files in it")
     for runtime, suffix in MODEL_SUFFIX.items():
-        if path.suffix == suffix:
+        if path.suffix.lower() == suffix:
             return runtime
     raise UsageError(f"{path}: neither a .tflite nor an .onnx file")
 
@@ -107,6 +109,8 @@ class DeviceOptions:
         reconnect_seconds: a lost device is waited for this long.
         keep_governor: leave the frequency governor alone also where root would allow to set it.
         directory: folder on the device for all that bpnas puts there; None means `DEVICE_FOLDER` on a phone.
+        max_memory_gb: a model that asks for more (in 10^9 bytes, runtime included) is refused; 0 switches that off,
+            None means 4, or half the device's memory if that is less.
 
     Raises:
         UsageError: a value makes no sense; the message names the command's option.
@@ -121,17 +125,21 @@ class DeviceOptions:
     reconnect_seconds: float = 300.0
     keep_governor: bool = False
     directory: str | None = None
+    max_memory_gb: float | None = None
 
     def __post_init__(self) -> None:
         for option, value in (
             ("--max-temperature", self.max_temperature_c),
             ("--sentinel-limit", self.sentinel_limit),
             ("--reconnect", self.reconnect_seconds),
+            ("--max-memory", self.max_memory_gb or 0.0),
         ):
             if not 0 <= value < math.inf:
                 raise UsageError(f"{option} {value}: must be 0 or more")
         if 0 < self.sentinel_limit <= 1:
             raise UsageError(f"--sentinel-limit {self.sentinel_limit}: must be above 1, or 0, which switches it off")
+        if self.max_memory_gb is not None and 0 < self.max_memory_gb < _LEAST_GB:
+            raise UsageError(f"--max-memory {self.max_memory_gb}: a runtime alone needs {_LEAST_GB}; 0 is no limit")
         if self.directory is not None and not (self.directory.startswith("/") and self.directory.isprintable()):
             raise UsageError(f"--directory {self.directory!r}: must be an absolute path on the device")
 

@@ -69,6 +69,19 @@ class RunSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Feed:
+    """What one input of a model is fed with.
+
+    Attributes:
+        shape: in the file's own layout.
+        values: repeated over the elements; none: what its type asks for, see docs/native.md.
+    """
+
+    shape: tuple[int, ...]
+    values: tuple[int | float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """One model file to time in one fresh session.
 
@@ -77,12 +90,21 @@ class RunRequest:
         session: number of this session among those of the same key.
         path: the file on this machine.
         sha256: of the file, in hexadecimal; a file that differs on arrival is not timed.
+        feeds: of every input, in the file's order; none: as the file says, where it leaves nothing open.
+        data: files with weights of an ONNX file, by their names relative to its folder, which is theirs alone.
     """
 
     key: str
     session: int
     path: Path
     sha256: str
+    feeds: tuple[Feed, ...] = ()
+    data: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its files on this machine, the model first."""
+        return (self.path, *(self.path.parent / name for name in self.data))
 
 
 @dataclass(frozen=True, slots=True)

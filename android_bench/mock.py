@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from bpnas.android_bench.device import Conditions, Device, DeviceInfo
 from bpnas.android_bench.errors import UnknownSerialError
+from bpnas.android_bench.fixed_shapes import with_shapes
 from bpnas.android_bench.measurement import Failure, Measurement, Outcome, RunRequest, RunSettings, read_model
 from bpnas.android_bench.operators import Operator, read_operators
 
@@ -163,7 +164,9 @@ class MockDevice(Device):
         # A computed device has no clock: what depends on time would make equal runs differ.
         started_at = 0.0
         try:
-            latency_ns = self._profile.costs.latency_ns(read_operators(read_model(request.path, request.sha256)))
+            content = read_model(request.path, request.sha256)
+            operators = read_operators(with_shapes(content, [feed.shape for feed in request.feeds]))
+            latency_ns = self._profile.costs.latency_ns(operators)
         except (OSError, ValueError) as error:  # gone, changed on the way, or a ModelFormatError
             return Failure(request.key, request.session, request.sha256, "refused", str(error), started_at)
         rng = random.Random(f"{self._seed}/{request.key}/{request.session}")

@@ -29,7 +29,7 @@ def open_device(serial: str, runtime: str, options: DeviceOptions = DeviceOption
     if serial == "local" and options.bundle is None and options.runner is None:
         from bpnas.android_bench.local.device import LocalDevice
 
-        return LocalDevice(runtime)
+        return LocalDevice(runtime, options.max_memory_gb)
     from bpnas.android_bench.runner.device import open_native_device
 
     return open_native_device(serial, runtime, options)

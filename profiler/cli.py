@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from bpnas.android_bench.cli import bundle, devices, doctor, operators
 from bpnas.base.command import Group, Option, print_result
+from bpnas.base.errors import UsageError
 from bpnas.base.plain_numbers import read_number
 from bpnas.profiler.commands.models import time_files, zoo_command
 
@@ -96,6 +97,20 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(path_type=Path),
     help="Time these .onnx and .tflite files instead.",
 )
+@_what(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="NAME=N,N,...",
+    help="Sizes of an input that --models leave open, as in 'x=1,3,224,224'; repeatable.",
+)
+@_what(
+    "--input-value",
+    "input_values",
+    multiple=True,
+    metavar="NAME=N,...",
+    help="What an input of --models is filled with, as in 'rate=16000'; repeatable.  [default: what its type asks for]",
+)
 @_how("--warmup-runs", type=int, help="Minimum of runs before anything counts.  [default: 10]")
 @_how("--warmup-seconds", type=float, help="Minimum seconds of warm-up.  [default: 0.5]")
 @_how("--runs", type=int, help="Minimum of samples.  [default: 50]")
@@ -103,6 +118,13 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @_how("--sample-ms", type=float, help="A faster model is run several times within a sample.  [default: 1.0]")
 @_how("--threads", type=int, help="Threads of the runtime.  [default: 1]")
 @_how("--timeout", "timeout_seconds", type=float, help="Seconds until a model is given up.  [default: 300]")
+@_how(
+    "--max-memory",
+    "max_memory_gb",
+    type=float,
+    metavar="GB",
+    help="A model that asks for more is refused; 0: no limit.  [default: 4, or half the device's memory]",
+)
 @_phone("--bundle", type=_folder, help="Made by 'profile-device bundle'.  [default: the newest one that fits]")
 @_phone("--runner", type=_file, help="Your own build of the runner, or TensorFlow's benchmark_model.")
 @_phone("--runtime-library", type=_file, help="The runtime that --runner loads.  [default: it is linked in]")
@@ -139,6 +161,9 @@ def main(context: click.Context, /, **parameters: Any) -> None:
         given = {name for name in parameters if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
         time_files(context.command.params, given, **parameters)
         return
+    for option, value in (("--input-shape", parameters["input_shapes"]), ("--input-value", parameters["input_values"])):
+        if value:
+            raise UsageError(f"{option}: is about inputs of --models; name the files, or leave it out")
     from bpnas.profiler.backbone import Backbone
     from bpnas.profiler.campaign.records import Plan
     from bpnas.profiler.campaign.run import plan_parts

@@ -19,6 +19,7 @@ from bpnas.android_bench.device import Conditions, Device, DeviceInfo
 from bpnas.android_bench.errors import RuntimeUnavailableError
 from bpnas.android_bench.local.held_cores import HeldCores
 from bpnas.android_bench.measurement import Failure, FailureKind, Measurement, Outcome, RunRequest, RunSettings
+from bpnas.android_bench.memory import is_out_of_memory, memory_of_this_machine, most_bytes, with_remedy
 from bpnas.android_bench.threads import check_threads
 from bpnas.base.cores import own_cores, usable_cores
 
@@ -35,10 +36,10 @@ class _WorkerError(Exception):
 class _Worker:
     """One worker process and the lines it answers with."""
 
-    def __init__(self, runtime: str, descriptors: Sequence[int]) -> None:
+    def __init__(self, runtime: str, descriptors: Sequence[int], most_bytes: int) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "bpnas.android_bench.local.worker", runtime],
+            [sys.executable, "-P", "-m", "bpnas.android_bench.local.worker", runtime, str(most_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -98,13 +99,19 @@ class _Worker:
 class LocalDevice(Device):
     """This machine, through the runtime that is installed next to bpnas; its cores are held meanwhile.
 
+    Args:
+        runtime: one of `RUNTIMES`.
+        max_memory_gb: as in `DeviceOptions`.
+
     Raises:
         RuntimeUnavailableError: the runtime is not installed, or does not start.
         DeviceError: somebody else times models on one of the cores.
     """
 
-    def __init__(self, runtime: str) -> None:
+    def __init__(self, runtime: str, max_memory_gb: float | None = None) -> None:
         self._runtime = runtime
+        self._max_memory_gb = max_memory_gb
+        self._most_bytes = most_bytes(max_memory_gb, memory_of_this_machine())
         self._worker: _Worker | None = None
         self._held = HeldCores(own_cores())
         try:
@@ -146,11 +153,19 @@ class LocalDevice(Device):
         def failure(kind: FailureKind, message: str) -> Failure:
             return Failure(request.key, request.session, request.sha256, kind, message, started_at)
 
-        message = {"path": str(request.path.absolute()), "sha256": request.sha256, "settings": asdict(settings)}
+        order = {
+            "path": str(request.path.absolute()),
+            "sha256": request.sha256,
+            "settings": asdict(settings),
+            "feeds": [[feed.shape, feed.values] for feed in request.feeds],
+        }
         try:
-            answer = self._worker.ask(message, settings.timeout_seconds)
+            answer = self._worker.ask(order, settings.timeout_seconds)
             if "refused" in answer:
-                return failure("refused", str(answer["refused"]))
+                message = str(answer["refused"])
+                if is_out_of_memory(message):
+                    self._stop()  # what is left of it may be in pieces
+                return failure("refused", with_remedy(message, self._max_memory_gb))
             return Measurement(
                 key=request.key,
                 session=request.session,
@@ -165,7 +180,7 @@ class LocalDevice(Device):
             )
         except _WorkerError as fault:
             self._stop()
-            return failure(fault.kind, str(fault))
+            return failure(fault.kind, with_remedy(str(fault), self._max_memory_gb))
         except (KeyError, TypeError):
             self._stop()
             return failure("invalid", f"the worker answered {str(answer)[:80]}, which is no measurement")
@@ -174,7 +189,7 @@ class LocalDevice(Device):
             raise
 
     def _start(self) -> DeviceInfo:
-        self._worker = _Worker(self._runtime, self._held.descriptors)
+        self._worker = _Worker(self._runtime, self._held.descriptors, self._most_bytes)
         try:
             answer = self._worker.ask(None, _START_SECONDS)
         except _WorkerError as fault:

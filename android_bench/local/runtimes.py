@@ -7,7 +7,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,29 @@ import numpy.typing as npt
 from bpnas.android_bench.errors import RuntimeUnavailableError
 from bpnas.base.errors import UsageError
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+# As ONNX Runtime names them.
+_ONNX_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+_BFLOAT16 = 16  # among onnx.TensorProto's data types
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input of a loaded model.
+
+    Attributes:
+        name: in the file.
+        shape: in the file's own layout.
+        type: of its elements, as numpy calls it, or `bfloat16` or `string`.
+        quantised: its integers stand for other numbers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    quantised: bool = False
 
 
 class RuntimeSession:
@@ -31,13 +54,20 @@ class RuntimeSession:
 
     invoke: Callable[[], object]
 
-    def input_shapes(self) -> list[tuple[int, ...]]:
-        """Of every input, in the file's own layout."""
+    def inputs(self) -> list[Input]:
+        """All of them, in their order.
+
+        Raises:
+            ValueError: one has sizes that are still open.
+        """
         raise NotImplementedError
 
     def set_inputs(self, inputs: list[Array]) -> None:
         """Set all inputs, in the file's own layout (ONNX: NCHW, TFLite: NHWC)."""
         raise NotImplementedError
+
+    def settle(self) -> None:
+        """To be called after the first `invoke`: makes sure that there can be more; raises what that one may raise."""
 
     def output(self) -> Array:
         """A copy of the first output of the last `invoke`."""
@@ -51,7 +81,7 @@ class RuntimeSession:
 class OnnxSession(RuntimeSession):
     """ONNX Runtime with its default graph optimisations, inputs and outputs bound once."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, shapes: Sequence[Shape] = ()) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
@@ -64,18 +94,55 @@ class OnnxSession(RuntimeSession):
         self._values: list[Any] = []
         for output in self._session.get_outputs():
             self._binding.bind_output(output.name)
+        self._shapes = _as_many(shapes, len(self._session.get_inputs()))
 
-    def input_shapes(self) -> list[tuple[int, ...]]:
-        return [tuple(node.shape) for node in self._session.get_inputs()]
+    def inputs(self) -> list[Input]:
+        found = []
+        for node, shape in zip(self._session.get_inputs(), self._shapes, strict=True):
+            sizes = tuple(node.shape) if shape is None else shape
+            if not all(isinstance(size, int) for size in sizes):
+                raise ValueError(f"input {node.name!r} has no fixed shape")
+            kind = node.type.removeprefix("tensor(").removesuffix(")")
+            found.append(Input(node.name, sizes, _ONNX_TYPES.get(node.type, kind)))
+        return found
 
     def set_inputs(self, inputs: list[Array]) -> None:
-        import onnxruntime
-
-        self._values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for x in inputs]
-        for node, value in zip(self._session.get_inputs(), self._values, strict=True):
-            self._binding.bind_ortvalue_input(node.name, value)
-        session, binding = self._session, self._binding
+        nodes, session, binding = self._session.get_inputs(), self._session, self._binding
+        if any(node.type == "tensor(string)" for node in nodes):  # which its Python package binds in no other way
+            fed = {node.name: value for node, value in zip(nodes, inputs, strict=True)}
+            self.invoke = lambda: session.run(None, fed)
+            return
+        self._values = [self._bindable(node, value) for node, value in zip(nodes, inputs, strict=True)]
+        for node, value in zip(nodes, self._values, strict=True):
+            binding.bind_ortvalue_input(node.name, value)
         self.invoke = lambda: session.run_with_iobinding(binding)
+
+    def settle(self) -> None:
+        try:
+            self.invoke()
+        except MemoryError:
+            raise
+        except Exception:
+            # What the first one made is given to the next one, which refuses it where it is not what the model says of
+            # its outputs.
+            session, binding, names = self._session, self._binding, [each.name for each in self._session.get_outputs()]
+
+            def invoke() -> None:
+                binding.clear_binding_outputs()
+                for name in names:
+                    binding.bind_output(name)
+                session.run_with_iobinding(binding)
+
+            self.invoke = invoke
+            self.invoke()
+
+    @staticmethod
+    def _bindable(node: Any, value: Array) -> Any:
+        from onnxruntime import OrtValue
+
+        if node.type == "tensor(bfloat16)":
+            return OrtValue.ortvalue_from_numpy_with_onnx_type(np.asarray(value, order="C"), _BFLOAT16)
+        return OrtValue.ortvalue_from_numpy(np.asarray(value, order="C"))
 
     def output(self) -> Array:
         result: Array = self._binding.copy_outputs_to_cpu()[0]
@@ -90,13 +157,25 @@ class OnnxSession(RuntimeSession):
 class TfliteSession(RuntimeSession):
     """The TFLite interpreter with its default delegate (XNNPACK)."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, shapes: Sequence[Shape] = ()) -> None:
         self._interpreter = tflite_package().Interpreter(model_path=str(path), num_threads=threads)
+        details = self._interpreter.get_input_details()
+        for detail, shape in zip(details, _as_many(shapes, len(details)), strict=True):
+            if shape is not None and shape != _shape(detail):
+                self._interpreter.resize_tensor_input(detail["index"], shape)
         self._interpreter.allocate_tensors()
         self.invoke = self._interpreter.invoke
 
-    def input_shapes(self) -> list[tuple[int, ...]]:
-        return [tuple(int(n) for n in detail["shape"]) for detail in self._interpreter.get_input_details()]
+    def inputs(self) -> list[Input]:
+        return [
+            Input(
+                str(detail["name"]),
+                _shape(detail),
+                "string" if detail["dtype"] is np.bytes_ else np.dtype(detail["dtype"]).name,
+                bool(len(detail["quantization_parameters"]["scales"])),
+            )
+            for detail in self._interpreter.get_input_details()
+        ]
 
     def set_inputs(self, inputs: list[Array]) -> None:
         for detail, value in zip(self._interpreter.get_input_details(), inputs, strict=True):
@@ -117,8 +196,26 @@ class TfliteSession(RuntimeSession):
         return [str(detail["op_name"]) for detail in self._interpreter._get_ops_details()]
 
 
-def open_session(runtime: str, path: str | Path, threads: int = 1) -> RuntimeSession:
+def _shape(detail: Mapping[str, Any]) -> Shape:
+    return tuple(int(size) for size in detail["shape"])
+
+
+def _as_many(shapes: Sequence[Shape], inputs: int) -> Sequence[Shape | None]:
+    if shapes and len(shapes) != inputs:
+        raise ValueError(f"the runtime sees {inputs} inputs, but {len(shapes)} shapes were given")
+    return shapes or [None] * inputs
+
+
+def open_session(
+    runtime: str, path: str | Path, threads: int = 1, shapes: Sequence[tuple[int, ...]] = ()
+) -> RuntimeSession:
     """Load a model file.
+
+    Args:
+        runtime: one of `RUNTIMES`.
+        path: of the file; weights that it keeps elsewhere are beside it.
+        threads: of the runtime.
+        shapes: of every input; none: as the file says.
 
     Raises:
         UsageError: no such runtime.
@@ -127,9 +224,9 @@ def open_session(runtime: str, path: str | Path, threads: int = 1) -> RuntimeSes
     """
     try:
         if runtime == "onnxruntime":
-            return OnnxSession(Path(path), threads)
+            return OnnxSession(Path(path), threads, shapes)
         if runtime == "tflite":
-            return TfliteSession(Path(path), threads)
+            return TfliteSession(Path(path), threads, shapes)
     except ImportError as error:
         raise RuntimeUnavailableError(f"runtime {runtime} is not installed here: {error}") from error
     raise UsageError(f"runtime {runtime!r} is unknown: use onnxruntime or tflite")

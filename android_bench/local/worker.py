@@ -1,8 +1,9 @@
 """The process in which `LocalDevice` runs models: requests come as JSON lines on standard input, answers go back the
 same way. It is a process of its own so that a model that crashes the runtime costs just that model.
 
-    python -m bpnas.android_bench.local.worker tflite
+    python -m bpnas.android_bench.local.worker tflite 4000000000
 
+The number is the most memory that it may have, in bytes; 0 is no limit.
 Answers: `{"hello": ...}` once; then per request either the fields of a measurement or `{"refused": "..."}`.
 """
 
@@ -11,14 +12,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
-import numpy as np
-
+from bpnas.android_bench.local.inputs import infer_first
 from bpnas.android_bench.local.runtimes import open_session, runtime_sha256, runtime_version, tflite_package
-from bpnas.android_bench.measurement import RunSettings, read_model
+from bpnas.android_bench.measurement import Feed, RunSettings, read_model
+from bpnas.android_bench.memory import OUT_OF_MEMORY, limit_memory
 from bpnas.base.errors import BpnasError
 
 
@@ -31,7 +33,9 @@ def main() -> None:
     def answer(values: dict[str, Any]) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
-    runtime = sys.argv[1]
+    runtime, most_bytes = sys.argv[1], int(sys.argv[2])
+    if most_bytes:
+        limit_memory(most_bytes)
     try:
         if runtime == "tflite":
             tflite_package()
@@ -42,23 +46,25 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         path, settings = Path(request["path"]), RunSettings(**request["settings"])
+        feeds = tuple(Feed(tuple(shape), tuple(values)) for shape, values in request["feeds"])
         try:
             read_model(path, request["sha256"])
-            answer(time_model(runtime, path, settings))
+            answer(time_model(runtime, path, settings, feeds))
+        except MemoryError:
+            answer({"refused": OUT_OF_MEMORY})
         except Exception as error:
-            answer({"refused": " ".join(str(error).split()) or repr(error)})
+            nothing_said = f"{type(error).__name__} without a reason, perhaps because {OUT_OF_MEMORY}"
+            answer({"refused": " ".join(str(error).split()) or nothing_said})
 
 
-def time_model(runtime: str, path: Path, settings: RunSettings) -> dict[str, Any]:
+def time_model(runtime: str, path: Path, settings: RunSettings, feeds: Sequence[Feed] = ()) -> dict[str, Any]:
     """Warm up, then take samples; see `Measurement` for the fields."""
     start = perf_counter_ns()
-    session = open_session(runtime, path, settings.threads)
+    session = open_session(runtime, path, settings.threads, [feed.shape for feed in feeds])
     load_ns = perf_counter_ns() - start
-    rng = np.random.default_rng(0)
-    session.set_inputs([rng.standard_normal(shape, np.float32) for shape in session.input_shapes()])
+    infer_first(session, [feed.values for feed in feeds])  # lazy allocation and packing, no guide to the others
     invoke = session.invoke
 
-    invoke()  # first call: lazy allocation and packing, no guide to the others
     warmup_runs, start = 0, perf_counter_ns()
     warmup_ns = 0
     while warmup_runs < settings.warmup_runs or warmup_ns < settings.warmup_seconds * 1e9:

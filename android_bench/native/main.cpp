@@ -1,9 +1,12 @@
 // bpnas-runner: times the models of a list, one after the other, in one process. docs/native.md describes its lines.
+#include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <new>
 #include <optional>
 #include <string>
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "conditions.h"
@@ -16,6 +19,8 @@
 #include "timing.h"
 
 namespace {
+
+constexpr int kUsualIndex = 1;  // a count or a length of 0 would leave nothing to do
 
 class Runner {
 public:
@@ -62,6 +67,9 @@ private:
         } catch (const Refused &reason) {
             answers_.write(line("model").add("refused", one_line(reason.what())));
             return;
+        } catch (const std::bad_alloc &) {
+            answers_.write(line("model").add("refused", std::string(kNoMemory)));
+            return;
         }
         if (options_.profile) profile();
     }
@@ -69,8 +77,9 @@ private:
     JsonLine time_model() {
         const Deadline deadline = time_limit("model");
         const std::int64_t start = now_ns();
-        const std::unique_ptr<Session> session = runtime_.open(model());
+        const std::unique_ptr<Session> session = runtime_.open(model(kUsualIndex));
         const std::int64_t load_ns = now_ns() - start;
+        index_taken_ = infer_first(*session, kUsualIndex);
         const Timing timing = time_session(*session, options_.timing);
         JsonLine timed = line("model");
         timed.add("samples_ns", timing.samples_ns).add("repeats", timing.repeats);
@@ -87,7 +96,7 @@ private:
             {
                 const Deadline deadline = time_limit("profile");
                 const std::string folder = options_.list.substr(0, options_.list.rfind('/') + 1);
-                const Profile profile = runtime_.profile(model(), folder);
+                const Profile profile = runtime_.profile(model(index_taken_), folder);
                 inference_ns = profile.inference_ns;
                 for (const OperatorTime &time : profile.operators) {
                     char numbers[80];
@@ -103,7 +112,9 @@ private:
         }
     }
 
-    Model model() const { return {model_->data, model_->size, static_cast<int>(options_.threads)}; }
+    Model model(int index) const {
+        return {model_->data, model_->size, static_cast<int>(options_.threads), model_->path, model_->feeds, index};
+    }
 
     Deadline time_limit(const char *kind) const {
         return Deadline(options_.timeout_seconds, answers_.descriptor(),
@@ -153,12 +164,27 @@ private:
     const Answers &answers_;
     Runtime &runtime_;
     double baseline_ns_;
+    int index_taken_ = kUsualIndex;
     std::int64_t index_ = 0;
     const ModelEntry *model_ = nullptr;
 };
 
+// Whoever asks for more is refused it; a phone would end the program, and perhaps others, instead.
+void limit_memory(const Options &options) {
+    double most = options.max_memory;
+    if (options.usual_memory) {
+        const double there = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
+        most = there > 0 ? std::max(5e8, std::min(4e9, there / 2)) : 4e9;
+    }
+    rlimit limit{};
+    if (most <= 0 || getrlimit(RLIMIT_DATA, &limit) != 0) return;
+    limit.rlim_cur = std::min(limit.rlim_max, static_cast<rlim_t>(most));
+    setrlimit(RLIMIT_DATA, &limit);
+}
+
 void run(const Options &options, const Answers &answers) {
     if (!options.affinity.empty()) set_affinity(options.affinity);  // before the runtime starts threads
+    limit_memory(options);
     const std::vector<ModelEntry> models = options.probe ? std::vector<ModelEntry>() : read_model_list(options.list);
     const std::unique_ptr<Runtime> runtime = load_runtime(options.runtime, options.library);
     JsonLine hello;
@@ -167,7 +193,7 @@ void run(const Options &options, const Answers &answers) {
         .add("runtime", options.runtime);
     hello.add("version", runtime->version()).add("clock", std::string("CLOCK_MONOTONIC_RAW"));
     hello.add("pid", std::int64_t{getpid()}).add("affinity", affinity());
-    answers.write(hello.add_json("watch_text", "true"));
+    answers.write(hello.add_json("watch_text", "true").add_json("feeds", "true"));
     if (!options.probe) Runner(options, answers, *runtime).run_all(models);
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cctype>
 #include <cerrno>
+#include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 
@@ -44,6 +46,32 @@ std::vector<std::string> split(const std::string &text, char separator, std::siz
     return found;
 }
 
+constexpr std::size_t kMostInputs = 10'000;
+constexpr std::size_t kLargestSize = 0x7fffffff;
+
+bool parse_feeds(const std::string &text, std::vector<Feed> &feeds) {
+    for (const std::string &one : split(text, ';', kMostInputs)) {
+        const std::size_t equals = one.find('=');
+        Feed feed;
+        const std::string sizes = one.substr(0, equals);
+        for (const std::string &digits : sizes.empty() ? std::vector<std::string>() : split(sizes, 'x', kMostInputs)) {
+            std::size_t size = 0;
+            if (!parse_size(digits, size) || size > kLargestSize) return false;
+            feed.shape.push_back(static_cast<std::int64_t>(size));
+        }
+        if (equals != std::string::npos) {
+            for (const std::string &number : split(one.substr(equals + 1), ',', kMostInputs)) {
+                char *end = nullptr;
+                const double value = std::strtod(number.c_str(), &end);
+                if (number.empty() || *end != '\0' || !std::isfinite(value)) return false;
+                feed.values.push_back(value);
+            }
+        }
+        feeds.push_back(std::move(feed));
+    }
+    return true;
+}
+
 }  // namespace
 
 MappedFile::MappedFile(const std::string &path) {
@@ -73,12 +101,16 @@ std::vector<ModelEntry> read_model_list(const std::string &path) {
         const std::string place = path + ", line " + std::to_string(models.size() + 1) + ": ";
         if (end == std::string::npos)
             throw Fatal(kModelsUnusable, place + "has no line end, so the list was cut short");
-        const std::vector<std::string> fields = split(text.substr(start, end - start), '\t', 4);
+        const std::vector<std::string> fields = split(text.substr(start, end - start), '\t', 5);
         start = end + 1;
         std::size_t offset = 0, size = 0;
-        if (fields.size() != 4 || !is_id(fields[0]) || !parse_size(fields[1], offset) || !parse_size(fields[2], size) ||
+        if (fields.size() < 4 || !is_id(fields[0]) || !parse_size(fields[1], offset) || !parse_size(fields[2], size) ||
             fields[3].empty()) {
             throw Fatal(kModelsUnusable, place + "must be ID, OFFSET, SIZE and PATH with tabs between");
+        }
+        std::vector<Feed> feeds;
+        if (fields.size() == 5 && !parse_feeds(fields[4], feeds)) {
+            throw Fatal(kModelsUnusable, place + "what its inputs are fed with must be as in 1x3x224x224;1x8=0,1");
         }
         const std::string name = fields[3].front() == '/' ? fields[3] : folder + fields[3];
         std::shared_ptr<const MappedFile> &file = files[name];
@@ -88,7 +120,9 @@ std::vector<ModelEntry> read_model_list(const std::string &path) {
             throw Fatal(kModelsUnusable, place + "OFFSET and SIZE lead beyond the end of " + name + ", which has " +
                                              std::to_string(file->size()) + " bytes");
         }
-        models.push_back({fields[0], file, file->data() + offset, size == 0 ? file->size() - offset : size});
+        const bool alone = offset == 0 && size == 0;
+        models.push_back({fields[0], file, file->data() + offset, size == 0 ? file->size() - offset : size,
+                          alone ? name : "", std::move(feeds)});
     }
     return models;
 }

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "inputs.h"
+
 // A file in memory, for as long as this lives.
 class MappedFile {
 public:
@@ -27,8 +29,11 @@ struct ModelEntry {
     std::shared_ptr<const MappedFile> file;
     const char *data;
     std::size_t size;
+    std::string path;         // where the file holds this model alone, else empty
+    std::vector<Feed> feeds;  // of every input; none: as the model says
 };
 
-// Reads a list of lines `ID<TAB>OFFSET<TAB>SIZE<TAB>PATH`, with PATH relative to the list's folder and SIZE 0 for "to
-// the end", and maps every file. Throws Fatal(kModelsUnusable) that names the line.
+// Reads a list of lines `ID<TAB>OFFSET<TAB>SIZE<TAB>PATH[<TAB>FEEDS]`, with PATH relative to the list's folder and SIZE
+// 0 for "to the end", and maps every file. FEEDS has `SIZExSIZE...[=VALUE,VALUE,...]` for every input, with `;` between.
+// Throws Fatal(kModelsUnusable) that names the line.
 std::vector<ModelEntry> read_model_list(const std::string &path);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 
 #include <unistd.h>
 
@@ -46,6 +47,7 @@ struct OrtApi {
     const void *const *table;
     const char *(*GetErrorMessage)(const OrtStatus *) = at(2);
     OrtStatus *(*CreateEnv)(int log_level, const char *name, OrtEnv **) = at(3);
+    OrtStatus *(*CreateSession)(const OrtEnv *, const char *path, const OrtSessionOptions *, OrtSession **) = at(7);
     OrtStatus *(*CreateSessionFromArray)(const OrtEnv *, const void *, std::size_t, const OrtSessionOptions *,
                                          OrtSession **) = at(8);
     OrtStatus *(*CreateSessionOptions)(OrtSessionOptions **) = at(10);
@@ -62,6 +64,7 @@ struct OrtApi {
     OrtStatus *(*CreateTensorAsOrtValue)(OrtAllocator *, const std::int64_t *, std::size_t, int type,
                                          OrtValue **) = at(48);
     OrtStatus *(*GetTensorMutableData)(OrtValue *, void **) = at(51);
+    OrtStatus *(*FillStringTensor)(OrtValue *, const char *const *, std::size_t) = at(52);
     OrtStatus *(*CastTypeInfoToTensorInfo)(const OrtTypeInfo *, const OrtTensorInfo **) = at(55);
     OrtStatus *(*GetTensorElementType)(const OrtTensorInfo *, int *) = at(60);
     OrtStatus *(*GetDimensionsCount)(const OrtTensorInfo *, std::size_t *) = at(61);
@@ -87,6 +90,8 @@ struct OrtApi {
     OrtStatus *(*BindOutputToDevice)(OrtIoBinding *, const char *name, const OrtMemoryInfo *) = at(138);
     OrtStatus *(*GetBoundOutputValues)(const OrtIoBinding *, OrtAllocator *, OrtValue ***, std::size_t *) = at(140);
 
+    void (*ClearBoundOutputs)(OrtIoBinding *) = at(142);
+
     // Throws Refused with the library's message, if there is one.
     void check(OrtStatus *status) const {
         if (status == nullptr) return;
@@ -100,9 +105,23 @@ struct OrtApi {
 template <typename T>
 using Owned = std::unique_ptr<T, void (*)(T *)>;
 
+// The element types by ONNX's numbers.
+ElementType onnx_element_type(int type) {
+    static const std::map<int, ElementType> types = {
+        {1, ElementType::kFloat32},  {2, ElementType::kUint8},     {3, ElementType::kInt8},
+        {4, ElementType::kUint16},   {5, ElementType::kInt16},     {6, ElementType::kInt32},
+        {7, ElementType::kInt64},    {8, ElementType::kString},    {9, ElementType::kBool},
+        {10, ElementType::kFloat16}, {11, ElementType::kFloat64},  {12, ElementType::kUint32},
+        {13, ElementType::kUint64},  {14, ElementType::kComplex64}, {16, ElementType::kBfloat16},
+    };
+    const auto found = types.find(type);
+    return found == types.end() ? ElementType::kOther : found->second;
+}
+
 class OnnxSession : public Session {
 public:
-    OnnxSession(const OrtApi &api, OrtEnv *env, const Model &model, const char *profile_prefix = nullptr) : api_(api) {
+    OnnxSession(const OrtApi &api, OrtEnv *env, const Model &model, const char *profile_prefix = nullptr)
+        : api_(api) {
         OrtSessionOptions *made = nullptr;
         api.check(api.CreateSessionOptions(&made));
         const Owned<OrtSessionOptions> options(made, api.ReleaseSessionOptions);
@@ -113,7 +132,10 @@ public:
         api.check(api.GetAllocatorWithDefaultOptions(&allocator_));
 
         OrtSession *session = nullptr;
-        api.check(api.CreateSessionFromArray(env, model.data, model.size, options.get(), &session));
+        // From its path it finds weights in files beside it.
+        api.check(model.path.empty()
+                      ? api.CreateSessionFromArray(env, model.data, model.size, options.get(), &session)
+                      : api.CreateSession(env, model.path.c_str(), options.get(), &session));
         session_.reset(session);
         OrtIoBinding *binding = nullptr;
         api.check(api.CreateIoBinding(session, &binding));
@@ -121,11 +143,43 @@ public:
         OrtRunOptions *run_options = nullptr;
         api.check(api.CreateRunOptions(&run_options));
         run_options_.reset(run_options);
-        bind_inputs();
+        bind_inputs(model);
         bind_outputs();
+        fill(model.index);
     }
 
-    void invoke() override { api_.check(api_.RunWithBinding(session_.get(), run_options_.get(), binding_.get())); }
+    bool fill(int index) override {
+        bool has_indices = false;
+        for (const Input &input : inputs_) {
+            if (input.type == ElementType::kString) {
+                const std::vector<const char *> texts(input.count, kText);
+                api_.check(api_.FillStringTensor(input.value.get(), texts.data(), texts.size()));
+                continue;
+            }
+            void *data = nullptr;
+            api_.check(api_.GetTensorMutableData(input.value.get(), &data));
+            fill_input(data, input.count, input.type, false, input.values, index);
+            has_indices = has_indices || (is_index(input.type, false) && input.values.empty());
+        }
+        return has_indices;
+    }
+
+    void invoke() override {
+        try {
+            if (renews_outputs_) {
+                api_.ClearBoundOutputs(binding_.get());
+                bind_outputs();
+            }
+            api_.check(api_.RunWithBinding(session_.get(), run_options_.get(), binding_.get()));
+            has_run_ = true;
+        } catch (const Refused &) {
+            // What one inference made is given to the next one, which refuses it where it is not what the model says of
+            // its outputs.
+            if (!has_run_ || renews_outputs_) throw;
+            renews_outputs_ = true;
+            invoke();
+        }
+    }
 
     std::vector<float> output(std::size_t values) override {
         OrtValue **outputs = nullptr;
@@ -162,9 +216,17 @@ private:
         return copy;
     }
 
-    void bind_inputs() {
+    struct Input {
+        Owned<OrtValue> value;
+        std::size_t count;
+        ElementType type;
+        std::vector<double> values;
+    };
+
+    void bind_inputs(const Model &model) {
         std::size_t count = 0;
         api_.check(api_.SessionGetInputCount(session_.get(), &count));
+        check_feeds(model, count);
         for (std::size_t i = 0; i < count; ++i) {
             char *text = nullptr;
             api_.check(api_.SessionGetInputName(session_.get(), i, allocator_, &text));
@@ -176,24 +238,29 @@ private:
             int type = 0;
             api_.check(api_.CastTypeInfoToTensorInfo(type_info.get(), &info));
             if (info != nullptr) api_.check(api_.GetTensorElementType(info, &type));
-            if (type != kFloat) throw not_float32(name);
-            std::size_t rank = 0;
-            api_.check(api_.GetDimensionsCount(info, &rank));
-            std::vector<std::int64_t> shape(rank);
-            api_.check(api_.GetDimensions(info, shape.data(), rank));
-            std::size_t size = 1;
-            for (const std::int64_t dimension : shape) {
-                if (dimension < 1) throw Refused("input '" + name + "' has no fixed shape; export the model with one");
-                size *= static_cast<std::size_t>(dimension);
-            }
+            const ElementType element = onnx_element_type(type);
+            if (element == ElementType::kOther) throw Refused(not_fillable(name));
+            const std::vector<std::int64_t> shape = model.feeds.empty() ? own_shape(info, name) : model.feeds[i].shape;
             OrtValue *value = nullptr;
-            api_.check(api_.CreateTensorAsOrtValue(allocator_, shape.data(), rank, kFloat, &value));
-            inputs_.emplace_back(value, api_.ReleaseValue);
-            void *data = nullptr;
-            api_.check(api_.GetTensorMutableData(value, &data));
-            fill_input(static_cast<float *>(data), size);
+            api_.check(api_.CreateTensorAsOrtValue(allocator_, shape.data(), shape.size(), type, &value));
+            Owned<OrtValue> owned(value, api_.ReleaseValue);
+            std::size_t elements = 1;
+            for (const std::int64_t size : shape) elements *= static_cast<std::size_t>(size);  // the library had room
+            const std::vector<double> values = model.feeds.empty() ? std::vector<double>() : model.feeds[i].values;
+            inputs_.push_back({std::move(owned), elements, element, values});
             api_.check(api_.BindInput(binding_.get(), name.c_str(), value));
         }
+    }
+
+    std::vector<std::int64_t> own_shape(const OrtTensorInfo *info, const std::string &name) const {
+        std::size_t rank = 0;
+        api_.check(api_.GetDimensionsCount(info, &rank));
+        std::vector<std::int64_t> shape(rank);
+        api_.check(api_.GetDimensions(info, shape.data(), rank));
+        for (const std::int64_t size : shape) {
+            if (size < 0) throw Refused("input '" + name + "' has no fixed shape; give its sizes with --input-shape");
+        }
+        return shape;
     }
 
     void bind_outputs() {
@@ -210,9 +277,10 @@ private:
     }
 
     const OrtApi &api_;
+    bool has_run_ = false, renews_outputs_ = false;
     OrtAllocator *allocator_ = nullptr;  // the library's own
     Owned<OrtSession> session_{nullptr, api_.ReleaseSession};
-    std::vector<Owned<OrtValue>> inputs_;
+    std::vector<Input> inputs_;
     Owned<OrtRunOptions> run_options_{nullptr, api_.ReleaseRunOptions};
     Owned<OrtIoBinding> binding_{nullptr, api_.ReleaseIoBinding};
 };

@@ -15,7 +15,8 @@ namespace {
     throw Fatal(kUsage, message +
                             "; usage: bpnas-runner --runtime onnxruntime|tflite --library FILE (--probe | --list FILE "
                             "--warmup-runs N --warmup-seconds S --runs N --seconds S --sample-ms MS --threads N "
-                            "--timeout-seconds S [--first N] [--affinity HEXMASK] [--watch NAME=PATH=SCALE]... "
+                            "--timeout-seconds S [--first N] [--max-memory BYTES|usual] [--affinity HEXMASK] "
+                            "[--watch NAME=PATH=SCALE]... "
                             "[--watch-text NAME=PATH]... "
                             "[--hot-file PATH[=SCALE] --hot-limit X] [--cool-seconds S] "
                             "[--sentinel-limit RATIO [--sentinel-baseline NS]] [--print-output N] [--profile])");
@@ -78,6 +79,11 @@ Options parse_options(int argc, char **argv) {
         {"--sample-ms", [&] { options.timing.sample_ms = number(option, text, 0, 1e4); }},
         {"--threads", [&] { options.threads = whole_number(option, text, 1, 256); }},
         {"--timeout-seconds", [&] { options.timeout_seconds = number(option, text, 0.001, 86400); }},
+        {"--max-memory",
+         [&] {
+             options.usual_memory = text == "usual";
+             if (!options.usual_memory) options.max_memory = number(option, text, 0, 1e15);
+         }},
         {"--affinity", [&] { options.affinity = text; }},
         {"--watch", [&] { options.watches.push_back(watched_file(option, text)); }},
         {"--watch-text", [&] { options.watched_words.push_back(watched_word(option, text)); }},

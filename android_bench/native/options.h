@@ -19,6 +19,8 @@ struct Options {
     TimingSettings timing;
     std::int64_t threads = 1;
     double timeout_seconds = 0;
+    bool usual_memory = false;  // a limit of 4 GB, or half of what there is
+    double max_memory = 0;      // bytes; 0: no limit
 
     std::string affinity;  // a hexadecimal mask, empty: leave it
     std::vector<WatchedFile> watches;

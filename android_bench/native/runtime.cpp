@@ -29,14 +29,8 @@ AnyFunction SharedLibrary::function(const char *name) const {
 
 AnyFunction SharedLibrary::optional_function(const char *name) const { return AnyFunction(dlsym(handle_, name)); }
 
-void fill_input(float *values, std::size_t count) {
-    std::uint32_t x = 1;
-    for (std::size_t i = 0; i < count; ++i) {
-        x = 1664525u * x + 1013904223u;
-        values[i] = static_cast<float>(static_cast<double>(static_cast<std::int32_t>(x)) / 2147483648.0);
-    }
-}
-
-Refused not_float32(const std::string &input) {
-    return Refused("input '" + input + "' takes no float32 tensor; export the model with float32 inputs");
+void check_feeds(const Model &model, std::size_t inputs) {
+    if (model.feeds.empty() || model.feeds.size() == inputs) return;
+    throw Refused("the runtime sees " + std::to_string(inputs) + " inputs, but " + std::to_string(model.feeds.size()) +
+                  " are fed");
 }

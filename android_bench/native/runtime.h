@@ -8,11 +8,16 @@
 #include <string>
 #include <vector>
 
+#include "inputs.h"
+
 // The runtime said no to a model.
 class Refused : public std::runtime_error {
 public:
     using std::runtime_error::runtime_error;
 };
+
+// What is said where memory lacks.
+constexpr char kNoMemory[] = "the memory that it asks for is not there";
 
 struct OperatorTime {
     std::string name;
@@ -30,6 +35,9 @@ struct Profile {
 class Session {
 public:
     virtual ~Session() = default;
+    // Fills the inputs once more, with this number in the place of whole ones that may be indices; says whether there
+    // are such.
+    virtual bool fill(int index) = 0;
     // One inference, nothing else; this is what is timed.
     virtual void invoke() = 0;
     // The first values of the first output of the last `invoke`.
@@ -40,6 +48,9 @@ struct Model {
     const char *data;
     std::size_t size;
     int threads;
+    std::string path;  // of a file that holds the model and nothing else, perhaps with its weights beside it; or empty
+    std::vector<Feed> feeds;  // of every input; none: as the model says
+    int index;                // what whole numbers of inputs are filled with
 };
 
 class Runtime {
@@ -84,10 +95,8 @@ private:
     void *handle_;  // never closed: runtimes have threads of their own
 };
 
-// The same inputs on every machine: x = 1664525 x + 1013904223 mod 2^32 from 1 on, taken as a signed number over 2^31.
-void fill_input(float *values, std::size_t count);
-
-Refused not_float32(const std::string &input);
+// Throws Refused where another number of inputs is fed than the model has.
+void check_feeds(const Model &model, std::size_t inputs);
 
 // Inferences in a profile: those that are left out, and those that count.
 constexpr int kProfileWarmupRuns = 5;

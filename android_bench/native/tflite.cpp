@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 #include <map>
+#include <new>
 #include <tuple>
 
 #include "exit_code.h"
@@ -44,6 +46,11 @@ struct XnnpackOptions {
     char others[508];
 };
 
+struct QuantizationParams {
+    float scale;
+    std::int32_t zero_point;
+};
+
 struct TfLiteApi {
     explicit TfLiteApi(const std::string &path) : library(path) {}
     AnyFunction named(const char *name) const { return library.function(name); }
@@ -82,6 +89,15 @@ struct TfLiteApi {
     void *(*TensorData)(const TfLiteTensor *) = named("TfLiteTensorData");
     const char *(*TensorName)(const TfLiteTensor *) = named("TfLiteTensorName");
 
+    // Older libraries lack some of these.
+    int (*ResizeInputTensor)(TfLiteInterpreter *, std::int32_t index, const int *sizes, std::int32_t rank) =
+        library.optional_function("TfLiteInterpreterResizeInputTensor");
+    QuantizationParams (*TensorQuantization)(const TfLiteTensor *) =
+        library.optional_function("TfLiteTensorQuantizationParams");
+    int (*TensorRealloc)(std::size_t bytes, TfLiteTensor *) = library.optional_function("TfLiteTensorRealloc");
+    std::int32_t (*TensorNumDims)(const TfLiteTensor *) = library.optional_function("TfLiteTensorNumDims");
+    std::int32_t (*TensorDim)(const TfLiteTensor *, std::int32_t) = library.optional_function("TfLiteTensorDim");
+
     bool has_xnnpack() const {
         return XnnpackOptionsDefault != nullptr && XnnpackCreate != nullptr && XnnpackDelete != nullptr;
     }
@@ -104,9 +120,23 @@ void collect_error(void *errors, const char *format, va_list arguments) {
     if (all.size() < sizeof text) all += (all.empty() ? "" : "; ") + std::string(text);
 }
 
+// The element types by TFLite's numbers.
+ElementType tflite_element_type(int type) {
+    static const std::map<int, ElementType> types = {
+        {1, ElementType::kFloat32},  {2, ElementType::kInt32},    {3, ElementType::kUint8},
+        {4, ElementType::kInt64},    {5, ElementType::kString},   {6, ElementType::kBool},
+        {7, ElementType::kInt16},    {8, ElementType::kComplex64}, {9, ElementType::kInt8},
+        {10, ElementType::kFloat16}, {11, ElementType::kFloat64}, {13, ElementType::kUint64},
+        {16, ElementType::kUint32},  {17, ElementType::kUint16},  {19, ElementType::kBfloat16},
+    };
+    const auto found = types.find(type);
+    return found == types.end() ? ElementType::kOther : found->second;
+}
+
 class TfliteSession : public Session {
 public:
-    TfliteSession(const TfLiteApi &api, const Model &model, TelemetryProfiler *profiler = nullptr) : api_(api) {
+    TfliteSession(const TfLiteApi &api, const Model &model, TelemetryProfiler *profiler = nullptr)
+        : api_(api), feeds_(model.feeds) {
         model_.reset(api.ModelCreate(model.data, model.size, collect_error, &errors_));
         if (!model_) refuse("this is no TFLite model");
         const Owned<TfLiteInterpreterOptions> options(api.OptionsCreate(), api.OptionsDelete);
@@ -120,15 +150,35 @@ public:
         }
         interpreter_.reset(api.InterpreterCreate(model_.get(), options.get()));
         if (!interpreter_) refuse("no interpreter could be made for the model");
-        if (api.AllocateTensors(interpreter_.get()) != kOk) refuse("the tensors could not be allocated");
-        for (std::int32_t i = 0; i < api.GetInputTensorCount(interpreter_.get()); ++i) {
-            const TfLiteTensor *const tensor = api.GetInputTensor(interpreter_.get(), i);
-            const char *const name = api.TensorName(tensor);
-            if (api.TensorType(tensor) != kFloat32 || api.TensorData(tensor) == nullptr) {
-                throw not_float32(name ? name : "");
-            }
-            fill_input(static_cast<float *>(api.TensorData(tensor)), api.TensorByteSize(tensor) / sizeof(float));
+        check_feeds(model, static_cast<std::size_t>(api.GetInputTensorCount(interpreter_.get())));
+        for (std::size_t i = 0; i < feeds_.size(); ++i) resize(static_cast<std::int32_t>(i), feeds_[i].shape);
+        if (api.AllocateTensors(interpreter_.get()) != kOk) {
+            const std::string what = "the tensors could not be allocated";
+            refuse((errors_.empty() ? what + ", perhaps because " + kNoMemory : what).c_str());
         }
+        fill(model.index);
+    }
+
+    bool fill(int index) override {
+        bool has_indices = false;
+        const std::int32_t count = api_.GetInputTensorCount(interpreter_.get());
+        for (std::int32_t i = 0; i < count; ++i) {
+            TfLiteTensor *const tensor = api_.GetInputTensor(interpreter_.get(), i);
+            const ElementType type = tflite_element_type(api_.TensorType(tensor));
+            if (type == ElementType::kString) {
+                fill_texts(tensor);
+                continue;
+            }
+            const std::size_t bytes = api_.TensorByteSize(tensor);
+            if (type == ElementType::kOther) throw Refused(not_fillable(name_of(tensor)));
+            if (api_.TensorData(tensor) == nullptr && bytes > 0) throw std::bad_alloc();
+            const bool quantised = api_.TensorQuantization != nullptr && api_.TensorQuantization(tensor).scale != 0;
+            const std::vector<double> values =
+                feeds_.empty() ? std::vector<double>() : feeds_[static_cast<std::size_t>(i)].values;
+            fill_input(api_.TensorData(tensor), bytes / element_size(type), type, quantised, values, index);
+            has_indices = has_indices || (is_index(type, quantised) && values.empty());
+        }
+        return has_indices;
     }
 
     void invoke() override {
@@ -146,11 +196,55 @@ public:
     }
 
 private:
+    std::string name_of(const TfLiteTensor *tensor) const {
+        const char *const name = api_.TensorName(tensor);
+        return name ? name : "";
+    }
+
+    void resize(std::int32_t input, const std::vector<std::int64_t> &shape) {
+        if (api_.ResizeInputTensor == nullptr || api_.TensorNumDims == nullptr || api_.TensorDim == nullptr) {
+            throw Refused("this TFLite library cannot change the sizes of inputs");
+        }
+        // What is as it should be is left alone: to resize it makes an interpreter plan all its memory again.
+        const TfLiteTensor *const tensor = api_.GetInputTensor(interpreter_.get(), input);
+        const std::vector<int> sizes(shape.begin(), shape.end());
+        bool same = api_.TensorNumDims(tensor) == static_cast<std::int32_t>(sizes.size());
+        for (std::size_t i = 0; same && i < sizes.size(); ++i) {
+            same = api_.TensorDim(tensor, static_cast<std::int32_t>(i)) == sizes[i];
+        }
+        if (same) return;
+        const auto rank = static_cast<std::int32_t>(sizes.size());
+        if (api_.ResizeInputTensor(interpreter_.get(), input, sizes.data(), rank) != kOk) {
+            refuse("an input could not be given its sizes");
+        }
+    }
+
+    // As TFLite keeps them: their number, where each begins and the last one ends, all of 32 bits; then the texts.
+    void fill_texts(TfLiteTensor *tensor) const {
+        if (api_.TensorRealloc == nullptr || api_.TensorNumDims == nullptr || api_.TensorDim == nullptr) {
+            throw Refused("this TFLite library takes no texts");
+        }
+        std::size_t count = 1;
+        for (std::int32_t i = 0; i < api_.TensorNumDims(tensor); ++i) {
+            count *= static_cast<std::size_t>(api_.TensorDim(tensor, i));
+        }
+        const std::string text = kText;
+        std::vector<std::int32_t> places = {static_cast<std::int32_t>(count)};
+        const std::size_t head = (count + 2) * sizeof(std::int32_t);
+        for (std::size_t i = 0; i <= count; ++i) places.push_back(static_cast<std::int32_t>(head + i * text.size()));
+        const std::size_t bytes = head + count * text.size();
+        if (api_.TensorRealloc(bytes, tensor) != kOk) throw Refused("the texts of an input could not be set");
+        char *const data = static_cast<char *>(api_.TensorData(tensor));
+        std::memcpy(data, places.data(), head);
+        for (std::size_t i = 0; i < count; ++i) std::memcpy(data + head + i * text.size(), text.data(), text.size());
+    }
+
     [[noreturn]] void refuse(const char *what) const {
         throw Refused(errors_.empty() ? what : what + (": " + errors_));
     }
 
     const TfLiteApi &api_;
+    const std::vector<Feed> feeds_;
     std::string errors_;
     Owned<TfLiteDelegate> delegate_{nullptr, nullptr};
     Owned<TfLiteModel> model_{nullptr, api_.ModelDelete};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <ctime>
+#include <string>
 
 #include "runtime.h"
 
@@ -18,10 +19,24 @@ std::int64_t now_ns() {
     return static_cast<std::int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
 }
 
+int infer_first(Session &session, int index) {
+    try {
+        session.invoke();
+    } catch (const Refused &) {
+        if (!session.fill(index = 0)) throw;
+        try {
+            session.invoke();
+        } catch (const Refused &reason) {
+            // First, for what the runtime says may be long, and is cut.
+            const std::string filled = "whole numbers of its inputs were 1, and then 0, and --input-value gives others: ";
+            throw Refused(filled + reason.what());
+        }
+    }
+    return index;
+}
+
 Timing time_session(Session &session, const TimingSettings &settings) {
     Timing timing;
-    session.invoke();  // first call: lazy allocation and packing, no guide to the others
-
     const double warmup_limit_ns = settings.warmup_seconds * 1e9;
     std::int64_t start = now_ns();
     while (timing.warmup_runs < settings.warmup_runs || static_cast<double>(timing.warmup_ns) < warmup_limit_ns) {

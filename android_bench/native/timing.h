@@ -25,4 +25,8 @@ struct Timing {
 // CLOCK_MONOTONIC_RAW, which nobody adjusts.
 std::int64_t now_ns();
 
+// The first call: lazy allocation and packing, no guide to the others. Where the runtime refuses `index` in the place
+// of whole numbers, which as indices may lead beyond an end, it is tried with 0; returns which of them it took.
+int infer_first(Session &session, int index);
+
 Timing time_session(Session &session, const TimingSettings &settings);

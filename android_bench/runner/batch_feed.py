@@ -46,7 +46,8 @@ class BatchFeed:
 
     def take(self, source: Iterator[RunRequest], most: int) -> ModelBatch | None:
         """The next requests, at most `most`, as a batch that is not pushed yet; None if there is none."""
-        return ModelBatch.take(source, most, next(self._numbers), MODEL_SUFFIX[self._device.runtime])
+        suffix, runner = MODEL_SUFFIX[self._device.runtime], self._device.runner
+        return ModelBatch.take(source, most, next(self._numbers), suffix, runner.why_not)
 
     def push(self, batch: ModelBatch) -> None:
         """Put a batch into the folder that the device has now; raises what `Remote.push` raises."""

@@ -9,20 +9,22 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
 from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DEVICE_FOLDER, Conditions, Device, DeviceInfo, DeviceOptions
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
-from bpnas.android_bench.measurement import Measurement, Outcome, RunRequest, RunSettings
+from bpnas.android_bench.measurement import Feed, Measurement, Outcome, RunRequest, RunSettings
+from bpnas.android_bench.memory import option_text, with_remedy
 from bpnas.android_bench.phone.conditions import lasting, read_conditions, wait_until_cool, watch_files
 from bpnas.android_bench.phone.hardware import cores_in
 from bpnas.android_bench.remote import Remote, quote
 from bpnas.android_bench.runner.batch import ModelBatch, failure_of
 from bpnas.android_bench.runner.batch_feed import BatchFeed
 from bpnas.android_bench.runner.held_device import HeldDevice
+from bpnas.android_bench.runner.installed import NEW_RUNNER
 from bpnas.android_bench.runner.lines import Profiled, Refused, Timed, parse_line, runner_arguments
 from bpnas.android_bench.runner.session import EXIT_MODELS, MayNotStartError, NativeSession, start_error
 from bpnas.android_bench.threads import check_threads
@@ -76,8 +78,15 @@ class NativeDevice(Device):
             for batch in batches:
                 yield from self._run_batch(batch, settings)
 
-    def profile(self, path: Path, settings: RunSettings) -> Profiled:
+    def profile(
+        self, path: Path, settings: RunSettings, feeds: Sequence[Feed] = (), data: Sequence[str] = ()
+    ) -> Profiled:
         """How long each operator of a model takes, in a pass of its own after the timing.
+
+        Args:
+            path: of its file.
+            settings: of the timing.
+            feeds, data: as in `RunRequest`.
 
         Raises:
             UsageError: the file cannot be read, or there are more threads than cores.
@@ -91,8 +100,10 @@ class NativeDevice(Device):
             raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
         if not held.runner.is_ours:
             raise DeviceError(f"{path}: operators are timed by bpnas' own runner only; leave out --runner")
-        batch = self._feed.take(iter([RunRequest(path.name, 0, path, digest)]), 1)
+        batch = self._feed.take(iter([RunRequest(path.name, 0, path, digest, tuple(feeds), tuple(data))]), 1)
         assert batch is not None
+        for _, failure in batch.failures:
+            raise DeviceError(f"{path}: {failure.message}")
         self._feed.push(batch)
         command, _ = held.runner.call([batch.file(0)], 0, settings, self._arguments(settings, profile=True))
         limit = 2 * settings.timeout_seconds + _COOL_SECONDS
@@ -144,7 +155,7 @@ class NativeDevice(Device):
                         yield self._measurement(request, result, before, started_at, index == len(batch.requests))
                     else:
                         kind = "refused" if isinstance(result, Refused) else result.kind
-                        yield failure_of(request, kind, result.message)
+                        yield failure_of(request, kind, self._with_remedy(result.message))
                     before, started_at = lasting(before), time.time()
             except DeviceLostError as error:
                 if self._held.ending.is_set():
@@ -163,6 +174,12 @@ class NativeDevice(Device):
                 if starts == _MAX_STARTS or error.exit_code not in (0, EXIT_MODELS):
                     raise start_error(self._held.remote.serial, self._held.runtime, error) from None
                 self._feed.push(batch)  # the models are not as they were
+
+    def _with_remedy(self, message: str) -> str:
+        runner = self._held.runner
+        if runner.is_ours and not runner.reads_feeds and "float32" in message:
+            return f"{message}, or {NEW_RUNNER}"  # older ones fill nothing else
+        return with_remedy(message, self._held.options.max_memory_gb)
 
     def _slowness(self) -> str:
         limit = self._held.options.sentinel_limit
@@ -232,6 +249,7 @@ class NativeDevice(Device):
             cool_seconds=_COOL_SECONDS,
             sentinel=(options.sentinel_limit, self._baseline_ns) if guarded else None,
             profile=profile,
+            max_memory=option_text(options.max_memory_gb) if held.runner.reads_feeds else "",
         )
 
     def _measurement(

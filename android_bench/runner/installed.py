@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bpnas.android_bench.errors import DeviceError
-from bpnas.android_bench.measurement import RunSettings
+from bpnas.android_bench.measurement import RunRequest, RunSettings
 from bpnas.android_bench.phone.facts import PhoneFacts
 from bpnas.android_bench.remote import FileToPush, Remote, quote
 from bpnas.android_bench.runner.benchmark_model import BenchmarkModel, is_benchmark_model
 from bpnas.android_bench.runner.lines import Answer, Hello, parse_line
 from bpnas.android_bench.runner.program import RunnerProgram
 from bpnas.android_bench.runner.session import MayNotStartError, start_error
+
+NEW_RUNNER = "make a new one with profile-device bundle"
 
 
 class InstalledRunner:
@@ -27,6 +29,7 @@ class InstalledRunner:
     Attributes:
         version: of runtime and runner, as they say it.
         reads_words: whether it watches files that hold a word.
+        reads_feeds: whether it takes sizes and values of inputs, weights beside a model, and a limit of memory.
         affinity: the mask of the cores that it runs on, as it says; empty if it does not.
 
     Raises:
@@ -43,12 +46,21 @@ class InstalledRunner:
         hello = self._probe(facts)
         self.affinity = hello.affinity
         self.version = f"{program.runtime} {hello.version} (bpnas-runner {hello.runner})"
-        self.reads_words = hello.reads_words
+        self.reads_words, self.reads_feeds = hello.reads_words, hello.reads_feeds
 
     @property
     def is_ours(self) -> bool:
         """Whether it is bpnas-runner, with all that it can do."""
         return self._benchmark_model is None
+
+    def why_not(self, request: RunRequest) -> str:
+        """Why it cannot time that; empty if it can."""
+        if self.reads_feeds or not (request.feeds or request.data):
+            return ""
+        what = "sizes or values of inputs" if request.feeds else "weights beside a model"
+        if not self.is_ours:
+            return f"benchmark_model takes no {what} from bpnas; leave out --runner"
+        return f"this runner takes no {what}, for it is of an older bpnas; {NEW_RUNNER}"
 
     def check(self, hello: Hello) -> None:
         """Raises DeviceError if it is held on other cores than asked for."""

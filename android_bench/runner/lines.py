@@ -35,13 +35,15 @@ class AnswerError(Exception):
 @dataclass(frozen=True, slots=True)
 class Hello:
     """The runner has loaded the runtime; `version` and `affinity` are as it says. `reads_words`: it knows
-    `--watch-text`, which the first ones did not.
+    `--watch-text`, which the first ones did not; `reads_feeds`: it fills inputs of any type, takes their sizes and
+    values, finds weights in files beside a model, and knows `--max-memory`.
     """
 
     version: str
     runner: str
     affinity: str
     reads_words: bool = False
+    reads_feeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +151,8 @@ def parse_line(line: bytes) -> Answer | None:
 
 def _answer(values: dict[str, Any]) -> Answer | None:
     if "hello" in values:
-        words = values.get("watch_text") is True
-        return Hello(_text(values["version"]), _text(values["runner"]), _text(values["affinity"]), words)
+        words, feeds = (values.get(name) is True for name in ("watch_text", "feeds"))
+        return Hello(_text(values["version"]), _text(values["runner"]), _text(values["affinity"]), words, feeds)
     if "begin" in values:
         return Begin(_count(values["begin"]))
     if "cooling" in values:
@@ -271,6 +273,7 @@ def runner_arguments(
     cool_seconds: float = 0.0,
     sentinel: tuple[float, float] | None = None,
     profile: bool = False,
+    max_memory: str = "",
 ) -> str:
     """The options of bpnas-runner as words of a shell command, without `--runtime`, `--library`, `--list`, `--first`.
 
@@ -282,6 +285,7 @@ def runner_arguments(
         cool_seconds: the longest wait for the temperature and for the sentinel.
         sentinel: limit as a ratio, and baseline in nanoseconds (0: take the first one).
         profile: a pass for the operators after each model.
+        max_memory: what a model may have, in bytes, or `usual`; empty where the runner does not know the option.
     """
     words: list[str] = []
     for option, value in (
@@ -295,6 +299,8 @@ def runner_arguments(
         ("--cool-seconds", cool_seconds),
     ):
         words += (option, repr(value))
+    if max_memory:
+        words += ("--max-memory", max_memory)
     if affinity:
         words += ("--affinity", affinity)
     for name, path, scale in watches:

@@ -109,7 +109,11 @@ def _weights(path: Path, head: bytes, tail: bytes) -> FileKind | None:
 
 def _text(path: Path, head: bytes, tail: bytes) -> FileKind | None:
     if head.startswith(b"version https://git-lfs"):
-        return FileKind("a pointer that Git LFS keeps in place of the file", "get the file with git lfs pull")
+        return FileKind("a Git LFS pointer in place of the file", "get the file with git lfs pull")
+    if head.startswith((b"/annex/objects/", b"../.git/annex/", b".git/annex/")):
+        return FileKind("a git-annex pointer in place of the file", "get the file with git annex get")
+    if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return FileKind("a web page", "download the file itself, and not the page about it")
     if not _is_text(head):
         return None
     if path.suffix.lower() in (".csv", ".yaml", ".yml"):
@@ -129,4 +133,4 @@ def _is_text(head: bytes) -> bool:
     return all(character.isprintable() or character in "\t\r\n" for character in text)
 
 
-_TESTS: tuple[Callable[[Path, bytes, bytes], FileKind | None], ...] = (_sqlite, _parquet, _model, _weights, _text)
+_TESTS: tuple[Callable[[Path, bytes, bytes], FileKind | None], ...] = (_sqlite, _parquet, _weights, _model, _text)

@@ -40,14 +40,20 @@ class DeviceWorkers:
         queue: what to do.
         settings: how.
         lost: takes one sentence for each device that is out while others continue, by its name.
+        strangers: the models are anybody's files, so that it is no fault of a device's if it refuses many in a row.
     """
 
     def __init__(
-        self, devices: Mapping[str, Device], queue: WorkQueue, settings: RunSettings, lost: dict[str, str]
+        self,
+        devices: Mapping[str, Device],
+        queue: WorkQueue,
+        settings: RunSettings,
+        lost: dict[str, str],
+        strangers: bool = False,
     ) -> None:
         self._lost = lost
         self._queue = queue
-        self._work = {name: _serve(name, device, queue, settings) for name, device in devices.items()}
+        self._work = {name: _serve(name, device, queue, settings, strangers) for name, device in devices.items()}
         self._events: SimpleQueue[tuple[str, Outcome] | _End] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._working = len(devices)
@@ -127,7 +133,9 @@ class DeviceWorkers:
             thread.join(self._patience())
 
 
-def _serve(name: str, device: Device, queue: WorkQueue, settings: RunSettings) -> Generator[Outcome, None, None]:
+def _serve(
+    name: str, device: Device, queue: WorkQueue, settings: RunSettings, strangers: bool
+) -> Generator[Outcome, None, None]:
     """What one device answers until no work is left, nor can come back from others, or until the queue is stopped.
 
     Raises:
@@ -140,7 +148,7 @@ def _serve(name: str, device: Device, queue: WorkQueue, settings: RunSettings) -
                 for outcome in outcomes:
                     share.answered(outcome)
                     if isinstance(outcome, Failure):
-                        in_a_row += 1
+                        in_a_row += not (strangers and outcome.kind == "refused")
                     elif not is_sentinel(outcome.key):  # that one says nothing of the others
                         in_a_row = 0
                     yield outcome

@@ -125,6 +125,8 @@ def _graph_of(part: Part) -> Graph:
 
 
 def _write(task: Task, part: AnyPart, stem: Path, runtime: str) -> RunRequest:
+    if isinstance(part, FilePart):
+        return part.file.request(*task, stem)
     content = export_part(part, runtime)
     path = stem.with_suffix(MODEL_SUFFIX[runtime])
     path.write_bytes(content)

@@ -5,20 +5,22 @@ Their rows are in the same records as everything else. No plan names them, so th
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from bpnas.android_bench.device import runtime_of
-from bpnas.base.errors import BpnasError, UsageError
+from bpnas.android_bench.model_file import ModelFile, ModelFileError, open_model_file
+from bpnas.android_bench.model_inputs import InputChoices, ModelInput
+from bpnas.base.errors import UsageError
 from bpnas.base.plain_text import storable
 from bpnas.profiler.models.zoo import ZooPart
 from bpnas.profiler.paths import Part
 
 if TYPE_CHECKING:
     from bpnas.profiler.campaign.estimate import Estimate
+    from bpnas.profiler.campaign.rounds import Assessment
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,34 +28,65 @@ class FilePart:
     """Somebody's model file.
 
     Attributes:
-        path: of the file.
-        sha256: of its content, in hexadecimal.
+        file: see there.
+        shown: its path, as short as tells it from the others of the same call.
     """
 
-    path: Path
-    sha256: str
+    file: ModelFile
+    shown: str = ""
 
     kind = "file"
 
     @property
     def key(self) -> str:
-        return f"file:{self.name}#{self.sha256[:12]}"
+        variant = f"[{storable(self.file.variant)}]" if self.file.variant else ""
+        return f"file:{storable(self.path.name)}#{self.file.digest[:12]}{variant}"
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        return self.file.path
 
     @property
     def name(self) -> str:
         """Of the file, as records and JSON can hold it."""
-        return storable(self.path.name)
+        return storable(self.shown or self.path.name)
 
     def read(self) -> bytes:
-        """The content.
+        """The content of the file itself.
 
         Raises:
             BpnasError: it is not what it was.
         """
-        content = self.path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise BpnasError(f"{self.path}: has changed since it was first read; call the same command again")
-        return content
+        return self.file.read()
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file that cannot be timed.
+
+    Attributes:
+        name: as of `FilePart`.
+        path: of the file.
+        reason: a sentence that names it, and says what to do.
+    """
+
+    name: str
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileParts:
+    """Files of one call.
+
+    Attributes:
+        groups: those that can be timed, by runtime.
+        left_out: the others.
+    """
+
+    groups: Mapping[str, Sequence[FilePart]]
+    left_out: tuple[LeftOut, ...]
 
 
 OtherPart: TypeAlias = ZooPart | FilePart
@@ -78,57 +111,75 @@ class Timing:
     """What is known of one model on one device.
 
     Attributes:
-        name: of the network or of the file.
-        key: in the records.
+        part: the model.
         runtime: that ran it.
         estimate: None where nothing was measured.
+        flags: what is doubtful about it; of `estimate.Flag`.
         size: see there.
     """
 
-    name: str
-    key: str
+    part: OtherPart
     runtime: str
     estimate: Estimate | None
+    flags: tuple[str, ...]
     size: Size
 
+    @property
+    def name(self) -> str:
+        """Of the network or of the file."""
+        return self.part.network.name if isinstance(self.part, ZooPart) else self.part.name
 
-def file_parts(paths: Iterable[Path], runtime: str | None = None) -> dict[str, list[FilePart]]:
-    """The files by the runtime that their suffix asks for, each content once.
+    @property
+    def key(self) -> str:
+        """In the records."""
+        return self.part.key
+
+
+def file_parts(paths: Iterable[Path], runtime: str | None = None, choices: InputChoices = InputChoices()) -> FileParts:
+    """The files by the runtime that their suffix asks for, each path once.
 
     Args:
-        paths: `.onnx` and `.tflite` files with one input of a fixed shape.
+        paths: `.onnx` and `.tflite` files.
         runtime: allow this one only.
+        choices: of the user's for inputs.
 
     Raises:
-        UsageError: one of them cannot be timed; the message names it and says why.
+        UsageError: a name that inputs are chosen by is that of none.
     """
-    parts: dict[str, dict[str, FilePart]] = {}
-    for path in paths:
-        fitting = runtime_of(path)
-        if runtime not in (None, fitting):
-            raise UsageError(f"{path}: {path.suffix} files run on {fitting}, not on {runtime}; leave --runtime out")
-        part = _file_part(path)
-        parts.setdefault(fitting, {}).setdefault(part.key, part)
-    return {name: list(group.values()) for name, group in parts.items()}
+    groups: dict[str, list[FilePart]] = {}
+    left_out: list[LeftOut] = []
+    inputs: list[ModelInput] = []
+    for path, shown in _shortest(list(dict.fromkeys(paths))).items():
+        try:
+            fitting = runtime_of(path)
+            if runtime not in (None, fitting):
+                raise UsageError(f"{path}: {path.suffix} files run on {fitting}, not on {runtime}; leave --runtime out")
+            file = open_model_file(path, choices)
+        except ModelFileError as error:
+            inputs += error.inputs
+            left_out.append(LeftOut(storable(shown), path, str(error)))
+        except UsageError as error:
+            left_out.append(LeftOut(storable(shown), path, str(error)))
+        else:
+            inputs += file.inputs
+            groups.setdefault(fitting, []).append(FilePart(file, shown))
+    choices.refuse_unknown(inputs)
+    return FileParts(groups, tuple(left_out))
 
 
-def _file_part(path: Path) -> FilePart:
-    from bpnas.android_bench.model_inputs import read_inputs
-    from bpnas.android_bench.operators import ModelFormatError
-
-    try:
-        content = path.read_bytes()
-        inputs = read_inputs(content)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except ModelFormatError as error:
-        raise UsageError(f"{path}: {error}") from error
-    if len(inputs) != 1:
-        raise UsageError(f"{path}: has {len(inputs)} inputs, but only models with one can be timed")
-    if not all(inputs[0].shape):
-        shape = ", ".join(str(size or "?") for size in inputs[0].shape)
-        raise UsageError(f"{path}: its input {inputs[0].name!r} is open, ({shape}); export it with a fixed shape")
-    return FilePart(path, hashlib.sha256(content).hexdigest())
+def _shortest(paths: Sequence[Path]) -> dict[Path, str]:
+    """For each path as many of its last names as tell it from the others."""
+    parts = {path: path.absolute().parts for path in paths}
+    needed = dict.fromkeys(paths, 1)
+    while True:
+        ends: dict[tuple[str, ...], list[Path]] = {}
+        for path in paths:
+            ends.setdefault(parts[path][-needed[path] :], []).append(path)
+        unclear = [path for same in ends.values() if len(same) > 1 for path in same if needed[path] < len(parts[path])]
+        if not unclear:
+            return {path: str(Path(*parts[path][-needed[path] :])) for path in paths}
+        for path in unclear:
+            needed[path] += 1
 
 
 def size_of(part: OtherPart) -> Size:
@@ -138,17 +189,18 @@ def size_of(part: OtherPart) -> Size:
 
         built = zoo_graph(part)
         return Size(built.macs, built.parameters)
+    from bpnas.android_bench.fixed_shapes import with_shapes
     from bpnas.android_bench.operators import ModelFormatError, read_operators
 
     try:
-        operators = read_operators(part.read())
+        operators = read_operators(with_shapes(part.read(), [feed.shape for feed in part.file.told_feeds]))
     except ModelFormatError:
         return Size(None, None)
     return Size(sum(each.macs for each in operators), sum(each.weight_bytes for each in operators) // 4)
 
 
-def timing(part: OtherPart, runtime: str, found: Estimate | None) -> Timing:
-    """What is known of one of these models, in this or in earlier calls; `found` is None where nothing is."""
-    return Timing(
-        part.network.name if isinstance(part, ZooPart) else part.name, part.key, runtime, found, size_of(part)
-    )
+def timing(part: OtherPart, runtime: str, found: Assessment) -> Timing:
+    """What is known of one of these models, by this or by earlier calls."""
+    estimate = found.estimates.get(part.key)
+    flags = () if estimate is None else estimate.doubts(found.precision)
+    return Timing(part, runtime, estimate, flags, size_of(part))

@@ -218,11 +218,12 @@ class Campaign:
             seed=seed,
             precision=plan.precision,
             max_sessions=max_sessions,
-            failed=records.failed(plan.setup),
+            failed=_failed(records, plan, others),
             can_throttle=is_phone(plan.setup.device),
         )
         for one in records.measurements_of(plan.setup):
             self._rounds.add(summarize(one))
+        self._others = bool(others)
         self._wanted = self._rounds.tasks
         self._tools = _tool_versions()
         self._measured, self._is_over = 0, False
@@ -257,7 +258,7 @@ class Campaign:
         """One round, on the devices that are left."""
         there = {name: one for name, one in self._devices.items() if name not in self._lost}
         queue = WorkQueue(tasks, models, len(there), self._sentinels)
-        with DeviceWorkers(there, queue, self._setup.settings, self._lost) as workers:
+        with DeviceWorkers(there, queue, self._setup.settings, self._lost, self._others) as workers:
             try:
                 self._take_all(workers, queue)
             except KeyboardInterrupt:
@@ -268,6 +269,9 @@ class Campaign:
 
     def _take_all(self, workers: DeviceWorkers, queue: WorkQueue) -> None:
         for name, outcome in workers.outcomes():
+            if self._others and isinstance(outcome, Failure) and outcome.kind != "invalid":
+                # Who is no model for this device in one session is none in another, and may take long to show it.
+                self._wanted.difference_update(queue.drop(outcome.key))
             self._take(name, outcome)
             if self._is_over:
                 queue.stop()
@@ -302,6 +306,12 @@ class Campaign:
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._start
+
+
+def _failed(records: Records, plan: Plan, others: Sequence[OtherPart]) -> set[Task]:
+    """What failed in an earlier call; of somebody's file no other session is tried then."""
+    failed = records.failed(plan.setup)
+    return failed | {(key, n) for key, _ in failed for n in range(plan.sessions)} if others else failed
 
 
 def _merged(states: Mapping[str, Conditions]) -> Conditions:

@@ -11,6 +11,7 @@ from typing import Self
 
 from bpnas.android_bench.errors import DeviceError
 from bpnas.android_bench.measurement import Outcome, RunRequest
+from bpnas.android_bench.model_file import remove_files
 from bpnas.profiler.campaign.model_files import ModelFiles
 from bpnas.profiler.campaign.sentinel import SentinelTasks, is_sentinel
 from bpnas.profiler.campaign.session import Task
@@ -89,6 +90,14 @@ class WorkQueue:
         with self._changed:
             return list(islice(self._left, most))
 
+    def drop(self, key: str) -> list[Task]:
+        """Forget what is left to do of one part, and say what that was."""
+        with self._changed:
+            dropped = [task for task in self._left if task[0] == key]
+            self._left = deque(task for task in self._left if task[0] != key)
+            self._changed.notify_all()
+            return dropped
+
     def answered(self) -> None:
         """One of the taken tasks is done."""
         with self._changed:
@@ -136,7 +145,7 @@ class Share(Iterator[RunRequest]):
             if self._open:
                 self._taken[task] = request
                 return request
-        request.path.unlink(missing_ok=True)
+        remove_files(request)
         raise StopIteration
 
     def answered(self, outcome: Outcome) -> None:
@@ -155,7 +164,7 @@ class Share(Iterator[RunRequest]):
                 )
             del self._taken[task]
         self._queue.answered()
-        request.path.unlink(missing_ok=True)
+        remove_files(request)
 
     def check(self) -> None:
         """To be called when the device is done.
@@ -185,5 +194,5 @@ class Share(Iterator[RunRequest]):
             taken, self._taken = self._taken, {}
         for request in taken.values():
             if request is not None:
-                request.path.unlink(missing_ok=True)
+                remove_files(request)
         self._queue.give_back(list(taken))

@@ -59,6 +59,6 @@ def time_models(groups: Mapping[str, Sequence[OtherPart]], options: CampaignOpti
             setups[runtime], records = team.setup, options.path(team)
             plan = Plan(team.setup, (), None, options.sessions, precision=options.precision)
             result = options.run(team, plan, parts)
-        timings += [timing(part, runtime, result.assessment.estimates.get(part.key)) for part in parts]
+        timings += [timing(part, runtime, result.assessment) for part in parts]
         campaigns.append(result)
     return TimedModels(records, setups, tuple(timings), tuple(campaigns))

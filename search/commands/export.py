@@ -11,7 +11,7 @@ import click
 from bpnas.android_bench.device import RUNTIMES
 from bpnas.base.command import Command, echo, print_result
 from bpnas.profiler.cli import main as profile_device
-from bpnas.profiler.commands.models import ABOUT_BACKBONES
+from bpnas.profiler.commands.models import ABOUT_BACKBONES, ABOUT_FILES
 from bpnas.search.commands.display import display
 from bpnas.search.commands.options import json_option, own_data_option, wait_passively
 from bpnas.search.data.evaluation_images import on_images
@@ -144,6 +144,8 @@ def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Se
         line += " (MOCK: computed, not measured)" if each.mock else ""
         if each.low_ms is not None and each.high_ms is not None:
             line += f", 95 % interval {each.low_ms:.4g} to {each.high_ms:.4g}, {each.sessions} sessions"
+        if each.flags:
+            line += f", flags: {' '.join(each.flags)}"
         if ".int8." in each.file:
             beside = floats.get(each.runtime)
             line += "" if beside is None else f"; {beside / each.latency_ms:.2f} times as fast as in float32"
@@ -158,5 +160,5 @@ def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Se
 
 
 # A device is reached, and a model timed on it, as by profile-device.
-_LEFT_OUT = ABOUT_BACKBONES | {"models", "runtime", "jobs"}
+_LEFT_OUT = ABOUT_BACKBONES | ABOUT_FILES | {"runtime", "jobs"}
 measure.params += [option for option in profile_device.params if option.name not in _LEFT_OUT]

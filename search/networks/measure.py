@@ -37,6 +37,7 @@ class Measured:
         latency_ms: median of the sessions' medians.
         low_ms, high_ms: its 95 % confidence interval; None of a single session.
         sessions: how many.
+        flags: doubts about them, as `profile-device` has them.
         mock: computed, not measured.
         measured_at: when that was noted, as ISO 8601 in UTC.
     """
@@ -51,6 +52,7 @@ class Measured:
     low_ms: float | None
     high_ms: float | None
     sessions: int
+    flags: tuple[str, ...]
     mock: bool
     measured_at: str
 
@@ -69,8 +71,10 @@ def exported_parts(network: NetworkFile, runtime: str | None = None, *, int8: bo
     files = _model_files(network, int8)
     for file in files:
         network.read_file(file, "write it again with run-search export" + " --int8" * (".int8." in file.name))
-    groups = file_parts(files)
-    wanted = {name: parts for name, parts in groups.items() if runtime in (None, name)}
+    found = file_parts(files)
+    for each in found.left_out:
+        raise UsageError(each.reason)
+    wanted = {name: list(parts) for name, parts in found.groups.items() if runtime in (None, name)}
     if not wanted:
         what = "network.onnx or network.tflite" if runtime is None else f"model file for {runtime}"
         raise UsageError(f"{network.path.parent}: holds no {what}; write them with run-search export")
@@ -123,6 +127,7 @@ def note_measured(network: NetworkFile, timed: TimedModels) -> list[Measured]:
                 estimate.low_ms,
                 estimate.high_ms,
                 estimate.measured,
+                timing.flags,
                 info.mock,
                 now,
             )
@@ -145,7 +150,7 @@ def _entries(network: NetworkFile, values: dict[str, Any]) -> list[Fields]:
 
 def drop_outdated(network: NetworkFile, values: dict[str, Any]) -> None:
     """Take out of the values of a network.json what was measured of files that have changed since."""
-    now = {part.key for parts in file_parts(_model_files(network)).values() for part in parts}
+    now = {part.key for parts in file_parts(_model_files(network)).groups.values() for part in parts}
     values["measured"] = [each.values for each in _entries(network, values) if each.values.get("key") in now]
 
 

@@ -332,7 +332,7 @@ def test_samples_shorter_than_the_clock_can_tell_are_made_longer(monkeypatch: py
     """A clock that takes a step of a millisecond with every fourth inference."""
     invoked = []
     session = SimpleNamespace(
-        invoke=lambda: invoked.append(1), input_shapes=lambda: [(1, 2)], set_inputs=lambda inputs: None
+        invoke=lambda: invoked.append(1), inputs=list, settle=list, set_inputs=lambda inputs: None
     )
     monkeypatch.setattr(local_worker, "open_session", lambda *arguments: session)
     monkeypatch.setattr(local_worker, "perf_counter_ns", lambda: len(invoked) // 4 * 1_000_000)

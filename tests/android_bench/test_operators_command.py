@@ -12,6 +12,8 @@ from click.testing import Result
 
 from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
+from bpnas.android_bench.model_file import ModelFile
+from bpnas.android_bench.model_inputs import InputChoices
 from bpnas.android_bench.runner.device import NativeDevice
 from tests.phone.chaos import write_fake_runner
 
@@ -28,6 +30,11 @@ def operators(cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.Mo
         return NativeDevice(connect("local", str(tmp_path)), runtime, chosen)
 
     monkeypatch.setattr("bpnas.android_bench.runner.device.open_native_device", opened)
+
+    def examined(path: Path, choices: InputChoices) -> ModelFile:  # what the fake runner takes for a model is none
+        return ModelFile(path, "tflite", "", (), (), False, "", ())
+
+    monkeypatch.setattr("bpnas.android_bench.model_file.open_model_file", examined)
 
     def call(profile: dict[str, Any], *options: str) -> Result:
         model = tmp_path / "model.tflite"

@@ -62,7 +62,7 @@ MAKE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "lfs.onnx": (
         lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"),
-        "is a pointer that Git LFS keeps in place of the file, and no {}; get the file with git lfs pull",
+        "is a Git LFS pointer in place of the file, and no {}; get the file with git lfs pull",
     ),
     "noise": (lambda path: path.write_bytes(bytes(range(256)) * 40), "is a file of an unknown kind"),
 }

@@ -13,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from onnx import TensorProto, helper
 
 from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
 from bpnas.android_bench.local.runtimes import open_session
 from bpnas.android_bench.measurement import Measurement, RunSettings
+from bpnas.android_bench.model_file import open_model_file
+from bpnas.android_bench.model_inputs import InputChoices
 from bpnas.android_bench.open_device import open_device
 from bpnas.android_bench.phone.facts import read_facts
 from bpnas.android_bench.remote import FileToPush
@@ -27,6 +30,7 @@ from bpnas.android_bench.runner.program import choose_program
 from bpnas.profiler.cli import main as profile_device
 from bpnas.tables import LatencyTable
 from tests.model_graphs import FORMATS, convolution, one_of_each, request_for, write_graph
+from tests.people_models import onnx_model, onnx_of, relu, tflite_model, tflite_tensor, with_data
 from tests.phone.daemon import Adbd, wait_until
 from tests.phone.parts import phone_parts
 from tests.root import ROOT
@@ -92,7 +96,7 @@ def test_outputs_equal_those_on_this_machine(
     path = tmp_path / f"model{MODEL_SUFFIX[runtime]}"
     path.write_bytes(content)
     session = open_session(runtime, path)
-    (shape,) = session.input_shapes()
+    (shape,) = [one.shape for one in session.inputs()]
     session.set_inputs([lcg(int(np.prod(shape))).reshape(shape)])
     session.invoke()
     expected = session.output().ravel()
@@ -114,6 +118,28 @@ def test_outputs_equal_those_on_this_machine(
     output = np.array(json.loads(line)["output"])
     assert output.shape == expected.shape
     assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("runtime", FORMATS)
+def test_models_as_people_have_them(runtime: str, bundle: Bundle, phone: Adbd, tmp_path: Path) -> None:
+    if runtime == "onnxruntime":
+        contents = {"ids.onnx": onnx_of(TensorProto.INT64), "open.onnx": onnx_of(TensorProto.FLOAT, ("batch", 8))}
+        with_data(tmp_path / "data.onnx")
+    else:
+        contents = {"int8.tflite": relu(kind="INT8", quantised=True), "plain.tflite": relu()}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    choices = InputChoices({"x": (3, 8)}) if runtime == "tflite" else InputChoices()
+    names = [*contents, *(["data.onnx"] if runtime == "onnxruntime" else [])]
+    requests = [
+        open_model_file(tmp_path / name, choices).request(name, 0, tmp_path / f"copy-{number}")
+        for number, name in enumerate(names)
+    ]
+    settings = RunSettings(warmup_runs=1, warmup_seconds=0, runs=3, seconds=0)
+    with open_device(phone.serial, runtime, DeviceOptions(bundle=bundle.directory)) as device:
+        outcomes = list(device.run(requests, settings))
+    assert [outcome.key for outcome in outcomes] == names
+    assert all(isinstance(outcome, Measurement) for outcome in outcomes), outcomes
 
 
 @pytest.mark.parametrize("runtime", FORMATS)
@@ -200,7 +226,10 @@ def test_operators_of_a_model_are_timed(runtime: str, bundle: Bundle, phone: Adb
     text = CliRunner().invoke(profile_device, arguments).stdout.splitlines()
     assert text[len(result["operators"]) + 1].endswith("together")
 
-    model.write_bytes(b"no model")
+    node = helper.make_node("Nope", ["x"], ["y"])
+    unknown = onnx_model([node], [("x", TensorProto.FLOAT, [1])], [("y", TensorProto.FLOAT, [1])]).SerializeToString()
+    custom = tflite_model([tflite_tensor("x", (1, 8))], [tflite_tensor("y", (1, 8))], "CUSTOM", "Nope")
+    model.write_bytes(unknown if runtime == "onnxruntime" else custom)
     done = CliRunner().invoke(profile_device, arguments)
     assert done.exit_code == 1
     assert "no times of operators" in done.stderr

@@ -165,7 +165,7 @@ def test_a_session_runs_what_was_set(tmp_path: Path, runtime: str) -> None:
     file = tmp_path / "model"
     file.write_bytes(write_graph(convolution(c_in=8, c_out=16, size=5), runtime))
     session = open_session(runtime, file)
-    assert session.input_shapes() == [(1, 8, 5, 5) if runtime == "onnxruntime" else (1, 5, 5, 8)]
+    assert [one.shape for one in session.inputs()] == [(1, 8, 5, 5) if runtime == "onnxruntime" else (1, 5, 5, 8)]
     x = np.random.default_rng(0).standard_normal((1, 8, 5, 5), np.float32)
     first = session.run(x)
     assert first.shape == (1, 16, 5, 5)

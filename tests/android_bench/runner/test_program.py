@@ -17,14 +17,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
+from bpnas.android_bench.device import MODEL_SUFFIX
 from bpnas.android_bench.errors import DeviceError
+from bpnas.android_bench.local.inputs import infer_first
 from bpnas.android_bench.local.runtimes import open_session
+from bpnas.android_bench.measurement import Feed
+from bpnas.android_bench.memory import is_out_of_memory
 from bpnas.android_bench.runner.build import arch_of_this_machine, build_runner
 from bpnas.android_bench.runner.lines import Profiled, parse_line
 from bpnas.android_bench.runner.wheels import find_wheel, read_wheel, runtime_wheel
 from tests.model_graphs import FORMATS, convolution, one_of_each, write_graph
 from tests.patience import PATIENCE
+from tests.people_models import cast, misdescribed, onnx_model, onnx_of, relu, with_data
 
 QUICK = "--warmup-runs 1 --warmup-seconds 0 --runs 3 --seconds 0 --sample-ms 0 --threads 1 --timeout-seconds 60".split()
 
@@ -125,7 +131,7 @@ int32_t TfLiteInterpreterGetInputTensorCount(const void *i) { return 1; }
 void *TfLiteInterpreterGetInputTensor(const void *i, int32_t n) { return input; }
 int32_t TfLiteInterpreterGetOutputTensorCount(const void *i) { return 1; }
 const void *TfLiteInterpreterGetOutputTensor(const void *i, int32_t n) { return output; }
-int TfLiteTensorType(const void *t) { return is("int8") && t == input ? 9 : 1; }
+int TfLiteTensorType(const void *t) { return is("resource") && t == input ? 14 : 1; }
 size_t TfLiteTensorByteSize(const void *t) { return t == input ? sizeof input : sizeof output; }
 void *TfLiteTensorData(const void *t) { return (void *)t; }
 const char *TfLiteTensorName(const void *t) { return "x"; }
@@ -293,7 +299,7 @@ def test_outputs_are_those_of_the_python_runtime(runtime: str, run, libraries, t
         file = tmp_path / "model"
         file.write_bytes(content)
         session = open_session(runtime, file)
-        session.set_inputs([lcg(int(np.prod(shape))).reshape(shape) for shape in session.input_shapes()])
+        session.set_inputs([lcg(int(np.prod(one.shape))).reshape(one.shape) for one in session.inputs()])
         session.invoke()
         expected = session.output().ravel()[:1000]
         np.testing.assert_allclose(line["output"], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
@@ -322,19 +328,112 @@ def test_a_profile_lists_the_operators_and_leaves_no_file(runtime: str, run, lib
     assert {file.name for file in tmp_path.iterdir()} == {"models.pack", "models.list"}
 
 
-def test_an_onnx_input_of_another_type_or_without_a_shape_is_refused(run, libraries, tmp_path: Path) -> None:
-    from onnx import TensorProto, helper
+ONNX_TYPES = [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13]
+TFLITE_TYPES = ["FLOAT32", "FLOAT16", "FLOAT64", "INT8", "UINT8", "INT16", "INT32", "INT64", "UINT32", "BOOL"]
 
-    def model(kind: int, shape: list[int | str]) -> bytes:
-        x, y = (helper.make_tensor_value_info(name, kind, shape) for name in "xy")
-        graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
 
-    path = write_list(tmp_path, [model(TensorProto.INT8, [1, 4]), model(TensorProto.FLOAT, ["n", 4])])
+def python_output(runtime: str, content: bytes, folder: Path, feeds: Sequence[Feed] = ()) -> np.ndarray:
+    """The first output after the first inference of the Python runtime, with inputs as this machine's worker has."""
+    file = folder / f"model{MODEL_SUFFIX[runtime]}"
+    file.write_bytes(content)
+    session = open_session(runtime, file, shapes=[feed.shape for feed in feeds])
+    infer_first(session, [feed.values for feed in feeds])
+    return session.output().ravel()
+
+
+def test_inputs_of_every_type_are_those_of_the_python_runtime(run, libraries, tmp_path: Path) -> None:
+    contents = [onnx_of(kind, (4, 300)) for kind in ONNX_TYPES]
+    path = write_list(tmp_path, contents)
+    lines = run("--library", libraries("onnxruntime"), "--list", path, "--print-output", "1200", runtime="onnxruntime")
+    for content, line in zip(contents, lines.of("model"), strict=True):
+        expected = python_output("onnxruntime", content, tmp_path)
+        assert line["output"] == pytest.approx(expected.tolist(), rel=1e-6), line
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "quantised"])
+def test_inputs_of_every_type_of_tflite_too(run, libraries, tmp_path: Path, quantised: bool) -> None:
+    library = libraries("tflite")
+    contents = [cast(kind, quantised=quantised) for kind in TFLITE_TYPES]
+    lines = run("--library", library, "--list", write_list(tmp_path, contents), "--print-output", "99").of("model")
+    for kind, content, line in zip(TFLITE_TYPES, contents, lines, strict=True):
+        if "refused" in line:  # one of the runtimes has no such cast, which is not about inputs
+            assert "CAST" in line["refused"] or "allocated" in line["refused"], (kind, line)
+            continue
+        expected = python_output("tflite", content, tmp_path)
+        assert line["output"] == pytest.approx(expected.tolist(), rel=1e-6), kind
+
+
+def feed_list(folder: Path, contents: Sequence[bytes], feeds: Sequence[str], suffix: str) -> Path:
+    for index, content in enumerate(contents):
+        (folder / f"{index}{suffix}").write_bytes(content)
+    lines = [f"m{index}\t0\t0\t{index}{suffix}\t{text}\n" for index, text in enumerate(feeds)]
+    (folder / "list").write_text("".join(lines))
+    return folder / "list"
+
+
+def test_sizes_and_values_are_taken(run, libraries, tmp_path: Path) -> None:
+    open_, scalar = onnx_of(1, ("n", None)), onnx_of(7, ())
+    path = feed_list(tmp_path, [open_, open_, scalar], ["2x3", "1x4=1,-2.5", "=16000"], ".onnx")
+    lines = run("--library", libraries("onnxruntime"), "--list", path, "--print-output", "9", runtime="onnxruntime")
+    plain, valued, number = (line["output"] for line in lines.of("model"))
+    assert plain == pytest.approx(lcg(6).tolist())
+    assert (valued, number) == ([1, -2.5, 1, -2.5], [16000])
+    path = feed_list(tmp_path, [relu((1, 8)), relu((1, 8))], ["3x8", "1x8=5"], ".tflite")
+    lines = run("--library", libraries("tflite"), "--list", path, "--print-output", "99")
+    resized, valued = (line["output"] for line in lines.of("model"))
+    assert (len(resized), valued) == (24, [5] * 8)
+
+
+def test_an_index_that_is_too_large_is_0(run, libraries, tmp_path: Path) -> None:
+    contents = []
+    for rows in (1, 2):
+        weights = np.arange(4 * rows, dtype=np.float32).reshape(rows, 4)
+        node = helper.make_node("Gather", ["w", "x"], ["y"])
+        model = onnx_model([node], [("x", TensorProto.INT64, [1])], [("y", TensorProto.FLOAT, [1, 4])], w=weights)
+        contents.append(model.SerializeToString())
+    path, library = write_list(tmp_path, contents), libraries("onnxruntime")
+    ended = run("--library", library, "--list", path, "--print-output", "9", "--profile", runtime="onnxruntime")
+    assert [line["output"] for line in ended.of("model")] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert all(line["operators"] for line in ended.of("profile"))
+
+
+def test_an_output_that_is_not_what_the_model_says_of_it(run, libraries, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [misdescribed()])
+    ended = run("--library", libraries("onnxruntime"), "--list", path, "--profile", runtime="onnxruntime")
+    (line,), (profile,) = ended.of("model"), ended.of("profile")
+    assert len(line["samples_ns"]) == 3 and profile["operators"]
+
+
+def test_weights_beside_a_model_are_found(run, libraries, tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    with_data(tmp_path / "0" / "net.onnx")
+    (tmp_path / "list").write_text("m0\t0\t0\t0/net.onnx\n")
+    library = libraries("onnxruntime")
+    (line,) = run("--library", library, "--list", tmp_path / "list", runtime="onnxruntime").of("model")
+    assert len(line["samples_ns"]) == 3
+
+
+def test_inputs_that_cannot_be_filled_are_refused(run, libraries, tmp_path: Path) -> None:
+    sequence = onnx_model([helper.make_node("SequenceLength", ["x"], ["y"])], [], [("y", 7, [])])
+    sequence.graph.input.append(helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None))
+    contents = [sequence.SerializeToString(), onnx_of(1, ("n", 4)), onnx_of(1, (1, 4))]
+    path = feed_list(tmp_path, contents, ["1", "", "1x4;2"], ".onnx")
+    path.write_text(path.read_text().replace("1.onnx\t", "1.onnx"))
     ended = run("--library", libraries("onnxruntime"), "--list", path, runtime="onnxruntime")
-    typed, shapeless = (line["refused"] for line in ended.of("model"))
-    assert typed == "input 'x' takes no float32 tensor; export the model with float32 inputs"
-    assert shapeless == "input 'x' has no fixed shape; export the model with one"
+    typed, shapeless, many = (line["refused"] for line in ended.of("model"))
+    assert typed == "input 'x' is of a type that cannot be filled; export the model with inputs of plain numbers"
+    assert shapeless == "input 'x' has no fixed shape; give its sizes with --input-shape"
+    assert many == "the runtime sees 1 inputs, but 2 are fed"
+
+
+@pytest.mark.parametrize("runtime", FORMATS)
+def test_a_model_that_asks_for_too_much_memory_is_refused(runtime: str, run, libraries, tmp_path: Path) -> None:
+    content = onnx_of(1, (2, 10**9)) if runtime == "onnxruntime" else relu((2, 10**9))
+    path = write_list(tmp_path, [content, write_graph(convolution(), runtime)])
+    options = ("--library", libraries(runtime), "--list", path, "--max-memory", "usual")
+    greedy, good = run(*options, runtime=runtime).of("model")
+    assert is_out_of_memory(greedy["refused"])
+    assert len(good["samples_ns"]) == 3
 
 
 # --- timing
@@ -424,14 +523,14 @@ def test_what_a_runtime_prints_does_not_reach_the_answers(run, fake: Path, tmp_p
 
 
 def test_a_refusal_is_one_clean_bounded_line(run, fake: Path, tmp_path: Path) -> None:
-    words = [b"refuse", b"hostile", b"no-memory", b"fail", b"int8"]
+    words = [b"refuse", b"hostile", b"no-memory", b"fail", b"resource"]
     lines = run("--library", fake, "--list", write_list(tmp_path, words)).of("model")
     refused, hostile, no_memory, failed, typed = (line["refused"] for line in lines)
     assert refused == 'this is no TFLite model: model of 6 bytes is "bad"'
     assert len(hostile.encode()) <= 500 and hostile.isprintable() and "\N{LATIN SMALL LETTER E WITH ACUTE}" in hostile
-    assert no_memory == "the tensors could not be allocated"
+    assert no_memory.startswith("the tensors could not be allocated, perhaps because the memory that it asks for is")
     assert failed == "the inference failed"
-    assert typed == "input 'x' takes no float32 tensor; export the model with float32 inputs"
+    assert typed == "input 'x' is of a type that cannot be filled; export the model with inputs of plain numbers"
 
 
 def test_a_library_without_a_profiler_says_so(run, fake: Path, tmp_path: Path) -> None:

@@ -406,7 +406,7 @@ def test_inputs_and_outputs_are_named_and_laid_out_as_documented(tmp_path: Path)
     file = tmp_path / "path.tflite"
     file.write_bytes(to_tflite(module, (1, 16, 7, 7)))
     tflite = open_session("tflite", file)
-    assert tflite.input_shapes() == [(1, 7, 7, 16)]
+    assert [one.shape for one in tflite.inputs()] == [(1, 7, 7, 16)]
     tflite.set_inputs([np.ones((1, 7, 7, 16), np.float32)])
     tflite.invoke()
     assert tflite.output().shape == (1, 4, 4, 24)

@@ -57,6 +57,13 @@ def test_it_is_noted_next_to_the_prediction(network: Path, measure: Any) -> None
     assert (entry["file"], entry["device"], entry["runtime"]) == ("network.tflite", "s9", "tflite")
     assert entry["mock"] is True and entry["sessions"] == 3
     assert entry["low_ms"] <= entry["latency_ms"] <= entry["high_ms"]
+    assert entry["flags"] == []
+
+
+def test_doubts_are_shown(network: Path, measure: Any, cli: Any) -> None:
+    options = ("--runtime", "tflite", "--sessions", "1")
+    assert measure(network, *options)["measured"][0]["flags"] == ["unknown"]
+    assert ", flags: unknown" in cli("run-search", "measure", network, *options).stdout
 
 
 def test_a_limit_is_held_against_both(network: Path, cli: Any) -> None:
