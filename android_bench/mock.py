@@ -18,6 +18,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from bpnas.android_bench.counting.limits import NotPriceableError, NotRunnableError
 from bpnas.android_bench.device import Conditions, Device, DeviceInfo
 from bpnas.android_bench.errors import UnknownSerialError
 from bpnas.android_bench.measurement import Failure, Measurement, Outcome, RunRequest, RunSettings, read_model
@@ -162,10 +163,18 @@ class MockDevice(Device):
     def _run_one(self, request: RunRequest, settings: RunSettings) -> Outcome:
         # A computed device has no clock: what depends on time would make equal runs differ.
         started_at = 0.0
+        latency_ns, said = None, ""
         try:
-            latency_ns = self._profile.costs.latency_ns(read_operators(read_model(request.path, request.sha256)))
+            content = read_model(request.path, request.sha256)
+            latency_ns = self._profile.costs.latency_ns(read_operators(content, folder=request.path.parent))
+        except NotRunnableError as error:
+            said = f"no phone runs it: {error}"
+        except NotPriceableError as error:
+            said = f"mock:{self._profile.name} cannot price it: {error}; a phone may run it, and so may --serial local"
         except (OSError, ValueError) as error:  # gone, changed on the way, or a ModelFormatError
-            return Failure(request.key, request.session, request.sha256, "refused", str(error), started_at)
+            said = str(error)
+        if latency_ns is None:
+            return Failure(request.key, request.session, request.sha256, "refused", said, started_at)
         rng = random.Random(f"{self._seed}/{request.key}/{request.session}")
         repeats = max(1, round(settings.sample_ms * 1e6 / latency_ns))
         center = latency_ns * repeats * math.exp(rng.gauss(0.0, _SESSION_SPREAD))

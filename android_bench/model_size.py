@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bpnas.android_bench.counting.work import ModelFormatError
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
@@ -35,19 +37,17 @@ def read_size(
 
     Args:
         content: of the file.
-        input_shapes: of inputs that an ONNX file leaves open, by name.
+        input_shapes: by name, of inputs that the file leaves open, or that are to be of another shape than in it.
         folder: of the file, if it keeps data beside itself; only sizes are read there.
 
     Raises:
         ModelFormatError: the content is neither, or is damaged.
     """
-    from bpnas.android_bench.operators import ModelFormatError
-
     try:
         if content[4:8] == b"TFL3":
             from bpnas.android_bench.counting.tflite_count import count_tflite
 
-            return ModelSize(*count_tflite(content))
+            return ModelSize(*count_tflite(content, input_shapes))
         from bpnas.android_bench.counting.onnx_count import count_onnx
 
         return ModelSize(*count_onnx(content, input_shapes, folder))

@@ -2,13 +2,13 @@
 
     python benchmarks/count_check.py FOLDER_OR_FILE ... [--json]
 
-bpnas reads the file and infers shapes. The other way runs it once and counts what was run: ONNX Runtime's profiler tells
-the shapes of the inputs and outputs of every operator that ran, without graph optimisations and within branches and
-loops; the TFLite interpreter has the sizes of all tensors after a run. Sizes that a file leaves open are 1 for the first
-dimension and 64 for others, and bpnas is told them. Parameters are counted once more from the values themselves.
+bpnas reads the file and infers shapes. The other way runs it once and counts what was run: ONNX Runtime's profiler
+tells the shapes of the inputs and outputs of every operator that ran, without graph optimisations and within branches
+and loops; the TFLite interpreter has the sizes of all tensors after a run. Sizes that a file leaves open are 1 for the
+first dimension and 64 for others, and bpnas is told them. Parameters are counted once more, from the values.
 
-A file that the runtime does not run is left out, and counted as that. A model has several ways to differ by right: of an
-If bpnas counts the larger branch, of a loop whose end follows from the data it says "unknown".
+A file that the runtime does not run is left out, and counted as that. Two things may differ by right: of an If bpnas
+counts the larger branch, and what a graph that runs once before the first inference holds are states, no parameters.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def main() -> None:
             print(json.dumps(found[-1]), flush=True)
     if arguments.json:
         print(json.dumps(found, indent=1))
-    else:
-        for suffix in (".onnx", ".tflite"):
-            verdicts = Counter(each["verdict"] for each in found if each["file"].lower().endswith(suffix))
-            print(suffix, dict(verdicts.most_common()))
+        return
+    for suffix in (".onnx", ".tflite"):
+        verdicts = Counter(each["verdict"] for each in found if each["file"].lower().endswith(suffix))
+        print(suffix, dict(verdicts.most_common()))
 
 
 def files(paths: list[Path]) -> Iterator[Path]:
@@ -190,7 +190,7 @@ def held(model: Any) -> Iterator[int]:
     tensors |= {tensor.name: tensor for tensor in constants}
     for node in all_nodes:
         if node.op_type == "Constant":
-            tensors |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+            tensors |= {name: a.t for a in node.attribute if a.name == "value" for name in node.output}
         for index, name in enumerate(node.input):
             uses.setdefault(name, []).append((node.op_type, index, len(node.input)))
     for name, tensor in tensors.items():
@@ -237,7 +237,7 @@ def run_tflite(path: Path) -> tuple[None, int, set[str], int]:
         if np.dtype(detail["dtype"]).kind in "OSU":
             raise ValueError("takes text")
         interpreter.set_tensor(detail["index"], values(tuple(detail["shape"]), detail["dtype"]))
-    interpreter.invoke()
+    interpreter.invoke()  # CALL_ONCE does its part now, and never again
     tensors = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
     macs, unknown = 0, set()
     for operator in interpreter._get_ops_details():
@@ -273,7 +273,9 @@ def tflite_macs(op: str, x: list[tuple[int, ...]], y: list[tuple[int, ...]]) -> 
     if op == "SVDF":
         filters, memory = x[2]
         return x[0][0] * filters * (x[0][1] + memory)
-    if op in ("IF", "WHILE", "CALL", "CALL_ONCE", "RFFT2D", "LSTM", "RNN") or op.endswith("_RNN"):
+    if op == "TFLite_Detection_PostProcess":
+        return 0
+    if op in ("IF", "WHILE", "CALL", "RFFT2D", "LSTM", "RNN") or op.endswith("_RNN"):
         return None
     return None if op.upper() != op or op == "DELEGATE" else 0
 
@@ -285,7 +287,13 @@ def tflite_weights(path: Path) -> Iterator[int]:
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     widths = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
     seen: set[int] = set()
-    for graph in model.subgraphs:
+    states = {
+        operator.builtinOptions.initSubgraphIndex
+        for graph in model.subgraphs
+        for operator in graph.operators
+        if hasattr(operator.builtinOptions, "initSubgraphIndex")
+    }
+    for graph in (graph for number, graph in enumerate(model.subgraphs) if number not in states):
         for operator in graph.operators:
             code = model.operatorCodes[operator.opcodeIndex]
             has_bias = max(code.builtinCode, code.deprecatedBuiltinCode) in (3, 4, 9, 67, 27, 44, 52, 138, 16)

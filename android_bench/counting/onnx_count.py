@@ -9,7 +9,7 @@ from typing import Any
 
 from bpnas.android_bench.counting import onnx_shapes
 from bpnas.android_bench.counting.onnx_rules import OnnxNode, multiply_adds
-from bpnas.android_bench.counting.work import Shape, UnknownWork, known, larger, size, together
+from bpnas.android_bench.counting.work import Shape, UnknownWorkError, known, larger, size, together
 
 
 def count_onnx(
@@ -133,7 +133,7 @@ class _Counter:
         self._in_attributes = together((self._in_attributes, _in_attributes(view, node)))
         try:
             return multiply_adds(view)
-        except UnknownWork:
+        except UnknownWorkError:
             return None
 
     def _control_flow(self, view: OnnxNode, node: Any, bodies: list[int | None], scope: _Scope) -> int | None:
@@ -147,7 +147,7 @@ class _Counter:
         (body,) = bodies
         try:
             times = _trips(node, scope) if view.op == "Loop" else _steps(view)
-        except UnknownWork:
+        except UnknownWorkError:
             return None
         return None if body is None else times * body
 
@@ -167,7 +167,7 @@ def _trips(node: Any, scope: _Scope) -> int:
                 inner.makers[name] = each
         starts = starts and _scalar(goes_on, inner)
     if count is None or not starts:
-        raise UnknownWork("how often a Loop runs follows from the data")
+        raise UnknownWorkError("how often a Loop runs follows from the data")
     return max(0, int(count))
 
 
@@ -218,18 +218,18 @@ _QUANTISED = {2, 3, 4, 5, 21, 22, 25, 26}  # 16 bits and less
 _INT32 = 6
 
 # Scales and zero points tell how numbers are written; they are none of the numbers.
-_QUANTISATION: dict[str, set[int]] = {
-    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), {1, 2}),
-    **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul"), {1, 2, 4, 5, 6, 7}),
-    **dict.fromkeys(("ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"), {2, 3}),
-    **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax"), {1, 2, 3, 4}),
-    **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearReduceMean"), {1, 2, 3, 4}),
-    "MatMulIntegerToFloat": {2, 3, 4, 5},
-    "QGemm": {1, 2, 4, 5, 7, 8},
-    "QAttention": {3, 4, 6, 7},
-    "DynamicQuantizeLSTM": {8, 9, 10, 11},
-    "MatMulNBits": {2, 3, 4},
-    "MatMulBnb4": {2},
+_QUANTISATION: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), (1, 2)),
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul"), (1, 2, 4, 5, 6, 7)),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"), (2, 3)),
+    **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax"), (1, 2, 3, 4)),
+    **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearReduceMean"), (1, 2, 3, 4)),
+    "MatMulIntegerToFloat": (2, 3, 4, 5),
+    "QGemm": (1, 2, 4, 5, 7, 8),
+    "QAttention": (3, 4, 6, 7),
+    "DynamicQuantizeLSTM": (8, 9, 10, 11),
+    "MatMulNBits": (2, 3, 4),
+    "MatMulBnb4": (2,),
 }
 _BIAS = {("QLinearConv", 8), ("QGemm", 6), ("DequantizeLinear", 0)}  # in 32 bits
 

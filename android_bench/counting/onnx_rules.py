@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from bpnas.android_bench.counting.work import Shape, UnknownWork, known, size
+from bpnas.android_bench.counting.work import Shape, UnknownWorkError, known, size
 
 
 class OnnxNode:
@@ -37,11 +37,11 @@ class OnnxNode:
         return index < len(self._proto.input) and self._proto.input[index] != ""
 
     def x(self, index: int = 0) -> Shape:
-        """Shape of an input; raises UnknownWork."""
+        """Shape of an input; raises UnknownWorkError."""
         return known(self.inputs[index] if index < len(self.inputs) else None, f"an input of {self.name}")
 
     def y(self) -> Shape:
-        """Shape of the first output; raises UnknownWork."""
+        """Shape of the first output; raises UnknownWorkError."""
         return known(self.outputs[0] if self.outputs else None, f"the output of {self.name}")
 
     def attribute(self, name: str, default: Any) -> Any:
@@ -58,7 +58,7 @@ def multiply_adds(node: OnnxNode) -> int:
     """Of one operator that holds no other graph.
 
     Raises:
-        UnknownWork: it has a shape that is unknown, or is no operator whose work is known.
+        UnknownWorkError: it has a shape that is unknown, or is no operator whose work is known.
     """
     rules = _RULES.get(node.domain)
     if rules is not None and node.op in rules:
@@ -68,7 +68,7 @@ def multiply_adds(node: OnnxNode) -> int:
             return 0
     elif node.domain in ("", "ai.onnx.ml") and node.op not in _UNTOLD and _is_standard(node.op, node.domain):
         return 0
-    raise UnknownWork(f"the multiply-adds of operator {node.name} are unknown")
+    raise UnknownWorkError(f"the multiply-adds of operator {node.name} are unknown")
 
 
 @cache
@@ -126,7 +126,7 @@ def _mat_mul(node: OnnxNode) -> int:
 
 def _fused_mat_mul(node: OnnxNode) -> int:
     if node.attribute("transBatchA", 0) or node.attribute("transBatchB", 0):
-        raise UnknownWork(f"the multiply-adds of operator {node.name} with transposed batches are unknown")
+        raise UnknownWorkError(f"the multiply-adds of operator {node.name} with transposed batches are unknown")
     return size(node.y()) * node.x()[-2 if node.attribute("transA", 0) else -1]
 
 
@@ -166,7 +166,7 @@ def _attention(node: OnnxNode) -> int:
         batch, queries, whole = q
         heads, key_heads = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
         if heads < 1 or key_heads < 1:
-            raise UnknownWork(f"operator {node.name} does not tell its heads")
+            raise UnknownWorkError(f"operator {node.name} does not tell its heads")
         width, keys, value_width = whole // heads, keys + k[1], v[2] // key_heads
     return int(batch * heads * queries * keys * (width + value_width))
 
@@ -174,7 +174,7 @@ def _attention(node: OnnxNode) -> int:
 def _projected_attention(node: OnnxNode) -> int:
     """Of the contributed operator, which makes queries, keys and values itself."""
     if node.has_input(4 if node.op == "Attention" else 8):
-        raise UnknownWork(f"the multiply-adds of operator {node.name} with a past are unknown")
+        raise UnknownWorkError(f"the multiply-adds of operator {node.name} with a past are unknown")
     batch, length, _ = node.x()
     weight = node.x(1)
     sizes = node.attribute("qkv_hidden_sizes", ())
@@ -185,7 +185,7 @@ def _projected_attention(node: OnnxNode) -> int:
 def _multi_head_attention(node: OnnxNode) -> int:
     q, k, v = node.x(0), node.x(1), node.x(2)
     if len(q) != 3 or len(k) != 3 or len(v) != 3 or node.has_input(6):
-        raise UnknownWork(f"the multiply-adds of operator {node.name} with packed or past values are unknown")
+        raise UnknownWorkError(f"the multiply-adds of operator {node.name} with packed or past values are unknown")
     return q[0] * q[1] * k[1] * (q[2] + v[2])
 
 
@@ -220,7 +220,7 @@ def _labels(term: str, rank: int) -> list[str]:
         covered = rank - len(before) - len(after)
         names = [*before, *(f"...{covered - i}" for i in range(covered)), *after]
     if len(names) != rank:
-        raise UnknownWork("an Einsum's equation does not fit its inputs")
+        raise UnknownWorkError("an Einsum's equation does not fit its inputs")
     return names
 
 

@@ -12,7 +12,7 @@ from bpnas.android_bench.counting.work import Shape, size
 IN_FUNCTION = "bpnas-function:"
 """What the description of an operator begins with that stands in a function; what follows tells one from another."""
 
-_MOST_NODES = 200_000  # functions that call functions can stand for any number of nodes
+_MOST_NODES = 50_000  # functions that call functions can stand for any number of nodes
 _SMALL = 4096  # numbers in a constant that may be a shape, and not a weight
 
 
@@ -29,14 +29,18 @@ def parse(content: bytes, input_shapes: Mapping[str, Shape] | None = None, folde
         Exception: any, of a damaged file.
     """
     import onnx
+    from onnx.inliner import inline_local_functions
 
     model = onnx.ModelProto.FromString(content)
     _drop_weights(model, folder)
-    inputs = {value.name: value for value in model.graph.input}
-    for name, shape in (input_shapes or {}).items():
-        if name in inputs:
-            _set_shape(inputs[name], shape)
-    if not input_shapes and is_complete(model):
+    declared = declared_shapes(model.graph)
+    is_changed = False
+    for value in model.graph.input:
+        shape = (input_shapes or {}).get(value.name)
+        if shape is not None and shape != declared.get(value.name):
+            _set_shape(value, shape)
+            is_changed = True
+    if not is_changed and is_complete(model):
         return model
     for function_index, function in enumerate(model.functions):
         for index, node in enumerate(function.node):  # so that a constant of a function is known wherever it is called
@@ -44,8 +48,8 @@ def parse(content: bytes, input_shapes: Mapping[str, Shape] | None = None, folde
     if model.functions:
         if expanded_nodes(model) > _MOST_NODES:
             raise ValueError("its functions call one another without end, or too often")
-        model = onnx.inliner.inline_local_functions(model)
-    return _infer(model, keep_declared=not input_shapes)
+        model = inline_local_functions(model)
+    return _infer(model, keep_declared=not is_changed)
 
 
 def is_complete(model: Any) -> bool:

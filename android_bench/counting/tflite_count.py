@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from bpnas.android_bench.counting.work import Shape, UnknownWork, known, larger, size, together
+from bpnas.android_bench.counting.tflite_shapes import TfliteShapes
+from bpnas.android_bench.counting.work import Shape, UnknownWorkError, known, larger, size, together
 
 
-def count_tflite(content: bytes) -> tuple[int | None, int | None]:
+def count_tflite(content: bytes, input_shapes: Mapping[str, Shape] | None = None) -> tuple[int | None, int | None]:
     """Multiply-adds and parameters; None where they are unknown.
+
+    Args:
+        content: of the file.
+        input_shapes: of inputs, by name, that are to be of another shape than in the file.
 
     Raises:
         Exception: any, of a damaged file.
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    counter = _Counter(schema.Model.GetRootAs(content))
+    counter = _Counter(schema.Model.GetRootAs(content), input_shapes)
     macs = counter.graph(0)
     return macs, counter.parameters()
 
@@ -48,21 +53,15 @@ def is_stored(model: Any, tensor: Any) -> bool:
 class TfliteNode:
     """An operator of a graph."""
 
-    def __init__(self, model: Any, graph: Any, operator: Any) -> None:
+    def __init__(self, model: Any, graph: Any, operator: Any, shapes: TfliteShapes) -> None:
         self.op = operator_name(model, operator)
         self.graph, self.operator = graph, operator
+        self._model, self._shapes = model, shapes
 
     @property
     def inputs(self) -> list[int]:
         """Numbers of the tensors; -1 for an optional one left out."""
         return [self.operator.Inputs(i) for i in range(self.operator.InputsLength())]
-
-    def tensor(self, index: int) -> Any:
-        """An input; raises UnknownWork where it is left out."""
-        inputs = self.inputs
-        if index >= len(inputs) or inputs[index] < 0:
-            raise UnknownWork(f"operator {self.op} lacks an input")
-        return self.graph.Tensors(inputs[index])
 
     def has_input(self, index: int) -> bool:
         """Whether the optional input is there."""
@@ -70,14 +69,32 @@ class TfliteNode:
         return index < len(inputs) and inputs[index] >= 0
 
     def x(self, index: int = 0) -> Shape:
-        """Shape of an input; raises UnknownWork."""
-        return known(tensor_shape(self.tensor(index)), f"an input of {self.op}")
+        """Shape of an input; raises UnknownWorkError."""
+        if not self.has_input(index):
+            raise UnknownWorkError(f"operator {self.op} lacks an input")
+        return _of_rank(self._shapes.of(self.inputs[index]), f"an input of {self.op}")
 
     def y(self) -> Shape:
-        """Shape of the first output; raises UnknownWork."""
+        """Shape of the first output; raises UnknownWorkError."""
         if not self.operator.OutputsLength():
-            raise UnknownWork(f"operator {self.op} has no output")
-        return known(tensor_shape(self.graph.Tensors(self.operator.Outputs(0))), f"the output of {self.op}")
+            raise UnknownWorkError(f"operator {self.op} has no output")
+        return _of_rank(self._shapes.of(self.operator.Outputs(0)), f"the output of {self.op}")
+
+    def values(self, index: int) -> tuple[int, ...]:
+        """The whole numbers that the file holds for an input; raises UnknownWorkError where it holds none."""
+        import numpy as np
+        from ai_edge_litert import schema_py_generated as schema
+
+        tensor = self.graph.Tensors(self.inputs[index]) if self.has_input(index) else None
+        kinds = {schema.TensorType.INT32: np.dtype("<i4"), schema.TensorType.INT64: np.dtype("<i8")}
+        if tensor is None or not is_stored(self._model, tensor) or tensor.Type() not in kinds:
+            raise UnknownWorkError(f"an input of {self.op} is none that the file holds")
+        data = self._model.Buffers(tensor.Buffer()).DataAsNumpy()
+        return tuple(np.frombuffer(data.tobytes(), kinds[tensor.Type()]).tolist())
+
+    def find_shapes(self) -> None:
+        """Of what it gives, once those of what it takes are known."""
+        self._shapes.add(self.op, self.operator, self.options, self.values)
 
     def options(self, kind: str) -> Any:
         """The options, as this table of the schema."""
@@ -85,22 +102,30 @@ class TfliteNode:
 
         union = self.operator.BuiltinOptions() or self.operator.BuiltinOptions2()
         if union is None:
-            raise UnknownWork(f"operator {self.op} lacks its options")
+            raise UnknownWorkError(f"operator {self.op} lacks its options")
         table = getattr(schema, kind)()
         table.Init(union.Bytes, union.Pos)
         return table
 
 
-def tensor_shape(tensor: Any) -> Shape | None:
-    """As the file gives it. None: of unknown rank."""
-    if not tensor.ShapeLength():
-        return () if tensor.HasRank() or not tensor.ShapeSignatureLength() else None
-    return tuple(tensor.ShapeAsNumpy().tolist())
+def _of_rank(shape: Shape | None, what: str) -> Shape:
+    return known(shape or None, what)  # without sizes it is of unknown rank: no operator that multiplies takes numbers
+
+
+def multiply_adds(node: TfliteNode) -> int:
+    """Of one operator that runs no other graph.
+
+    Raises:
+        UnknownWorkError: it has a shape that is unknown, or is no operator whose work is known.
+    """
+    if _is_untold(node.op):
+        raise UnknownWorkError(f"the multiply-adds of operator {node.op.removeprefix('CUSTOM ')} are unknown")
+    return _RULES[node.op](node) if node.op in _RULES else 0
 
 
 class _Counter:
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, input_shapes: Mapping[str, Shape] | None) -> None:
+        self._model, self._input_shapes = model, input_shapes
         self._graphs: dict[int, int | None] = {}
         self._buffers: dict[int, int] = {}
         self._are_all_known = True
@@ -120,14 +145,18 @@ class _Counter:
                 raise ValueError(f"there is no graph {index}")
             self._graphs[index] = _UNDER_WAY
             graph = self._model.Subgraphs(index)
-            operators = (graph.Operators(number) for number in range(graph.OperatorsLength()))
-            self._graphs[index] = together([self._node(graph, operator) for operator in operators])
+            shapes = TfliteShapes(graph, self._input_shapes if index == 0 else None)
+            nodes = (
+                TfliteNode(self._model, graph, graph.Operators(number), shapes)
+                for number in range(graph.OperatorsLength())
+            )
+            self._graphs[index] = together([self._node(node) for node in nodes])
         if self._graphs[index] == _UNDER_WAY:
             raise ValueError(f"graph {index} calls itself")
         return self._graphs[index]
 
-    def _node(self, graph: Any, operator: Any) -> int | None:
-        node = TfliteNode(self._model, graph, operator)
+    def _node(self, node: TfliteNode) -> int | None:
+        node.find_shapes()
         self._add_constants(node)
         try:
             inner = [self.graph(index) for index in _graphs_of(node)]
@@ -137,13 +166,11 @@ class _Counter:
                 return together(inner)
             if node.op in _LOOPS:  # how often they run follows from the data
                 return 0 if all(body == 0 for body in inner) else None
-            if node.op in _RULES:
-                return _RULES[node.op](node)
-        except UnknownWork:
+            if node.op.startswith("CUSTOM ") and node.op not in FREE_CUSTOM:
+                self._are_all_known = False
+            return multiply_adds(node)
+        except UnknownWorkError:
             return None
-        if node.op.startswith("CUSTOM ") and node.op not in FREE_CUSTOM:
-            self._are_all_known = False
-        return None if _is_untold(node.op) else 0
 
     def _add_constants(self, node: TfliteNode) -> None:
         for index, number in enumerate(node.inputs):

@@ -8,7 +8,11 @@ from collections.abc import Iterable, Sequence
 Shape = tuple[int, ...]
 
 
-class UnknownWork(Exception):
+class ModelFormatError(ValueError):
+    """The file is no model that can be read; a device's runtime would refuse it."""
+
+
+class UnknownWorkError(Exception):
     """Nobody can tell from the file how many multiply-adds an operator takes; the message says why."""
 
 
@@ -21,10 +25,10 @@ def known(shape: Shape | None, what: str) -> Shape:
     """The shape, if every size of it is known.
 
     Raises:
-        UnknownWork: it is not.
+        UnknownWorkError: it is not.
     """
     if shape is None or any(length < 1 for length in shape):
-        raise UnknownWork(f"the shape of {what} is unknown")
+        raise UnknownWorkError(f"the shape of {what} is unknown")
     return shape
 
 
