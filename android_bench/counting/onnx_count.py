@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bpnas.android_bench.counting import onnx_shapes
+from bpnas.android_bench.counting.onnx_folding import FOLDED
 from bpnas.android_bench.counting.onnx_rules import OnnxNode, multiply_adds
 from bpnas.android_bench.counting.work import Shape, UnknownWorkError, known, larger, size, together
 
@@ -26,6 +27,8 @@ def count_onnx(
         Exception: any, of a damaged file.
     """
     model = onnx_shapes.parse(content, input_shapes, folder)
+    if not model.graph.node:
+        raise ValueError("it has no operators")
     counter = _Counter()
     macs = counter.graph(model.graph, None)
     return macs, counter.parameters()
@@ -85,6 +88,8 @@ class _Counter:
         scope = _Scope(outer, onnx_shapes.declared_shapes(graph))
         for tensor in graph.initializer:
             self._add(scope, tensor.name, tensor.dims, tensor.data_type, tensor)
+            if tensor.doc_string == FOLDED:
+                self._constants.pop()
         for sparse in graph.sparse_initializer:
             self._add(scope, sparse.values.name, sparse.dims, sparse.values.data_type, None)
         for node in graph.node:
@@ -181,25 +186,39 @@ def _same_as(name: str, graph: Any) -> str:
 
 def _scalar(name: str, scope: _Scope) -> Any:
     """The single number that a name stands for, through operators that do not change it; None where it is unknown."""
-    from onnx import numpy_helper
-
     for _ in range(32):
         constant, tensor, maker, scope = scope.find(name)
         if constant is not None:
-            if tensor is None or constant.numbers != 1:
-                return None
-            try:
-                return numpy_helper.to_array(tensor).item()
-            except Exception:  # kept outside of the file, or damaged
-                return None
+            return _item(tensor) if constant.numbers == 1 else None
         if maker is None:
             return None
-        if maker.op_type == "Constant":  # a single number may be written without a tensor
-            return next((a.i if a.name == "value_int" else a.f for a in maker.attribute), None)
+        if maker.op_type == "Constant":
+            return _constant_scalar(maker)
         if maker.op_type not in ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape"):
             return None
         name = maker.input[0]
     return None
+
+
+def _constant_scalar(node: Any) -> Any:
+    for attribute in node.attribute:
+        match attribute.name:
+            case "value":
+                return _item(attribute.t)
+            case "value_int":
+                return attribute.i
+            case "value_float":
+                return attribute.f
+    return None
+
+
+def _item(tensor: Any) -> Any:
+    from onnx import numpy_helper
+
+    try:
+        return numpy_helper.to_array(tensor).item()
+    except Exception:  # none, several, kept outside of the file, or damaged
+        return None
 
 
 def _steps(view: OnnxNode) -> int:

@@ -202,7 +202,7 @@ def _einsum(node: OnnxNode) -> int:
         for name, length in zip(names, shape, strict=True):
             sizes[name] = max(sizes.get(name, 1), length)
         labels.append(set(names))
-    kept = set(_labels(right, len(known(node.outputs[0], "its output")))) if arrow else _once(labels, terms)
+    kept = {name for name in sizes if name in right or name.startswith("...")} if arrow else _once(labels, terms)
     total, so_far = 0, labels[0]
     for index, operand in enumerate(labels[1:], 1):
         total += size([sizes[name] for name in so_far | operand])

@@ -7,12 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bpnas.android_bench.counting.onnx_folding import fold
 from bpnas.android_bench.counting.work import Shape, size
 
 IN_FUNCTION = "bpnas-function:"
 """What the description of an operator begins with that stands in a function; what follows tells one from another."""
 
 _MOST_NODES = 50_000  # functions that call functions can stand for any number of nodes
+_MOST_ROUNDS = 16  # sizes that depend on shapes that depend on sizes ...
 _SMALL = 4096  # numbers in a constant that may be a shape, and not a weight
 
 
@@ -157,11 +159,15 @@ def _infer(model: Any, keep_declared: bool) -> Any:
         graph.value_info.extend(kept)
         for value in graph.output:
             if value.name not in opaque and value.type.HasField("tensor_type"):
-                value.type.tensor_type.ClearField("shape")
+                value.ClearField("type")  # what the file says wrong would end the inference
         for node in graph.node:
             _stand_in(node, originals)
     with suppress(Exception):  # contradictions in the file; then what the file says is all that is known
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        for _ in range(_MOST_ROUNDS):
+            if is_complete(model) or not fold(model, declared_shapes(model.graph)):
+                break
+            model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     for graph in all_graphs(model.graph):
         for node in graph.node:
             if node.doc_string.startswith(_MARK):
