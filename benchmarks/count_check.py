@@ -155,7 +155,16 @@ def event_macs(event: dict[str, Any], equations: dict[str, str]) -> int | None:
     if op == "Einsum":
         name = event["name"].removesuffix("_kernel_time")
         return einsum_macs(equations[name], x) if name in equations else None
-    if op in ("Attention", "MultiHeadAttention", "GroupQueryAttention", "DFT", "STFT", "AffineGrid", "QAttention"):
+    if op in (
+        "Attention",
+        "MultiHeadAttention",
+        "GroupQueryAttention",
+        "DFT",
+        "STFT",
+        "AffineGrid",
+        "QAttention",
+        "DynamicQuantizeLSTM",
+    ):
         return None
     return 0
 
@@ -206,7 +215,7 @@ def is_number(array: Any, op: str, index: int, inputs: int) -> bool:
         return index == 0 and array.dtype not in (np.int64, np.bool_)
     if op.startswith(("QLinear", "QGemm")) and index not in ((0, 3, 6) if op == "QGemm" else (0, 3, 8)):
         return op == "QLinearConcat" and index % 3 == 2
-    if op in ("ConvInteger", "MatMulInteger") and index > 1:
+    if index > {"ConvInteger": 1, "MatMulInteger": 1, "DynamicQuantizeLSTM": 7}.get(op, index):
         return False
     if array.dtype == np.int32:
         return (op, index) in (("QLinearConv", 8), ("QGemm", 6))

@@ -20,6 +20,7 @@ _OPERATORS = {
     *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Floor", "Ceil", "Round", "Cast", "Identity"),
     *("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not", "Where"),
     *("Gather", "Concat", "Slice", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "ReduceProd", "Split"),
+    "ConstantOfShape",
 }
 
 
@@ -86,6 +87,8 @@ def _values_of(
     if node.op_type not in _OPERATORS or any(name not in values for name in inputs):
         return None
     if size([max(1, values[name].size) for name in inputs]) > _CAREFUL:
+        return None
+    if node.op_type == "ConstantOfShape" and not 0 <= size(values[inputs[0]].ravel().tolist()) <= _MOST:
         return None
     try:
         found = _run(node, {name: values[name] for name in inputs}, opsets)

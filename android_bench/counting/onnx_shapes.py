@@ -205,6 +205,7 @@ _ALIKE: dict[tuple[str, str], tuple[str, tuple[int, ...] | None]] = {
         ("QGemm", "Gemm", (0, 3)),
         ("FusedConv", "Conv", (0, 1, 2)),
         ("FusedGemm", "Gemm", (0, 1, 2)),
+        ("DynamicQuantizeLSTM", "LSTM", (0, 1, 2)),
         ("DynamicQuantizeMatMul", "MatMul", (0, 1)),
         ("MatMulIntegerToFloat", "MatMul", (0, 1)),
     )
@@ -228,11 +229,12 @@ def _stand_in(node: Any, originals: list[Any]) -> None:
         return
     original = onnx.NodeProto()
     original.CopyFrom(node)
-    allowed = onnx.defs.get_schema(standard).attributes
+    schema = onnx.defs.get_schema(standard)
+    allowed, outputs = schema.attributes, list(node.output)[: schema.max_output]
     attributes = [a for a in node.attribute if a.name in allowed]
     names = [node.input[i] for i in inputs if i < len(node.input)]
     while names and not names[-1]:
         names.pop()
-    node.CopyFrom(onnx.helper.make_node(standard, names, list(node.output)[:1], doc_string=_MARK + str(len(originals))))
+    node.CopyFrom(onnx.helper.make_node(standard, names, outputs, doc_string=_MARK + str(len(originals))))
     node.attribute.extend(attributes)
     originals.append(original)

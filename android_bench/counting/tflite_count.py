@@ -86,7 +86,7 @@ class TfliteNode:
         from ai_edge_litert import schema_py_generated as schema
 
         tensor = self.graph.Tensors(self.inputs[index]) if self.has_input(index) else None
-        kinds = {schema.TensorType.INT32: np.dtype("<i4"), schema.TensorType.INT64: np.dtype("<i8")}
+        kinds: dict[Any, Any] = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}
         if tensor is None or not is_stored(self._model, tensor) or tensor.Type() not in kinds:
             raise UnknownWorkError(f"an input of {self.op} is none that the file holds")
         data = self._model.Buffers(tensor.Buffer()).DataAsNumpy()
@@ -246,7 +246,7 @@ def _fully_connected(node: TfliteNode) -> int:
 
 
 def _batch_mat_mul(node: TfliteNode) -> int:
-    transposed = node.options("BatchMatMulOptions").AdjX() if node.operator.BuiltinOptions() else False
+    transposed = bool(node.operator.BuiltinOptions() and node.options("BatchMatMulOptions").AdjX())
     return size(node.y()) * node.x()[-2 if transposed else -1]
 
 
@@ -283,7 +283,7 @@ _RECURRENT: dict[str, tuple[int, ...]] = {
 
 def _stablehlo_conv(node: TfliteNode) -> int:
     weight = node.x(1)
-    outputs = weight[node.options("StablehloConvolutionOptions").KernelOutputFeatureDimension()]
+    outputs: int = weight[node.options("StablehloConvolutionOptions").KernelOutputFeatureDimension()]
     return size(node.y()) * size(weight) // outputs
 
 
