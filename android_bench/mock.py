@@ -136,6 +136,7 @@ class MockDevice(Device):
             raise UnknownSerialError(f"no device answers to serial 'mock:{name}': the computed devices are {known}")
         self._profile = PROFILES[name]
         self._seed = seed
+        self._latencies: dict[str, float] = {}
         profile = self._profile
         self._info = DeviceInfo(
             name=profile.name,
@@ -165,8 +166,7 @@ class MockDevice(Device):
         started_at = 0.0
         latency_ns, said = None, ""
         try:
-            content = read_model(request.path, request.sha256)
-            latency_ns = self._profile.costs.latency_ns(read_operators(content, folder=request.path.parent))
+            latency_ns = self._latency_ns(request)
         except NotRunnableError as error:
             said = f"no phone runs it: {error}"
         except NotPriceableError as error:
@@ -191,6 +191,13 @@ class MockDevice(Device):
             started_at=started_at,
             conditions={"before": dict(self.conditions()), "after": dict(self.conditions())},
         )
+
+    def _latency_ns(self, request: RunRequest) -> float:
+        content = read_model(request.path, request.sha256)
+        if request.sha256 not in self._latencies:  # it has several sessions
+            operators = read_operators(content, folder=request.path.parent)
+            self._latencies[request.sha256] = self._profile.costs.latency_ns(operators)
+        return self._latencies[request.sha256]
 
     def _noise(self, rng: random.Random) -> float:
         late = rng.uniform(*_BURST) if rng.random() < _BURST_SHARE else 0.0

@@ -6,7 +6,7 @@ onnx-opcounter) count ONNX alone, and 0 for what they do not know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +30,12 @@ class ModelSize:
     parameters: int | None
 
 
-def read_size(
-    content: bytes, input_shapes: Mapping[str, tuple[int, ...]] | None = None, folder: Path | None = None
-) -> ModelSize:
+def read_size(content: bytes, input_shapes: Sequence[tuple[int, ...]] = (), folder: Path | None = None) -> ModelSize:
     """The size of an ONNX or TFLite file.
 
     Args:
         content: of the file.
-        input_shapes: by name, of inputs that the file leaves open, or that are to be of another shape than in it.
+        input_shapes: of every input, in the file's order and layout; none: as the file says.
         folder: of the file, if it keeps data beside itself; only sizes are read there.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,13 +45,13 @@ class Operator:
 
 
 def read_operators(
-    content: bytes, input_shapes: Mapping[str, Shape] | None = None, folder: Path | None = None
+    content: bytes, input_shapes: Sequence[Shape] = (), folder: Path | None = None
 ) -> tuple[Operator, ...]:
     """The operators of an ONNX or TFLite file, in order of execution.
 
     Args:
         content: of the file.
-        input_shapes: by name, of inputs that the file leaves open, or that are to be of another shape than in it.
+        input_shapes: of every input, in the file's order and layout; none: as the file says.
         folder: of the file, if it keeps data beside itself.
 
     Raises:
@@ -75,7 +75,7 @@ def read_operators(
     return operators
 
 
-def _read_onnx(content: bytes, input_shapes: Mapping[str, Shape] | None, folder: Path | None) -> tuple[Operator, ...]:
+def _read_onnx(content: bytes, input_shapes: Sequence[Shape], folder: Path | None) -> tuple[Operator, ...]:
     model = onnx_shapes.parse(content, input_shapes, folder)
     check_onnx(model)
     graph = model.graph
@@ -130,7 +130,7 @@ def _is_part_of_another(node: Any, producers: dict[str, Any]) -> bool:
     return False
 
 
-def _read_tflite(content: bytes, input_shapes: Mapping[str, Shape] | None) -> tuple[Operator, ...]:
+def _read_tflite(content: bytes, input_shapes: Sequence[Shape]) -> tuple[Operator, ...]:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(content)

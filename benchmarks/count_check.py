@@ -97,7 +97,7 @@ def compare(path: Path) -> dict[str, Any]:
 # --- ONNX, by what ONNX Runtime's profiler saw
 
 
-def run_onnx(path: Path) -> tuple[dict[str, tuple[int, ...]], int, set[str], int]:
+def run_onnx(path: Path) -> tuple[list[tuple[int, ...]], int, set[str], int]:
     import onnx
     import onnxruntime
 
@@ -109,13 +109,11 @@ def run_onnx(path: Path) -> tuple[dict[str, tuple[int, ...]], int, set[str], int
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = f"{folder}/run"
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        shapes, feeds = {}, {}
+        feeds = {}
         for node in session.get_inputs():
             shape = tuple(
                 size if isinstance(size, int) else (OPEN_SIZE if i else 1) for i, size in enumerate(node.shape)
             )
-            if any(not isinstance(size, int) for size in node.shape):
-                shapes[node.name] = shape
             feeds[node.name] = values(shape, onnx_type(node.type))
         session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text())
@@ -132,7 +130,7 @@ def run_onnx(path: Path) -> tuple[dict[str, tuple[int, ...]], int, set[str], int
         if of_operator is None:
             unknown.add(event["args"]["op_name"])
         macs += of_operator or 0
-    return shapes, macs, unknown, sum(held(model))
+    return [value.shape for value in feeds.values()], macs, unknown, sum(held(model))
 
 
 def event_macs(event: dict[str, Any], equations: dict[str, str]) -> int | None:
@@ -236,7 +234,7 @@ def values(shape: tuple[int, ...], kind: Any) -> Any:
 # --- TFLite, by the tensors after a run
 
 
-def run_tflite(path: Path) -> tuple[None, int, set[str], int]:
+def run_tflite(path: Path) -> tuple[list[tuple[int, ...]], int, set[str], int]:
     from ai_edge_litert import interpreter as litert
 
     plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -256,7 +254,7 @@ def run_tflite(path: Path) -> tuple[None, int, set[str], int]:
         if of_operator is None:
             unknown.add(operator["op_name"])
         macs += of_operator or 0
-    return None, macs, unknown, sum(tflite_weights(path))
+    return [], macs, unknown, sum(tflite_weights(path))
 
 
 def tflite_macs(op: str, x: list[tuple[int, ...]], y: list[tuple[int, ...]]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from bpnas.android_bench.counting.work import Shape, UnknownWorkError, known, la
 
 
 def count_onnx(
-    content: bytes, input_shapes: Mapping[str, Shape] | None = None, folder: Path | None = None
+    content: bytes, input_shapes: Sequence[Shape] = (), folder: Path | None = None
 ) -> tuple[int | None, int | None]:
     """Multiply-adds and parameters; None where they are unknown.
 
     Args:
         content: of the file.
-        input_shapes: of the inputs that the file leaves open, by name.
+        input_shapes: of every input, in the file's order and layout; none: as the file says.
         folder: where the data is that the file keeps outside of itself.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ _MOST_ROUNDS = 16  # sizes that depend on shapes that depend on sizes ...
 _SMALL = 4096  # numbers in a constant that may be a shape, and not a weight
 
 
-def parse(content: bytes, input_shapes: Mapping[str, Shape] | None = None, folder: Path | None = None) -> Any:
+def parse(content: bytes, input_shapes: Sequence[Shape] = (), folder: Path | None = None) -> Any:
     """The model, without the values of its weights, its functions in their callers' places, and with the shapes of all
     that is in between where they can be told.
 
     Args:
         content: of the file.
-        input_shapes: of the inputs that the file leaves open.
+        input_shapes: of every input, in the file's order and layout; none: as the file says.
         folder: where the data is that the file keeps outside of itself.
 
     Raises:
@@ -37,9 +37,10 @@ def parse(content: bytes, input_shapes: Mapping[str, Shape] | None = None, folde
     _drop_weights(model, folder)
     declared = declared_shapes(model.graph)
     is_changed = False
-    for value in model.graph.input:
-        shape = (input_shapes or {}).get(value.name)
-        if shape is not None and shape != declared.get(value.name):
+    weights = {tensor.name for tensor in model.graph.initializer}  # which old files list as inputs, too
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    for value, shape in zip(inputs, input_shapes, strict=bool(input_shapes)):
+        if tuple(shape) != declared.get(value.name):
             _set_shape(value, shape)
             is_changed = True
     if not is_changed and is_complete(model):

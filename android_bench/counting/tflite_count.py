@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,12 +10,12 @@ from bpnas.android_bench.counting.tflite_shapes import TfliteShapes
 from bpnas.android_bench.counting.work import Shape, UnknownWorkError, known, larger, size, together
 
 
-def count_tflite(content: bytes, input_shapes: Mapping[str, Shape] | None = None) -> tuple[int | None, int | None]:
+def count_tflite(content: bytes, input_shapes: Sequence[Shape] = ()) -> tuple[int | None, int | None]:
     """Multiply-adds and parameters; None where they are unknown.
 
     Args:
         content: of the file.
-        input_shapes: of inputs, by name, that are to be of another shape than in the file.
+        input_shapes: of every input, in the file's order and layout; none: as the file says.
 
     Raises:
         Exception: any, of a damaged file.
@@ -124,7 +124,7 @@ def multiply_adds(node: TfliteNode) -> int:
 
 
 class _Counter:
-    def __init__(self, model: Any, input_shapes: Mapping[str, Shape] | None) -> None:
+    def __init__(self, model: Any, input_shapes: Sequence[Shape]) -> None:
         self._model, self._input_shapes = model, input_shapes
         self._graphs: dict[int, int | None] = {}
         self._buffers: dict[int, int] = {}
@@ -145,7 +145,7 @@ class _Counter:
                 raise ValueError(f"there is no graph {index}")
             self._graphs[index] = _UNDER_WAY
             graph = self._model.Subgraphs(index)
-            shapes = TfliteShapes(graph, self._input_shapes if index == 0 else None)
+            shapes = TfliteShapes(graph, self._input_shapes if index == 0 else ())
             nodes = (
                 TfliteNode(self._model, graph, graph.Operators(number), shapes)
                 for number in range(graph.OperatorsLength())

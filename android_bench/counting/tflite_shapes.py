@@ -6,7 +6,7 @@ from a size of 1. Which of those are the batch, and so really 1, and which are n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bpnas.android_bench.counting.work import Shape, UnknownWorkError, size
@@ -20,19 +20,17 @@ class TfliteShapes:
 
     Args:
         graph: of the file.
-        input_shapes: of inputs, by name, where they are not to be as in the file.
+        input_shapes: of every input, in the file's order and layout; none: as the file says.
     """
 
-    def __init__(self, graph: Any, input_shapes: Mapping[str, Shape] | None = None) -> None:
+    def __init__(self, graph: Any, input_shapes: Sequence[Shape] = ()) -> None:
         self._graph = graph
         self._found: dict[int, Shape | None] = {}
         self._is_resized = False
-        for index in (graph.Inputs(i) for i in range(graph.InputsLength())):
-            tensor = graph.Tensors(index)
-            shape = (input_shapes or {}).get((tensor.Name() or b"").decode(errors="replace"))
-            if shape is not None and tuple(shape) != _declared(tensor):
-                self._is_resized = True
-            self._found[index] = tuple(shape) if shape is not None else _declared(tensor)
+        inputs = [graph.Inputs(i) for i in range(graph.InputsLength())]
+        for index, shape in zip(inputs, input_shapes, strict=bool(input_shapes)):
+            self._found[index] = tuple(shape)
+            self._is_resized |= tuple(shape) != _declared(graph.Tensors(index))
 
     def of(self, index: int) -> Shape | None:
         """Of one tensor; None where it is unknown."""

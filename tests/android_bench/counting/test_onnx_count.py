@@ -335,8 +335,7 @@ def test_what_nobody_knows_is_unknown_and_never_0() -> None:
     open_size = [value("x", [1, 4, "h", "w"])]
     content = model([helper.make_node("Conv", ["x", "w"], ["y"])], open_size, [weight("w", [8, 4, 1, 1])])
     assert read_size(content.SerializeToString()) == ModelSize(None, 32)
-    told = {"x": (1, 4, 6, 6)}
-    assert read_size(content.SerializeToString(), told) == ModelSize(36 * 32, 32)
+    assert read_size(content.SerializeToString(), [(1, 4, 6, 6)]) == ModelSize(36 * 32, 32)
     after = [helper.make_node("MyOp", ["x"], ["h"], domain="my.domain"), helper.make_node("Conv", ["h", "w"], ["y"])]
     found = size_of(after, [value("x", X)], [weight("w", [8, 64, 1, 1])], (("", 17), ("my.domain", 1)))
     assert found.macs is None, "what follows it is of unknown shape, too"
@@ -351,7 +350,7 @@ def test_open_sizes_are_told_even_where_the_file_describes_what_is_between() -> 
     )
     content.graph.value_info.append(value("h", ["n", 4, 6, 6]))
     assert read_size(content.SerializeToString()).macs is None
-    assert read_size(content.SerializeToString(), {"x": (3, 4, 6, 6)}).macs == 3 * 36 * 32
+    assert read_size(content.SerializeToString(), [(3, 4, 6, 6)]).macs == 3 * 36 * 32
 
 
 def test_shared_weights_count_once_and_numbers_that_are_none_never() -> None:

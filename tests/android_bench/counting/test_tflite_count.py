@@ -334,7 +334,7 @@ def test_an_open_batch_runs_as_1_and_a_dilated_convolution_on_more() -> None:
     file.operator(graph, B.BATCH_TO_SPACE_ND, [b, block, crops], [y])
     graph.inputs, graph.outputs = [x], [y]
     assert read_size(file.content()) == ModelSize(4 * 16 * 54, 54)
-    assert read_size(file.content(), {"t0": (3, 8, 8, 2)}) == ModelSize(3 * 4 * 16 * 54, 54)
+    assert read_size(file.content(), [(3, 8, 8, 2)]) == ModelSize(3 * 4 * 16 * 54, 54)
 
 
 def test_shapes_that_depend_on_data_are_unknown() -> None:
