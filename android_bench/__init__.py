@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from bpnas.android_bench.measurement import Failure, Measurement, Outcome, RunRequest, RunSettings
     from bpnas.android_bench.model_inputs import ModelInput, read_inputs
+    from bpnas.android_bench.model_size import ModelSize, read_size
     from bpnas.android_bench.open_device import open_device
     from bpnas.android_bench.operators import ModelFormatError, Operator, read_operators
     from bpnas.android_bench.remote import Remote
@@ -42,6 +43,7 @@ _HOMES = {
     "Measurement": "measurement",
     "ModelFormatError": "operators",
     "ModelInput": "model_inputs",
+    "ModelSize": "model_size",
     "Operator": "operators",
     "Outcome": "measurement",
     "RUNTIMES": "device",
@@ -58,6 +60,7 @@ _HOMES = {
     "open_device": "open_device",
     "read_inputs": "model_inputs",
     "read_operators": "operators",
+    "read_size": "model_size",
 }
 
 __all__ = [
@@ -76,6 +79,7 @@ __all__ = [
     "Measurement",
     "ModelFormatError",
     "ModelInput",
+    "ModelSize",
     "Operator",
     "Outcome",
     "Remote",
@@ -91,6 +95,7 @@ __all__ = [
     "open_device",
     "read_inputs",
     "read_operators",
+    "read_size",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from bpnas.base.command import Command, fail, print_result
+from bpnas.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from bpnas.android_bench.runner.lines import Profiled
+    from bpnas.android_bench.runner.lines import OperatorTime, Profiled
+
+_COLUMNS = 80  # of the narrowest terminal that people use
 
 
 @click.command(cls=Command, short_help="List the phones that are attached.")
@@ -120,8 +123,9 @@ def operators(
 ) -> None:
     """Time each operator of one model, a .tflite or .onnx file, by the runtime's own profiler.
 
-    It is a pass of its own: profiling costs time, so the sum is more than the model's latency. The runtimes count in
-    whole microseconds: an operator that takes less is shown as '< 0.0010 ms'.
+    It is a pass of its own: profiling costs time, so the sum is more than the model's latency. Times are medians over
+    at least 50 inferences and a second (10 of a slow model), and an operator that runs others, such as a loop, is
+    listed without them. The runtimes count in whole microseconds: what takes less is shown as '< 0.0010 ms'.
     """
     from bpnas.android_bench.connect import choose_serial
     from bpnas.android_bench.device import DeviceOptions
@@ -134,6 +138,8 @@ def operators(
     file = open_model_file(model, choices)
     choices.refuse_unknown(file.inputs)
     serial = serial or choose_serial()
+    if serial.startswith("mock:"):
+        raise UsageError(f"--serial {serial}: a computed device has no profiler; name a phone, or 'local'")
     options = DeviceOptions(bundle=bundle, affinity=affinity, directory=directory)
     with open_native_device(serial, file.runtime, options) as device:
         # Samples of the whole model come first, which nobody sees: the warm-up before them is what counts.
@@ -146,14 +152,18 @@ def operators(
         "operators": [{**asdict(time), "below_clock": time.below_clock} for time in profile.operators],
         "below_clock": sum(time.below_clock for time in profile.operators),
         "inference_ns": profile.inference_ns,
+        "runs": profile.runs,
     }
     print_result(result, as_json, "\n".join([f"{model} on {label}", *_operator_lines(profile)]))
 
 
 def _operator_lines(profile: Profiled) -> Iterator[str]:
-    for time in profile.operators:
+    spreads = [_spread(time) for time in profile.operators]
+    width = max(map(len, spreads), default=0)
+    for time, spread in zip(profile.operators, spreads, strict=True):
         shown = _at_most(time.ns + time.resolution_ns) if time.below_clock else _milliseconds(time.ns)
-        yield f"{shown:>11} ms  {time.type}  {time.name}"
+        beginning = f"{shown:>11} ms  {spread:<{width}}  " if width else f"{shown:>11} ms  "
+        yield beginning + _shortened(f"{time.type}  {time.name}", _COLUMNS - len(beginning))
     lowest = sum(time.ns for time in profile.operators)
     below = sum(time.below_clock for time in profile.operators)
     if not lowest:
@@ -166,6 +176,22 @@ def _operator_lines(profile: Profiled) -> Iterator[str]:
     if below:
         verb = "is" if below == 1 else "are"
         yield f"{below} of {len(profile.operators)} operators {verb} below the resolution of the runtime's clock, 1 us"
+    if profile.runs is not None:
+        yield f"medians of {profile.runs} inferences; behind them the 10th and the 90th percentile"
+
+
+def _spread(time: OperatorTime) -> str:
+    if time.below_clock or time.p10_ns is None or time.p90_ns is None:
+        return ""
+    return f"{_milliseconds(time.p10_ns)} to {_milliseconds(time.p90_ns)}"
+
+
+def _shortened(text: str, width: int) -> str:
+    """Cut in its middle: a name's beginning has its kind, and its end tells it from others."""
+    if len(text) <= width:
+        return text
+    half = (width - 3) // 2
+    return f"{text[: width - 3 - half]}...{text[len(text) - half :]}"
 
 
 def _milliseconds(ns: float) -> str:

@@ -18,10 +18,11 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from bpnas.android_bench.counting.limits import NotPriceableError, NotRunnableError
 from bpnas.android_bench.device import Conditions, Device, DeviceInfo
 from bpnas.android_bench.errors import UnknownSerialError
-from bpnas.android_bench.fixed_shapes import with_shapes
 from bpnas.android_bench.measurement import Failure, Measurement, Outcome, RunRequest, RunSettings, read_model
+from bpnas.android_bench.model_inputs import Shape
 from bpnas.android_bench.operators import Operator, read_operators
 
 _SPECIAL_KERNEL = 3  # depthwise convolutions up to it have code of their own in mobile runtimes
@@ -136,6 +137,7 @@ class MockDevice(Device):
             raise UnknownSerialError(f"no device answers to serial 'mock:{name}': the computed devices are {known}")
         self._profile = PROFILES[name]
         self._seed = seed
+        self._latencies: dict[tuple[str, tuple[Shape, ...]], float] = {}
         profile = self._profile
         self._info = DeviceInfo(
             name=profile.name,
@@ -163,12 +165,17 @@ class MockDevice(Device):
     def _run_one(self, request: RunRequest, settings: RunSettings) -> Outcome:
         # A computed device has no clock: what depends on time would make equal runs differ.
         started_at = 0.0
+        latency_ns, said = None, ""
         try:
-            content = read_model(request.path, request.sha256)
-            operators = read_operators(with_shapes(content, [feed.shape for feed in request.feeds]))
-            latency_ns = self._profile.costs.latency_ns(operators)
+            latency_ns = self._latency_ns(request)
+        except NotRunnableError as error:
+            said = f"no phone runs it: {error}"
+        except NotPriceableError as error:
+            said = f"mock:{self._profile.name} cannot price it: {error}; a phone may run it, and so may --serial local"
         except (OSError, ValueError) as error:  # gone, changed on the way, or a ModelFormatError
-            return Failure(request.key, request.session, request.sha256, "refused", str(error), started_at)
+            said = str(error)
+        if latency_ns is None:
+            return Failure(request.key, request.session, request.sha256, "refused", said, started_at)
         rng = random.Random(f"{self._seed}/{request.key}/{request.session}")
         repeats = max(1, round(settings.sample_ms * 1e6 / latency_ns))
         center = latency_ns * repeats * math.exp(rng.gauss(0.0, _SESSION_SPREAD))
@@ -185,6 +192,14 @@ class MockDevice(Device):
             started_at=started_at,
             conditions={"before": dict(self.conditions()), "after": dict(self.conditions())},
         )
+
+    def _latency_ns(self, request: RunRequest) -> float:
+        content, shapes = read_model(request.path, request.sha256), tuple(feed.shape for feed in request.feeds)
+        model = request.sha256, shapes
+        if model not in self._latencies:  # it has several sessions
+            operators = read_operators(content, shapes, request.path.parent)
+            self._latencies[model] = self._profile.costs.latency_ns(operators)
+        return self._latencies[model]
 
     def _noise(self, rng: random.Random) -> float:
         late = rng.uniform(*_BURST) if rng.random() < _BURST_SHARE else 0.0

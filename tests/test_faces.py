@@ -14,9 +14,9 @@ from tests.root import ROOT
 FACES = {
     "bpnas.android_bench": """
         Attached Bundle Conditions Device DeviceChangedError DeviceError DeviceInfo DeviceLostError DeviceOptions
-        DeviceSpaceError Failure Measurement ModelFormatError ModelInput Operator Outcome RUNTIMES Remote RunRequest
-        RunSettings RuntimeUnavailableError UnknownSerialError attached_devices build_bundle choose_serial connect
-        diagnose open_device read_inputs read_operators
+        DeviceSpaceError Failure Measurement ModelFormatError ModelInput ModelSize Operator Outcome RUNTIMES Remote
+        RunRequest RunSettings RuntimeUnavailableError UnknownSerialError attached_devices build_bundle choose_serial
+        connect diagnose open_device read_inputs read_operators read_size
         """,
     "bpnas.profiler": """
         Backbone BackboneError Block BlockError CampaignResult ComplexPath Cost Estimate Estimates Plan Records

@@ -93,20 +93,25 @@ private:
         try {
             std::string operators = "[";
             double inference_ns = 0;
+            std::int64_t runs = 0;
             {
                 const Deadline deadline = time_limit("profile");
                 const std::string folder = options_.list.substr(0, options_.list.rfind('/') + 1);
                 const Profile profile = runtime_.profile(model(index_taken_), folder);
                 inference_ns = profile.inference_ns;
+                runs = static_cast<std::int64_t>(profile.runs);
                 for (const OperatorTime &time : profile.operators) {
-                    char numbers[80];
-                    std::snprintf(numbers, sizeof numbers, ",\"ns\":%.10g,\"resolution_ns\":%.10g}", time.ns,
-                                  time.resolution_ns);
+                    char numbers[160];
+                    std::snprintf(numbers, sizeof numbers,
+                                  ",\"ns\":%.10g,\"resolution_ns\":%.10g,\"p10_ns\":%.10g,\"p90_ns\":%.10g}", time.ns,
+                                  time.resolution_ns, time.p10_ns, time.p90_ns);
                     operators += (operators.size() > 1 ? "," : "") + ("{\"name\":" + json_string(time.name)) +
                                  ",\"type\":" + json_string(time.type) + numbers;
                 }
             }
-            answers_.write(line("profile").add_json("operators", operators + "]").add("inference_ns", inference_ns));
+            answers_.write(line("profile").add_json("operators", operators + "]")
+                               .add("inference_ns", inference_ns)
+                               .add("runs", runs));
         } catch (const Refused &reason) {
             answers_.write(line("profile").add("unavailable", one_line(reason.what())));
         }

@@ -304,16 +304,14 @@ public:
     Profile profile(const Model &model, const std::string &folder) override {
         const std::string prefix = folder + "bpnas-profile-" + std::to_string(getpid());
         OnnxSession session(api_, env_, model, prefix.c_str());
-        for (int i = 0; i < kProfileWarmupRuns; ++i) session.invoke();
-        const std::int64_t start = now_ns();
-        for (int i = 0; i < kProfileRuns; ++i) session.invoke();
-        const double inference_ns = static_cast<double>(now_ns() - start) / kProfileRuns;
+        const double inference_ns = profile_inferences(session);
         const std::string file = session.end_profiling();
-        std::vector<OperatorTime> operators = read_onnxruntime_profile(file, kProfileWarmupRuns, kProfileRuns);
+        const OperatorTable table = read_onnxruntime_profile(file, kProfileWarmupRuns);
+        std::vector<OperatorTime> operators = table.operators();
         std::remove(file.c_str());
         if (operators.empty())
             throw Refused("ONNX Runtime wrote no operators to its profile; is the list's folder writable?");
-        return {std::move(operators), inference_ns};
+        return {std::move(operators), inference_ns, table.runs()};
     }
 
 private:

@@ -2,9 +2,8 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
-#include "runtime.h"
+#include "profile.h"
 
-// The nodes in it, in order of execution, each averaged over `runs` inferences that came after `warmup_runs` others.
-std::vector<OperatorTime> read_onnxruntime_profile(const std::string &path, int warmup_runs, int runs);
+// The nodes in it, in order of execution, over the inferences that came after the first `warmup_runs`.
+OperatorTable read_onnxruntime_profile(const std::string &path, int warmup_runs);

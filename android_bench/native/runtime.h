@@ -22,13 +22,15 @@ constexpr char kNoMemory[] = "the memory that it asks for is not there";
 struct OperatorTime {
     std::string name;
     std::string type;
-    double ns;             // of one inference, on average
+    double ns;             // of one inference, without other operators within it; median
     double resolution_ns;  // the time is `ns` or more, and less than that more
+    double p10_ns, p90_ns; // of `ns`: a tenth of the inferences is below, or above
 };
 
 struct Profile {
     std::vector<OperatorTime> operators;
-    double inference_ns;  // of one inference while it is profiled, on average, by this program's own clock
+    double inference_ns;  // of one inference while it is profiled, median, by this program's own clock
+    std::size_t runs;     // inferences that count
 };
 
 // A loaded model whose inputs are filled.
@@ -98,9 +100,8 @@ private:
 // Throws Refused where another number of inputs is fed than the model has.
 void check_feeds(const Model &model, std::size_t inputs);
 
-// Inferences in a profile: those that are left out, and those that count.
+// Inferences in a profile that are left out.
 constexpr int kProfileWarmupRuns = 5;
-constexpr int kProfileRuns = 20;
 
 // Both runtimes cut every time of an operator down to whole microseconds, so that each may be lower by almost one, and
 // no sum over inferences makes up for that: what takes 0.9 us reads 0 each time.

@@ -7,8 +7,10 @@
 #include <map>
 #include <new>
 #include <tuple>
+#include <vector>
 
 #include "exit_code.h"
+#include "profile.h"
 #include "runtime.h"
 #include "timing.h"
 
@@ -251,7 +253,7 @@ private:
     Owned<TfLiteInterpreter> interpreter_{nullptr, api_.InterpreterDelete};
 };
 
-// Sums up what TFLite tells its profiler about the inferences that count.
+// What TFLite tells its profiler. Operators nest: those of a delegate, of a branch or of a loop's body are within another.
 class OperatorProfile {
 public:
     OperatorProfile() {
@@ -266,63 +268,89 @@ public:
         profiler_.end_operator = [](TelemetryProfiler *self, std::uint32_t handle) { of(self).end(handle); };
         profiler_.operator_time = [](TelemetryProfiler *self, const char *name, std::uint64_t microseconds,
                                      std::int64_t index, std::int64_t subgraph) {
-            of(self).add({subgraph, index, name ? name : ""}, static_cast<double>(microseconds) * 1e3, true);
+            of(self).add_timed({subgraph, index, name ? name : ""}, static_cast<double>(microseconds) * 1e3);
         };
     }
 
     TelemetryProfiler *hook() { return &profiler_; }
-    void forget() { times_.clear(); }
 
-    std::vector<OperatorTime> operators(int runs) const {
-        std::vector<OperatorTime> found;
-        for (const auto &[key, time] : times_) {
-            // A delegate is listed with its own operators, whose names say no more than their kind.
-            const std::string place = (time.in_delegate ? "delegate:" : "") + std::to_string(key.index);
-            const double step_ns = time.in_delegate ? kProfilerStepNs : kOwnStepNs;
-            found.push_back({place, key.name, time.ns / runs, step_ns * time.events / runs});
-        }
-        return found;
+    void begin_run(bool counts) {
+        write_run();
+        counts_ = counts;
+    }
+
+    const OperatorTable &table() {
+        write_run();
+        return table_;
     }
 
 private:
     struct Key {
         std::int64_t subgraph, index;
         std::string name;
-        bool operator<(const Key &other) const {
-            return std::tie(subgraph, index, name) < std::tie(other.subgraph, other.index, other.name);
-        }
     };
-    struct Time {
-        double ns = 0;
-        int events = 0;
-        bool in_delegate = false;
+    struct Open {
+        std::uint32_t handle;
+        Key key;
+        std::int64_t start;
+        OwnTime own;
+    };
+    struct Done {
+        Key key;
+        bool in_delegate;
+        OperatorRun run;
     };
 
     static OperatorProfile &of(TelemetryProfiler *profiler) { return *static_cast<OperatorProfile *>(profiler->data); }
 
     std::uint32_t begin(Key key) {
-        open_[++last_handle_] = {std::move(key), now_ns()};
+        open_.push_back({++last_handle_, std::move(key), 0, {}});
+        open_.back().start = now_ns();
         return last_handle_;
     }
 
     void end(std::uint32_t handle) {
-        const auto found = open_.find(handle);
-        if (found == open_.end()) return;
-        add(found->second.first, static_cast<double>(now_ns() - found->second.second), false);
-        open_.erase(found);
+        const std::int64_t now = now_ns();
+        const auto is_it = [&](const Open &open) { return open.handle == handle; };
+        if (std::none_of(open_.begin(), open_.end(), is_it)) return;
+        while (open_.back().handle != handle) open_.pop_back();  // those within it that have no end of their own
+        Open done = std::move(open_.back());
+        open_.pop_back();
+        const double ns = static_cast<double>(now - done.start);
+        done.own.add(ns, kOwnStepNs);
+        if (!open_.empty()) open_.back().own.take_off(ns, kOwnStepNs);
+        done_.push_back({std::move(done.key), false, done.own.run()});
     }
 
-    void add(const Key &key, double ns, bool in_delegate) {
-        Time &time = times_[key];
-        time.ns += ns;
-        ++time.events;
-        time.in_delegate = in_delegate;
+    // From within a delegate, which took the time itself.
+    void add_timed(Key key, double ns) {
+        if (!open_.empty()) open_.back().own.take_off(ns, kProfilerStepNs);
+        done_.push_back({std::move(key), true, {ns, kProfilerStepNs}});
+    }
+
+    // Between two inferences, for it takes its time.
+    void write_run() {
+        if (counts_) table_.begin_run();
+        for (const Done &done : done_) {
+            if (!counts_) break;
+            // A delegate is listed with its own operators, whose names say no more than their kind. The main graph goes
+            // without saying.
+            std::string place = std::to_string(done.key.index);
+            if (done.key.subgraph > 0) place = std::to_string(done.key.subgraph) + ":" + place;
+            if (done.in_delegate) place = "delegate:" + place;
+            table_.add(place + " " + done.key.name, place, done.key.name, done.run);
+        }
+        done_.clear();
+        open_.clear();
+        counts_ = false;
     }
 
     TelemetryProfiler profiler_{};
+    bool counts_ = false;
     std::uint32_t last_handle_ = 0;
-    std::map<std::uint32_t, std::pair<Key, std::int64_t>> open_;
-    std::map<Key, Time> times_;
+    std::vector<Open> open_;
+    std::vector<Done> done_;
+    OperatorTable table_;
 };
 
 class TfliteRuntime : public Runtime {
@@ -345,12 +373,8 @@ public:
             throw Refused("this TFLite library has no hook for a profiler");
         OperatorProfile profile;
         TfliteSession session(api_, model, profile.hook());
-        for (int i = 0; i < kProfileWarmupRuns; ++i) session.invoke();
-        profile.forget();
-        const std::int64_t start = now_ns();
-        for (int i = 0; i < kProfileRuns; ++i) session.invoke();
-        const double inference_ns = static_cast<double>(now_ns() - start) / kProfileRuns;
-        return {profile.operators(kProfileRuns), inference_ns};
+        const double inference_ns = profile_inferences(session, [&](bool counts) { profile.begin_run(counts); });
+        return {profile.table().operators(), inference_ns, profile.table().runs()};
     }
 
 private:

@@ -98,15 +98,20 @@ class OperatorTime:
 
     Attributes:
         name, type: as the runtime calls them.
-        ns: of one inference, in nanoseconds; a lower bound, for the runtimes cut times down to whole microseconds.
+        ns: of one inference, in nanoseconds, without the operators within it: the median over the inferences of a
+            profile. A lower bound, for the runtimes cut times down to whole microseconds.
         resolution_ns: at most this was cut off: the time is less than `ns + resolution_ns`. 1000 for a runner that
             does not tell it.
+        p10_ns, p90_ns: a tenth of the inferences took less than the one, or more than the other; None from a runner
+            that does not tell them, whose `ns` is a mean.
     """
 
     name: str
     type: str
     ns: float
     resolution_ns: float = 1000.0
+    p10_ns: float | None = None
+    p90_ns: float | None = None
 
     @property
     def below_clock(self) -> bool:
@@ -121,12 +126,14 @@ class Profiled:
     Attributes:
         inference_ns: of one inference while it is profiled, in nanoseconds, by the runner's own clock; None from a
             runner that does not tell it.
+        runs: inferences that the times are of; None as above.
     """
 
     index: int
     operators: tuple[OperatorTime, ...]
     unavailable: str
     inference_ns: float | None = None
+    runs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +171,7 @@ def _answer(values: dict[str, Any]) -> Answer | None:
             tuple(map(_operator, values.get("operators", []))),
             _text(values.get("unavailable", "")),
             None if inference_ns is None else _duration(inference_ns),
+            _positive(values["runs"]) if "runs" in values else None,
         )
     if "model" in values:
         index, name = _count(values["model"]), _name(values["id"])
@@ -224,7 +232,7 @@ def _duration(value: object) -> float:
 
 
 def _operator(values: Any) -> OperatorTime:
-    told = {"resolution_ns": _duration(values["resolution_ns"])} if "resolution_ns" in values else {}
+    told = {name: _duration(values[name]) for name in ("resolution_ns", "p10_ns", "p90_ns") if name in values}
     return OperatorTime(_text(values["name"]), _text(values["type"]), _duration(values["ns"]), **told)
 
 

@@ -98,8 +98,8 @@ class Size:
     """How large a model is.
 
     Attributes:
-        macs: multiply-adds of one inference; None where the file has operators that cannot be read.
-        parameters: numbers in its weights (of a known network as published); None as above.
+        macs: multiply-adds of one inference; None where they are unknown (`android_bench.ModelSize`).
+        parameters: numbers in its weights, of a known network as published; None as above.
     """
 
     macs: int | None
@@ -189,14 +189,15 @@ def size_of(part: OtherPart) -> Size:
 
         built = zoo_graph(part)
         return Size(built.macs, built.parameters)
-    from bpnas.android_bench.fixed_shapes import with_shapes
-    from bpnas.android_bench.operators import ModelFormatError, read_operators
+    from bpnas.android_bench.model_size import read_size
+    from bpnas.android_bench.operators import ModelFormatError
 
     try:
-        operators = read_operators(with_shapes(part.read(), [feed.shape for feed in part.file.told_feeds]))
+        shapes = [feed.shape for feed in part.file.told_feeds]
+        found = read_size(part.read(), shapes, part.path.parent)
     except ModelFormatError:
         return Size(None, None)
-    return Size(sum(each.macs for each in operators), sum(each.weight_bytes for each in operators) // 4)
+    return Size(found.macs, found.parameters)
 
 
 def timing(part: OtherPart, runtime: str, found: Assessment) -> Timing:

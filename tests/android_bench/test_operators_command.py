@@ -93,6 +93,35 @@ def test_nothing_that_an_older_runner_says_is_taken_for_0(operators: Operators) 
     assert (result["below_clock"], result["inference_ns"]) == (1, None)
 
 
+def test_medians_come_with_their_spread_in_80_columns(operators: Operators) -> None:
+    long = "/model/features/block.17/" + "expand/" * 9 + "conv/Conv"
+    times = [
+        operator("a", 7000, resolution_ns=1000, p10_ns=6500, p90_ns=9000),
+        operator("b", 0, resolution_ns=1000, p10_ns=0, p90_ns=1000),
+        operator(long, 2_000_000, resolution_ns=1000, p10_ns=1_900_000, p90_ns=2_500_000),
+    ]
+    profile = {"operators": times, "inference_ns": 2_100_000.0, "runs": 57}
+    lines = operators(profile).stdout.splitlines()[1:]
+    assert lines[:2] == [
+        "     0.0070 ms  0.0065 to 0.0090  Conv  a",
+        "   < 0.0010 ms                    Conv  b",
+    ]
+    assert lines[2].startswith("     2.0000 ms  1.9000 to 2.5000  Conv  /model/") and lines[2].endswith("/conv/Conv")
+    assert lines[-1] == "medians of 57 inferences; behind them the 10th and the 90th percentile"
+    assert max(map(len, lines)) == 80
+    result = json.loads(operators(profile, "--json").stdout)
+    assert result["runs"] == 57
+    assert result["operators"][2]["name"] == long
+    assert (result["operators"][0]["p10_ns"], result["operators"][0]["p90_ns"]) == (6500, 9000)
+
+
+def test_a_computed_device_has_no_profiler(cli: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    done = cli("profile-device", "operators", tmp_path / "model.onnx", "--serial", "mock:s9")
+    assert done.exit_code == 2
+    assert "--serial mock:s9: a computed device has no profiler; name a phone, or 'local'" in done.stderr
+
+
 def test_a_runner_without_times_says_why(operators: Operators) -> None:
     done = operators({"unavailable": "this TFLite library has no hook for a profiler"})
     assert done.exit_code == 1

@@ -28,7 +28,7 @@ from bpnas.android_bench.memory import is_out_of_memory
 from bpnas.android_bench.runner.build import arch_of_this_machine, build_runner
 from bpnas.android_bench.runner.lines import Profiled, parse_line
 from bpnas.android_bench.runner.wheels import find_wheel, read_wheel, runtime_wheel
-from tests.model_graphs import FORMATS, convolution, one_of_each, write_graph
+from tests.model_graphs import FORMATS, convolution, one_of_each, random_weights, write_graph
 from tests.patience import PATIENCE
 from tests.people_models import cast, misdescribed, onnx_model, onnx_of, relu, with_data
 
@@ -69,6 +69,20 @@ static void tell_profiler(void) {
     for (int i = 0; i < 3; ++i) profiler->time(profiler, "loop", 0, 2, 0);
     profiler->time(profiler, "big", 7, 3, 0);
     profiler->end(profiler, profiler->begin(profiler, "own", 4, 0));
+    uint32_t outer = profiler->begin(profiler, "WHILE", 5, 0);
+    for (int i = 0; i < 2; ++i) {
+        uint32_t inner = profiler->begin(profiler, "body", 0, 1);
+        struct timespec slept = {0, 2000000};
+        nanosleep(&slept, NULL);
+        profiler->end(profiler, inner);
+    }
+    profiler->end(profiler, outer);
+    uint32_t delegate = profiler->begin(profiler, "delegate", 6, 0);
+    struct timespec slept = {0, 5000};
+    nanosleep(&slept, NULL);
+    profiler->time(profiler, "part", 3000, 0, 2);
+    profiler->end(profiler, delegate);
+    if (inferences <= 5) profiler->time(profiler, "early", 900, 7, 0);
 }
 
 static int is(const char *text) { return strcmp(word, text) == 0; }
@@ -544,19 +558,86 @@ def test_a_profile_says_what_its_clock_cannot_tell(run, compile_library, tmp_pat
     ended = run("--library", library, "--list", write_list(tmp_path, [b"ok"]), "--profile")
     (profile,) = ended.of("profile")
     operators = {operator["type"]: operator for operator in profile["operators"]}
-    assert {
-        kind: (operators[kind]["ns"], operators[kind]["resolution_ns"]) for kind in "tiny half loop big".split()
-    } == {
+    assert {kind: (operators[kind]["ns"], operators[kind]["resolution_ns"]) for kind in "tiny loop big".split()} == {
         "tiny": (0, 1000),  # each inference takes less than a microsecond
-        "half": (500, 1000),  # every other one does
         "loop": (0, 3000),  # three times an inference
         "big": (7000, 1000),
     }
     assert operators["own"]["name"] == "4" and operators["own"]["resolution_ns"] == 1  # by the runner's own clock
+    assert "early" not in operators, "the warm-up is so many inferences, however many times an operator runs in one"
+    assert {operators[kind]["p10_ns"] for kind in ("big", "tiny")} == {7000, 0}
+    half = operators["half"]  # every other inference takes a microsecond; the median is between the two, or one of them
+    assert (half["p10_ns"], half["p90_ns"]) == (0, 1000) and half["ns"] in (0, 500, 1000)
+    assert profile["runs"] >= 50
     answer = parse_line(ended.output.splitlines()[3])
     assert isinstance(answer, Profiled)
-    assert [time.type for time in answer.operators if time.below_clock][:3] == ["tiny", "half", "loop"]
+    assert {"tiny", "loop"} <= {time.type for time in answer.operators if time.below_clock}
     assert answer.inference_ns == profile["inference_ns"] > 0
+
+
+def test_what_runs_within_an_operator_is_counted_once(run, compile_library, tmp_path: Path) -> None:
+    library = compile_library(FAKE_TFLITE, "-DPROFILER")
+    ended = run("--library", library, "--list", write_list(tmp_path, [b"ok"]), "--profile")
+    (profile,) = ended.of("profile")
+    operators = {operator["type"]: operator for operator in profile["operators"]}
+    assert operators["body"]["name"] == "1:0" and operators["body"]["ns"] >= 4_000_000, "twice two milliseconds"
+    assert operators["WHILE"]["ns"] < operators["body"]["ns"] / 2
+    assert operators["part"]["name"] == "delegate:2:0" and operators["part"]["ns"] == 3_000_000
+    assert operators["delegate"]["ns"] < 3_000_000, "it claims less than its part says"
+
+
+def onnx_loop(times: int) -> bytes:
+    """A convolution within a Loop within an If, and another outside, of the same name."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    size = [1, 32, 32, 32]
+
+    def conv(x: str, y: str) -> Any:
+        return helper.make_node("Conv", [x, "w"], [y], pads=[1] * 4)
+
+    def value(name: str, kind: int = TensorProto.FLOAT, shape: Sequence[int] = size) -> Any:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    flags = [value("go", TensorProto.BOOL, []), value("goes", TensorProto.BOOL, [])]
+    body = helper.make_graph(
+        [conv("s", "t"), helper.make_node("Identity", ["go"], ["goes"])],
+        "body",
+        [value("i", TensorProto.INT64, []), flags[0], value("s")],
+        [flags[1], value("t")],
+    )
+    then = helper.make_graph([helper.make_node("Loop", ["n", "", "a"], ["b"], body=body)], "then", [], [value("b")])
+    other = helper.make_graph([helper.make_node("Identity", ["a"], ["c"])], "else", [], [value("c")])
+    nodes = [
+        conv("x", "a"),
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        helper.make_node("Less", ["m", "two"], ["is"]),
+        helper.make_node("If", ["is"], ["y"], then_branch=then, else_branch=other),
+    ]
+    weights = [
+        numpy_helper.from_array(random_weights(32, 32, 3, 3), "w"),
+        numpy_helper.from_array(np.float32(2), "two"),
+        numpy_helper.from_array(np.int64(times), "n"),
+    ]
+    graph = helper.make_graph(nodes, "g", [value("x")], [value("y")], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def test_what_runs_in_branches_and_loops_is_counted_once(run, libraries, tmp_path: Path) -> None:
+    path = write_list(tmp_path, [onnx_loop(times=6)])
+    ended = run("--library", libraries("onnxruntime"), "--list", path, "--profile", runtime="onnxruntime")
+    (profile,) = ended.of("profile")
+    operators = {operator["name"]: operator for operator in profile["operators"]}
+    (branch,) = (name for name in operators if name.startswith("If") and "/" not in name)
+    (loop,) = (name for name in operators if name.count("/") == 1 and "Loop" in name)
+    (inner,) = (name for name in operators if name.startswith(f"{loop}/Conv"))
+    assert loop.startswith(f"{branch}/")
+    assert operators[inner]["resolution_ns"] == 6000, "six times an inference, each cut to whole microseconds"
+    assert operators[branch]["ns"] < operators[inner]["ns"] and operators[loop]["ns"] < operators[inner]["ns"]
+    outer = [name for name, each in operators.items() if each["type"] == "Conv" and "/" not in name]
+    assert len(outer) == 1, "told from the one in the loop"
+    assert profile["runs"] >= 10
 
 
 def test_samples_shorter_than_the_clock_can_tell_are_made_longer(run, compile_library, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""How much a model file computes and holds: multiply-adds and parameters, of ONNX and TFLite."""
