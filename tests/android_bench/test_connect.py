@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 
 from bpnas.android_bench.adb.attached import Attached
 from bpnas.android_bench.adb.usb import usb_devices, usb_transport
@@ -121,12 +119,3 @@ def test_a_computed_device_is_not_looked_for_among_phones(serial: str) -> None:
     with pytest.raises(UnknownSerialError, match=f"'{serial}' is a computed device") as caught:
         connect(serial)
     assert "attached" not in str(caught.value)
-
-
-def test_a_command_that_needs_a_real_device_says_so_of_a_computed_one(
-    cli: Callable[..., Result], tmp_path: Path
-) -> None:
-    model = tmp_path / "m.tflite"
-    model.write_bytes(b"any")
-    done = cli("profile-device", "operators", model, "--serial", "mock:s9")
-    assert done.exit_code == 2 and "'mock:s9' is a computed device" in done.stderr

@@ -15,6 +15,7 @@ from bpnas.android_bench.device import DeviceOptions
 from bpnas.android_bench.model_file import ModelFile
 from bpnas.android_bench.model_inputs import InputChoices
 from bpnas.android_bench.runner.device import NativeDevice
+from tests.model_graphs import convolution, write_graph
 from tests.phone.chaos import write_fake_runner
 
 Operators = Callable[..., Result]
@@ -116,7 +117,7 @@ def test_medians_come_with_their_spread_in_80_columns(operators: Operators) -> N
 
 
 def test_a_computed_device_has_no_profiler(cli: Callable[..., Result], tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"")
+    (tmp_path / "model.onnx").write_bytes(write_graph(convolution(), "onnxruntime"))
     done = cli("profile-device", "operators", tmp_path / "model.onnx", "--serial", "mock:s9")
     assert done.exit_code == 2
     assert "--serial mock:s9: a computed device has no profiler; name a phone, or 'local'" in done.stderr
