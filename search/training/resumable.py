@@ -163,7 +163,8 @@ def _resume(training: ResumableTraining[Any], checkpoint: Path) -> None:
     # The state of another training, left behind by an earlier call, is as good as none.
     if state is not None and state.get("of") == training.of:
         for name, part in training.kept.items():
-            _restore(part, state[name])
+            if name in state or not isinstance(part, dict):  # of an earlier bpnas, without what is told beside
+                _restore(part, state[name])
         # Trainings of one phase did not always note it.
         place.epoch, place.phase, place.step = state["epoch"] + 1, state.get("phase", 0), state["step"]
     if from_main(astuple(place)) != astuple(place):
