@@ -86,7 +86,8 @@ def searched_features(path: Path, pretrained: bool, weights: Path | None, whole:
         _load(module, weights, ("head.linear.",), str(path))
     backbone = file.backbone
     maps = FeatureMaps(module, backbone)
-    body, strides, channels = maps, maps.strides, maps.channels
+    body: nn.Module = maps
+    strides, channels = maps.strides, maps.channels
     if whole:
         body, strides, channels = _WholeMap(module), maps.strides[-1:], (backbone.head_channels,)
     used = (weights or file.weights) if pretrained else None

@@ -79,7 +79,7 @@ class MobileNetMaps(nn.Module):
     def __init__(self, network: ZooNetwork, model: MobileNetV2, whole: bool) -> None:
         super().__init__()
         places = list(_places(network))
-        self.features = model.features if whole else model.features[:-1]
+        self.features = model.features if whole else nn.Sequential(*list(model.features)[:-1])
         last = {stride: (place, channels) for place, stride, channels in (places if whole else places[:-1])}
         kept = list(last.items())[-1:] if whole else list(last.items())
         self.strides = tuple(stride for stride, _ in kept)

@@ -145,7 +145,7 @@ class _Training:
         self.epochs, self.place = self._course.epochs, Place()
         identity = {"seed": seed, "images": len(images), "shapes": [list(p.shape) for p in model.parameters()]}
         self.of: Mapping[str, Any] = {**identity, **asdict(settings)}
-        states = {"model": model, "optimizer": self._optimizer}
+        states: dict[str, Kept] = {"model": model, "optimizer": self._optimizer}
         self.kept: Mapping[str, Kept] = {**states, "sums": self._sums, "spent": stopwatch.spent}
 
     def phases(self) -> list[Phase]:

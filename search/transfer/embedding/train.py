@@ -128,7 +128,7 @@ class _Training:
         self._course, self._stopwatch = embedding_course(self._labels, settings, seed), stopwatch
         self.epochs, self.place = self._course.epochs, Place()
         self.of: Mapping[str, Any] = of
-        states = {"trained": trained, "optimizer": self._optimizer}
+        states: dict[str, Kept] = {"trained": trained, "optimizer": self._optimizer}
         self.kept: Mapping[str, Kept] = {**states, "loss": self._loss, "spent": stopwatch.spent}
 
     def phases(self) -> list[Phase]:

@@ -34,6 +34,7 @@ from bpnas.search.transfer.detection.settings import DetectionSettings
 from bpnas.search.transfer.detection.train import train_detector
 from tests.coco_factory import coco_data
 from tests.network_factory import stored_network
+from tests.programs import run_together, script
 
 Command = Callable[..., Result]
 SETTINGS = DetectionSettings.load("tiny").override({"shorter_side": 96, "epochs": 14})
@@ -178,6 +179,50 @@ def test_the_baseline_runs_through_the_same_command(cli: Command, tmp_path: Path
     done = cli("run-search", "transfer", "detection", "--data", data, *options, "--rate", 0.1)
     assert done.exit_code == 1
     assert "recipe.learning_rate" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_detector_as_one_does(cli: Command, tmp_path: Path) -> None:
+    data = coco_data(tmp_path / "even", train=7, val=3, size=96)  # of the last batch one process has two images
+    options = ["--network", network(tmp_path), "--iterations", 3, "--batch", 4, "--shorter-side", 96]
+    words = ["--data", data, *options, "--longer-side", 96, "--warmup-iterations", 0, "--rate", 0.001, "--out"]
+    done = cli("run-search", "transfer", "detection", *words, tmp_path / "one")
+    assert done.exit_code == 0, done.stderr
+    said = run_together(2, script("run-search"), "transfer", "detection", *words, tmp_path / "two")
+    assert "Files: " in said[0] and said[1] == ""
+    one, two = (load_tensors((tmp_path / name / "detector.safetensors").read_bytes()) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    losses = [[line["loss"] for line in lines(tmp_path / name / "epochs.jsonl")] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    seen = [json.loads((tmp_path / name / "detections.json").read_text()) for name in ("one", "two")]
+    assert abs(len(seen[0]) - len(seen[1])) <= 0.05 * len(seen[0])
+    assert json.loads((tmp_path / "two" / "result.json").read_text())["cost"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_normalisation_of_timm_s_models_is_synchronised(cli: Command, tmp_path: Path) -> None:
+    pytest.importorskip("timm", exc_type=Exception)
+    data = coco_data(tmp_path / "even", train=4, val=2, size=96)
+    options = ["--model", "mobilenetv2_050", "--iterations", 1, "--batch", 4, "--shorter-side", 96]
+    words = ["--data", data, *options, "--longer-side", 96, "--warmup-iterations", 0, "--rate", 0.0001, "--out"]
+    done = cli("run-search", "transfer", "detection", *words, tmp_path / "one")
+    assert done.exit_code == 0, done.stderr
+    run_together(2, script("run-search"), "transfer", "detection", *words, tmp_path / "two")
+    one, two = (load_tensors((tmp_path / name / "detector.safetensors").read_bytes()) for name in ("one", "two"))
+    assert one.keys() == two.keys() and any(name.endswith("running_var") for name in one)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_batch_of_one_image_on_the_smallest_side_is_trained(cli: Command, tmp_path: Path) -> None:
+    data = coco_data(tmp_path / "square", train=2, val=1, size=96)
+    options = ["--network", network(tmp_path), "--iterations", 2, "--batch", 1, "--shorter-side", 64]
+    done = cli("run-search", "transfer", "detection", "--data", data, *options, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.stderr
+    refused = cli("run-search", "transfer", "detection", "--data", data, "--shorter-side", 32)
+    assert refused.exit_code == 2 and "shorter side must be at least 64, not 32" in refused.stderr
 
 
 class Seer(nn.Module):
