@@ -17,6 +17,7 @@ from typing import Any
 
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import Layout, RunDirectory, Stage
+from bpnas.search.transfer.earlier import bring_up_to_date
 
 _LAYOUT = Layout(("task",), (Stage(("epochs.jsonl", "result.json")),))
 _RETRY = "no result is written, call the same command again with a smaller --rate"
@@ -38,6 +39,8 @@ def result_in(
 
     directory = RunDirectory(out, _LAYOUT, is_main())
     with directory.locked():
+        if is_main():
+            bring_up_to_date(directory)
         directory.agree(config)
         if from_main(directory.has("result.json")):
             progress.note(f"the {what} is there already")
