@@ -63,16 +63,18 @@ class ResumableTraining(Protocol[ReportOut]):
     """What one training has of its own.
 
     Attributes:
-        epochs: how many there are in all.
+        epochs: how many there are in all, as far as that is known at the place.
         place: moved by the loop only.
         of: plain values that say which training this is.
         kept: all that a later process needs besides the place, by the names in the checkpoint. Models stay finite.
     """
 
-    epochs: int
     place: Place
     of: Mapping[str, Any]
     kept: Mapping[str, Kept]
+
+    @property
+    def epochs(self) -> int: ...
 
     def phases(self) -> Sequence[Phase]:
         """Begin the epoch of the place, or resume it, and say what it consists of."""

@@ -124,8 +124,8 @@ def _option(name: str) -> str:
 
 
 def _check(recipe: Recipe) -> None:
-    if recipe.batch < 1:
-        raise UsageError(f"batch must be at least 1, not {recipe.batch}")
+    if not 1 <= recipe.batch <= _LONGEST:
+        raise UsageError(f"batch must be at least 1 and at most {_LONGEST:,}, not {recipe.batch:,}")
     check_rate(recipe.learning_rate)
     if recipe.schedule not in get_args(Shape):
         raise UsageError(f"schedule must be one of {', '.join(get_args(Shape))}, not {recipe.schedule}")
@@ -137,8 +137,8 @@ def _check(recipe: Recipe) -> None:
             raise UsageError(f"milestones must be{whole} numbers of {recipe.unit} above 0 that increase, not {written}")
         previous = value
     for name in ("warmup_epochs", "warmup_iterations"):
-        if not 0 <= getattr(recipe, name) < math.inf:
-            raise UsageError(f"the warm-up must be at least 0 {name.removeprefix('warmup_')}")
+        if not 0 <= getattr(recipe, name) <= _LONGEST:
+            raise UsageError(f"the warm-up must be from 0 to {_LONGEST:,} {name.removeprefix('warmup_')}")
     if not 0 <= recipe.momentum < 1:
         raise UsageError(f"momentum must be from 0 to less than 1, not {recipe.momentum:g}")
     if not 0 <= recipe.weight_decay <= 1:
@@ -171,27 +171,30 @@ class Course:
 
     Args:
         recipe: see there.
-        steps: iterations of a whole epoch, by its number from 0; at least 1.
+        steps: iterations of a whole epoch, at least 1; where epochs differ, of each by its number from 0.
     """
 
-    def __init__(self, recipe: Recipe, steps: Callable[[int], int]) -> None:
+    def __init__(self, recipe: Recipe, steps: int | Callable[[int], int]) -> None:
         self._recipe, self._steps, self._before = recipe, steps, [0]
 
     def before(self, epoch: int) -> int:
         """Iterations of all epochs in front of this one, as if none was cut short."""
+        if isinstance(self._steps, int):
+            return epoch * self._steps
         while len(self._before) <= epoch:
             self._before.append(self._before[-1] + self._steps(len(self._before) - 1))
         return self._before[epoch]
 
     @property
     def epochs(self) -> int:
-        """How many there are; the last one may be cut short."""
-        if self._recipe.epochs is not None:
-            return self._recipe.epochs
-        epoch = 0
-        while self.before(epoch) < self._recipe.length:
-            epoch += 1
-        return epoch
+        """How many there are, by the first one where they differ; the last one may be cut short."""
+        recipe = self._recipe
+        return recipe.length if recipe.epochs is not None else -(-recipe.length // self.before(1))
+
+    def ends_before(self, epoch: int) -> bool:
+        """Whether the training is over at the beginning of this epoch."""
+        done = epoch if self._recipe.epochs is not None else self.before(epoch)
+        return done >= self._recipe.length
 
     def steps(self, epoch: int) -> int:
         """Iterations of an epoch, which ends where the training does."""

@@ -20,6 +20,7 @@ _SMALLEST = {
     "box_samples": 2,
     "proposals": 2,
 }
+_LARGEST = 65_536  # of what takes memory in proportion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +67,10 @@ class DetectionSettings(Recipe):
         """
         changed = overridden(self, values)
         for field, smallest in _SMALLEST.items():
-            if getattr(changed, field) < smallest:
-                raise UsageError(
-                    f"{field.replace('_', ' ')} must be at least {smallest}, not {getattr(changed, field)}"
-                )
+            value = getattr(changed, field)
+            if not smallest <= value <= _LARGEST:
+                name = {"fpn_channels": "pyramid channels"}.get(field, field.replace("_", " "))
+                raise UsageError(f"{name} must be at least {smallest} and at most {_LARGEST:,}, not {value:,}")
         if not 1 <= changed.anchor_scale <= 1000:
             raise UsageError(f"anchor scale must be from 1 to 1000, not {changed.anchor_scale:g}")
         if changed.longer_side < changed.shorter_side:

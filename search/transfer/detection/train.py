@@ -78,7 +78,7 @@ def detection_course(images: Sequence[CocoImage], settings: DetectionSettings, s
     steps = len(epoch_batches(images, settings, seed, 0)[0])
     if not steps:
         raise DataError(f"{len(images)} images with boxes make no batch that {world_size()} processes can share")
-    return Course(settings, lambda epoch: steps)
+    return Course(settings, steps)
 
 
 def train_detector(
@@ -142,11 +142,16 @@ class _Training:
         self._order: list[list[int]] = []
         self._mirrored: list[bool] = []
         self._course, self._stopwatch = detection_course(images, settings, seed), stopwatch
-        self.epochs, self.place = self._course.epochs, Place()
+        self.place = Place()
         identity = {"seed": seed, "images": len(images), "shapes": [list(p.shape) for p in model.parameters()]}
         self.of: Mapping[str, Any] = {**identity, **asdict(settings)}
         states: dict[str, Kept] = {"model": model, "optimizer": self._optimizer}
         self.kept: Mapping[str, Kept] = {**states, "sums": self._sums, "spent": stopwatch.spent}
+
+    @property
+    def epochs(self) -> int:
+        epoch = self.place.epoch
+        return epoch if self._course.ends_before(epoch) else epoch + 1
 
     def phases(self) -> list[Phase]:
         epoch = self.place.epoch

@@ -16,6 +16,8 @@ from bpnas.search.transfer.recipe import Recipe, overridden
 Optimizer = Literal["sgd", "adam"]
 ReidLoss = Literal["identity", "triplet"]
 
+_LARGEST = 65_536  # of what takes memory in proportion
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingSettings(Recipe):
@@ -79,10 +81,10 @@ def _check(train: EmbeddingSettings) -> None:
     if train.batch < 2 * each or train.batch % each:
         raise UsageError(f"batch must be a multiple of {each} and at least {2 * each}, not {train.batch}")
     for name in ("height", "width"):
-        if getattr(train, name) < 8:
-            raise UsageError(f"{name} must be at least 8 pixels, not {getattr(train, name)}")
-    if train.embedding is not None and train.embedding < 1:
-        raise UsageError(f"embedding must be at least 1, not {train.embedding}")
+        if not 8 <= getattr(train, name) <= _LARGEST:
+            raise UsageError(f"{name} must be at least 8 and at most {_LARGEST:,} pixels, not {getattr(train, name):,}")
+    if train.embedding is not None and not 1 <= train.embedding <= _LARGEST:
+        raise UsageError(f"embedding must be at least 1 and at most {_LARGEST:,}, not {train.embedding:,}")
     if not 0 <= train.padding <= min(train.height, train.width):
         raise UsageError(f"padding must be from 0 to the smaller side of the images, not {train.padding}")
     if not 0 <= train.erasing <= 1:

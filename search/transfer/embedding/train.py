@@ -59,7 +59,7 @@ def embedding_course(labels: Sequence[int], settings: EmbeddingSettings, seed: i
     if not first or min(map(len, first)) < world_size():
         raise DataError(f"{len(labels)} images make no batch that {world_size()} processes can share")
     if settings.images_per_identity is None:
-        return Course(settings, lambda epoch: len(first))
+        return Course(settings, len(first))
     return Course(settings, lambda epoch: len(epoch_batches(labels, settings, seed, epoch)))
 
 
@@ -126,10 +126,15 @@ class _Training:
         self._loss = torch.zeros((), device=self._device)
         self._batches: list[list[int]] = []
         self._course, self._stopwatch = embedding_course(self._labels, settings, seed), stopwatch
-        self.epochs, self.place = self._course.epochs, Place()
+        self.place = Place()
         self.of: Mapping[str, Any] = of
         states: dict[str, Kept] = {"trained": trained, "optimizer": self._optimizer}
         self.kept: Mapping[str, Kept] = {**states, "loss": self._loss, "spent": stopwatch.spent}
+
+    @property
+    def epochs(self) -> int:
+        epoch = self.place.epoch
+        return epoch if self._course.ends_before(epoch) else epoch + 1
 
     def phases(self) -> list[Phase]:
         epoch = self.place.epoch

@@ -18,7 +18,7 @@ FACE, REID = FACE_PRESETS["paper"], REID_PRESETS["paper"]
 
 
 def course(recipe: Recipe, steps: int) -> Course:
-    return Course(recipe, lambda epoch: steps)
+    return Course(recipe, steps)
 
 
 def rates(recipe: Recipe, steps: int, *iterations: int) -> list[float]:
@@ -55,6 +55,15 @@ def test_persons_are_trained_as_in_the_paper() -> None:
     seen = rates(train, steps, 0, 45 * steps - 1, 45 * steps, 60 * steps - 1, 60 * steps, 90 * steps - 1)
     assert seen == pytest.approx([3e-4, 3e-4, 3e-5, 3e-5, 3e-6, 3e-6])
     assert course(train, steps).epochs == 90
+
+
+def test_epochs_may_differ_in_length_and_be_very_many() -> None:
+    lengths = [3, 4, 2, 5]
+    course_of = Course(Recipe(batch=2, learning_rate=1.0, iterations=8, milestones=(4,)), lengths.__getitem__)
+    assert [course_of.ends_before(epoch) for epoch in range(4)] == [False, False, False, True]
+    assert [course_of.steps(epoch) for epoch in range(3)] == [3, 4, 1]
+    assert [course_of.rate(*place) for place in ((0, 2), (1, 0), (1, 1), (2, 0))] == pytest.approx([1, 1, 0.1, 0.1])
+    assert course(Recipe(batch=2, learning_rate=1.0, iterations=10**9), 1).epochs == 10**9
 
 
 def test_the_paper_s_figures_are_told() -> None:
@@ -104,9 +113,13 @@ def test_milestones_after_the_end_are_told() -> None:
         ({"schedule": "cosine", "milestones": (5,)}, "--milestones belongs to --schedule steps"),
         ({"momentum": 1.0}, "momentum must be from 0 to less than 1"),
         ({"weight_decay": -1.0}, "weight decay must be from 0 to 1"),
-        ({"warmup_iterations": -1}, "warm-up must be at least 0 iterations"),
+        ({"warmup_iterations": -1}, "warm-up must be from 0 to 1,000,000,000 iterations"),
         ({"learning_rate": math.inf}, "learning rate"),
         ({"batch": 0}, "batch must be at least 1"),
+        ({"batch": 10**30}, "at most 1,000,000,000"),
+        ({"warmup_epochs": math.nan}, "warm-up must be from 0 to 1,000,000,000 epochs"),
+        ({"momentum": math.nan}, "momentum"),
+        ({"weight_decay": math.nan}, "weight decay"),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(values: dict[str, Any], message: str) -> None:
