@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.transfer.recipe import Recipe
@@ -48,7 +48,7 @@ def _current(values: Any) -> dict[str, Any] | None:
     return {**values, "settings": {**settings, "train": train, **loss}}
 
 
-def _is_earlier(recipe: Any) -> bool:
+def _is_earlier(recipe: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(recipe, dict) and {"decay_at", "epochs"} <= recipe.keys()
 
 
