@@ -25,7 +25,7 @@ from bpnas.search.transfer.detection.settings import DetectionSettings
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", type=Path, required=True, help="network.json of a search")
-    parser.add_argument("--baseline", default="mobilenetv2_100", help="a model of timm")
+    parser.add_argument("--baseline", default="mobilenetv2", help="as --model of run-search transfer")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -39,7 +39,7 @@ def main() -> None:
         body = sum(parameter.numel() for parameter in features.parameters())
         whole = sum(parameter.numel() for parameter in detectors[name].parameters())
         print(f"{name:16} {body / 1e6:.2f} M parameters, the whole detector {whole / 1e6:.2f} M")
-    images = [torch.rand(3, settings.short_side, settings.short_side) for _ in range(settings.batch)]
+    images = [torch.rand(3, settings.shorter_side, settings.shorter_side) for _ in range(settings.batch)]
     boxes = torch.tensor([[10.0, 20.0, 50.0, 60.0], [64.0, 64.0, 120.0, 100.0]])
     targets = [{"boxes": boxes, "labels": torch.tensor([1, 2])} for _ in images]
     for step in range(arguments.steps + 1):
@@ -56,7 +56,7 @@ def main() -> None:
 def step_seconds(detector: Any, images: list[torch.Tensor], targets: list[dict[str, torch.Tensor]]) -> float:
     start = process_time()
     detector.zero_grad(set_to_none=True)
-    sum(detector(images, targets).values()).backward()
+    sum(loss for loss, _ in detector.losses(images, targets, range(len(images))).values()).backward()
     return process_time() - start
 
 

@@ -13,14 +13,18 @@ from PIL import Image, ImageDraw
 SHAPES = {3: ("disc", (220, 40, 40)), 7: ("square", (40, 200, 40)), 12: ("triangle", (50, 60, 230))}
 
 
-def coco_data(folder: Path, train: int = 40, val: int = 16, seed: int = 0) -> Path:
-    """`folder` in the layout of COCO 2017; every image shows one to three shapes, which may hide each other."""
+def coco_data(folder: Path, train: int = 40, val: int = 16, seed: int = 0, size: int | None = None) -> Path:
+    """`folder` in the layout of COCO 2017; every image shows one to three shapes, which may hide each other.
+
+    Args:
+        size: of all images, which else have 96 to 128 pixels a side.
+    """
     rng = np.random.default_rng(seed)
     for part, count in (("train2017", train), ("val2017", val)):
         (folder / part).mkdir(parents=True)
         images, annotations = [], []
         for number in range(1, count + 1):
-            width, height = (int(side) for side in rng.integers(96, 129, size=2))
+            width, height = (size or int(side) for side in rng.integers(96, 129, size=2))
             picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
             for _ in range(rng.integers(1, 4)):
                 category, box = int(rng.choice(list(SHAPES))), _draw(picture, rng)

@@ -10,7 +10,16 @@ import click
 from bpnas.base.command import Command, print_result
 from bpnas.search.commands.display import display
 from bpnas.search.commands.options import wait_passively
-from bpnas.search.commands.transfer_options import backbone_options, network_line, preset_option, run_options, run_path
+from bpnas.search.commands.transfer_options import (
+    backbone_options,
+    closing_lines,
+    network_line,
+    preset_option,
+    recipe_options,
+    run_options,
+    run_path,
+    settings_values,
+)
 from bpnas.search.transfer.backbones import BackboneChoice
 
 
@@ -21,17 +30,19 @@ from bpnas.search.transfer.backbones import BackboneChoice
 @click.option("--val-images", metavar="DIR", help="To evaluate the detector on.")
 @click.option("--val-annotations", metavar="FILE", help="Annotations of those images.")
 @backbone_options
-@preset_option("'paper' (COCO on a GPU)")
+@preset_option(["tiny", "paper"])
+@recipe_options
 @click.option(
-    "--epochs", type=int, help="Overrides the preset, as the next three; 0 evaluates a detector as it is drawn."
+    "--norms", type=click.Choice(["frozen", "trained"]), help="Batch normalisation of the network.  [default: trained]"
 )
-@click.option("--batch", type=int, help="Images a step; change the rate in proportion.")
-@click.option("--learning-rate", type=float, help="After the warm-up.")
-@click.option(
-    "--norms",
-    type=click.Choice(["frozen", "trained"]),
-    help="Batch normalisation of the network.  [default: frozen in 'paper']",
-)
+@click.option("--shorter-side", type=int, metavar="PIXELS", help="To which images are scaled.")
+@click.option("--longer-side", type=int, metavar="PIXELS", help="Which it may not pass.")
+@click.option("--anchor-scale", type=float, help="Side of anchors, in pixels of their map.")
+@click.option("--pyramid-channels", type=int, help="Width of the feature pyramid.")
+@click.option("--head-width", type=int, help="Width of the layers that classify a proposal.")
+@click.option("--rpn-samples", type=int, help="Anchors of an image that losses are taken on.")
+@click.option("--box-samples", type=int, help="Proposals of an image that losses are taken on.")
+@click.option("--proposals", type=int, help="Proposals of an image in training; half as many in evaluation.")
 @run_options("detection")
 def detection(
     data: str | None,
@@ -41,22 +52,24 @@ def detection(
     val_annotations: str | None,
     backbone: BackboneChoice,
     preset: str,
+    recipe: dict[str, Any],
     norms: str | None,
     out: Path | None,
     seed: int,
     as_json: bool,
-    **overrides: Any,
+    **own: Any,
 ) -> None:
     """Train a detector on images with boxes, and give its average precision as COCO counts it.
 
-    Called again with the same options, it resumes where it was stopped.
+    Called again with the same options, it resumes where it was stopped. On several GPUs:
+    torchrun --nproc-per-node 8 -m bpnas.search.cli transfer detection ...
     """
     wait_passively()
     from bpnas.search.transfer.detection.coco import coco_files
     from bpnas.search.transfer.detection.run import check_libraries, run_detection
     from bpnas.search.transfer.detection.settings import DetectionSettings
 
-    values = {name: value for name, value in overrides.items() if value is not None}
+    values = settings_values(recipe, own)
     if norms is not None:
         values["frozen_norms"] = norms == "frozen"
     settings = DetectionSettings.load(preset).override(values)
@@ -64,7 +77,10 @@ def detection(
     val = coco_files(data, val_images, val_annotations, "val")
     check_libraries()
     folder = run_path(out, "detection", backbone, seed)
-    with display(backbone.mock) as progress:
+    from bpnas.search.training.distributed import is_main, process_group
+
+    with process_group(), display(backbone.mock) as progress:
+        speaks = is_main()
         result = run_detection(
             train,
             val,
@@ -77,7 +93,8 @@ def detection(
             seed=seed,
             progress=progress,
         )
-    print_result(result, as_json, _summary(result, folder))
+    if speaks:
+        print_result(result, as_json, _summary(result, folder))
 
 
 def _summary(result: dict[str, Any], folder: Path) -> str:
@@ -89,6 +106,7 @@ def _summary(result: dict[str, Any], folder: Path) -> str:
         [
             network_line(result),
             f"On {result.get('judged_on') or str(result['images']['val']) + ' images'}: {scores}",
+            *closing_lines(result),
             f"Files: {folder}/result.json, detections.json, detector.safetensors",
         ]
     )

@@ -6,8 +6,9 @@ Without torchrun there is one process, and everything here costs nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -99,6 +100,90 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return total / world_size()
 
 
+def my_share(count: int) -> slice:
+    """Which of `count` images of a batch are this process's: a run of neighbours, in the order of the processes."""
+    return _shares(count)[rank()]
+
+
+def _shares(count: int) -> list[slice]:
+    processes = world_size()
+    ends = [count * number // processes for number in range(processes + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def gathered(mine: Tensor, count: int) -> Tensor:
+    """The rows of all processes, in order, where each has its `my_share` of `count` rows.
+
+    The gradient is that of this process's rows, of a loss that all processes compute alike.
+    """
+    if world_size() == 1:
+        return mine
+    result: Tensor = _Gathered.apply(mine, count)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Gathered(torch.autograd.Function):
+    """Gloo gathers equal shapes only, so that shorter shares are filled up."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor, count: int) -> Tensor:
+        shares = _shares(count)
+        ctx.mine = shares[rank()]
+        longest = max(share.stop - share.start for share in shares)
+        padded = mine.new_zeros(longest, *mine.shape[1:])
+        padded[: len(mine)] = mine
+        parts = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[: share.stop - share.start] for part, share in zip(parts, shares, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient[ctx.mine], None
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of a tensor of one shape over all processes; without gradient."""
+    if world_size() == 1:
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+@torch.no_grad()
+def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its sum over all processes; one that has none adds nothing."""
+    if world_size() == 1:
+        return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    totals = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, total in zip(gradients, totals, strict=True):
+        gradient.copy_(total.view_as(gradient))
+
+
+@torch.no_grad()
+def share_buffers(module: nn.Module) -> None:
+    """Give all processes the buffers of the first one, such as statistics of batches that each took alone."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def lists_of_all(mine: list[T]) -> list[list[T]]:
+    """The lists of all processes, in their order; plain values only."""
+    if world_size() == 1:
+        return [mine]
+    boxes: list[Any] = [None] * world_size()
+    dist.all_gather_object(boxes, mine)
+    return boxes
+
+
 def synced_batch_norm(
     x: Tensor,
     weight: Tensor,
@@ -175,16 +260,44 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         )
 
 
+class _SyncedNormAct(SyncedBatchNorm2d):
+    """timm's `BatchNormAct2d`, synchronised: normalisation, dropout and activation in one module."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__(source.num_features, source.eps, source.momentum)
+        self.drop, self.act = source.drop, source.act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        result: Tensor = self.act(self.drop(super().forward(x)))
+        return result
+
+
 def sync_batch_norms(module: nn.Module) -> None:
-    """Put `SyncedBatchNorm2d` in the place of every batch normalisation inside `module`; parameters stay the same."""
+    """Put `SyncedBatchNorm2d` in the place of every batch normalisation inside `module`; parameters stay the same.
+
+    Raises:
+        SearchError: there is a kind of batch normalisation that cannot be synchronised.
+    """
     for name, child in module.named_children():
-        if type(child) is nn.BatchNorm2d:
-            assert child.momentum is not None
-            synced = SyncedBatchNorm2d(child.num_features, child.eps, child.momentum)
+        if not isinstance(child, nn.modules.batchnorm._BatchNorm):
+            sync_batch_norms(child)
+        elif not isinstance(child, SyncedBatchNorm2d):
+            synced = _synced(child)
             synced.weight, synced.bias = child.weight, child.bias
             synced.running_mean, synced.running_var = child.running_mean, child.running_var
             synced.num_batches_tracked = child.num_batches_tracked
             synced.train(child.training)
             setattr(module, name, synced)
-        else:
-            sync_batch_norms(child)
+
+
+def _synced(norm: Any) -> SyncedBatchNorm2d:
+    whole = norm.affine and norm.track_running_stats and norm.momentum is not None
+    if whole and type(norm) is nn.BatchNorm2d:
+        return SyncedBatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+    if whole and type(norm).__name__ == "BatchNormAct2d":  # timm is not always there
+        return _SyncedNormAct(norm)
+    raise SearchError(
+        f"the network's {type(norm).__name__} cannot be synchronised between processes: train it by one process, or "
+        "leave each process its own statistics"
+    )

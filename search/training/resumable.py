@@ -63,16 +63,18 @@ class ResumableTraining(Protocol[ReportOut]):
     """What one training has of its own.
 
     Attributes:
-        epochs: how many there are in all.
+        epochs: how many there are in all, as far as that is known at the place.
         place: moved by the loop only.
         of: plain values that say which training this is.
         kept: all that a later process needs besides the place, by the names in the checkpoint. Models stay finite.
     """
 
-    epochs: int
     place: Place
     of: Mapping[str, Any]
     kept: Mapping[str, Kept]
+
+    @property
+    def epochs(self) -> int: ...
 
     def phases(self) -> Sequence[Phase]:
         """Begin the epoch of the place, or resume it, and say what it consists of."""
@@ -163,7 +165,8 @@ def _resume(training: ResumableTraining[Any], checkpoint: Path) -> None:
     # The state of another training, left behind by an earlier call, is as good as none.
     if state is not None and state.get("of") == training.of:
         for name, part in training.kept.items():
-            _restore(part, state[name])
+            if name in state or not isinstance(part, dict):  # of an earlier bpnas, without what is told beside
+                _restore(part, state[name])
         # Trainings of one phase did not always note it.
         place.epoch, place.phase, place.step = state["epoch"] + 1, state.get("phase", 0), state["step"]
     if from_main(astuple(place)) != astuple(place):

@@ -4,22 +4,23 @@ config.json   what determines the run; a later call must agree with it
 epochs.jsonl  one line per epoch
 checkpoints/  the training's state
 result.json   what came out, written last
+
+Where torchrun started several processes, all call the same functions with the same arguments; the first one writes.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bpnas.base.errors import UsageError
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import Layout, RunDirectory, Stage
+from bpnas.search.transfer.earlier import bring_up_to_date
 
 _LAYOUT = Layout(("task",), (Stage(("epochs.jsonl", "result.json")),))
-_RETRY = "no result is written, call the same command again with a smaller --learning-rate"
+_RETRY = "no result is written, call the same command again with a smaller --rate"
 
 
 def result_in(
@@ -34,14 +35,18 @@ def result_in(
     Raises:
         RunError: `out` belongs to a run with another `config`, or is in use.
     """
-    directory = RunDirectory(out, _LAYOUT)
+    from bpnas.search.training.distributed import from_main, is_main
+
+    directory = RunDirectory(out, _LAYOUT, is_main())
     with directory.locked():
+        if is_main():
+            bring_up_to_date(directory)
         directory.agree(config)
-        if directory.has("result.json"):
+        if from_main(directory.has("result.json")):
             progress.note(f"the {what} is there already")
         else:
             directory.write_json("result.json", run(directory))  # last, since this file says that all is done
-        return directory.read_json("result.json", whole=True)
+        return from_main(directory.read_json("result.json", whole=True) if is_main() else {})
 
 
 @contextmanager
@@ -66,9 +71,3 @@ def training_in(
 
     with stage_in(directory, f"the training of {what}", lines="epochs.jsonl", checkpoint=checkpoint, retry=_RETRY):
         yield report
-
-
-def refuse_torchrun(what: str) -> None:
-    """Raise UsageError where torchrun has started several processes, for `what` is trained by one."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError(f"{what} can be trained by one process only: call the same command without torchrun")

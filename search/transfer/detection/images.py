@@ -29,11 +29,13 @@ def read_image(image: CocoImage) -> Tensor:
     return pixels
 
 
-def epoch_order(images: Sequence[CocoImage], batch: int, generator: torch.Generator) -> list[list[int]]:
+def epoch_order(
+    images: Sequence[CocoImage], batch: int, generator: torch.Generator, processes: int = 1
+) -> list[list[int]]:
     """Numbers of the images of every batch of an epoch, in random order.
 
     Wide and tall images go into batches of their own, for a batch is as wide and as high as its largest image; what is
-    left of both shares the last ones made.
+    left of both shares the last ones made. One that has fewer images than there are processes is left out.
     """
     order = torch.randperm(len(images), generator=generator).tolist()
     wide = [number for number in order if images[number].width >= images[number].height]
@@ -41,7 +43,8 @@ def epoch_order(images: Sequence[CocoImage], batch: int, generator: torch.Genera
     parts = [part[start : start + batch] for part in (wide, tall) for start in range(0, len(part), batch)]
     whole = [part for part in parts if len(part) == batch]
     rest = [number for part in parts if len(part) < batch for number in part]
-    whole += [rest[start : start + batch] for start in range(0, len(rest), batch)]
+    shared = [rest[start : start + batch] for start in range(0, len(rest), batch)]
+    whole += [part for part in shared if len(part) >= processes]
     return [whole[number] for number in torch.randperm(len(whole), generator=generator).tolist()]
 
 

@@ -6,6 +6,7 @@ Ren et al., Faster R-CNN, NeurIPS 2015; Lin et al., Feature Pyramid Networks, CV
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,14 +17,17 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from bpnas.base.errors import UsageError
+from bpnas.base.randomness import derived_seed
 from bpnas.search.errors import SearchError
 from bpnas.search.networks.features import FeatureMaps
+from bpnas.search.training.seeded import seeded
 from bpnas.search.transfer.detection.settings import DetectionSettings
 from bpnas.search.transfer.features import Features
 
 FINEST_STRIDE, COARSEST_STRIDE = 4, 32
 _RATIOS = (0.5, 1.0, 2.0)
 _POOLED = 7
+_RPN_LOSSES = ("loss_objectness", "loss_rpn_box_reg")
 
 
 class Pyramid(nn.Module):
@@ -95,7 +99,61 @@ def detection_features(features: Features) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def build_detector(features: Features, classes: int, settings: DetectionSettings) -> FasterRCNN:
+class SeededSampler:
+    """Draws the anchors, or proposals, of each image that a loss is taken on, from a seed of that image.
+
+    So what is drawn does not depend on which images are in a batch, or in a process, together.
+
+    Attributes:
+        seeds: one for each image of the next call.
+        count: how many the last call took.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler = sampler
+        self.seeds: Sequence[int] = ()
+        self.count = 0
+
+    def __call__(self, matched: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """As torchvision's: labels of each image's candidates -> masks of the positive and of the negative ones."""
+        positive, negative = list[Tensor](), list[Tensor]()
+        for seed, labels in zip(self.seeds, matched, strict=True):
+            (found,), (other,) = seeded(seed, lambda labels=labels: self._sampler([labels]))  # type: ignore[misc]
+            positive.append(found)
+            negative.append(other)
+        self.count = sum(int(mask.sum()) for mask in (*positive, *negative))
+        return positive, negative
+
+
+class Detector(FasterRCNN):  # type: ignore[misc]
+    """torchvision's Faster R-CNN; its losses also say over how many samples each is a mean."""
+
+    def seed_samplers(self) -> None:
+        """Have the losses drawn by `SeededSampler`."""
+        self._anchors = self.rpn.fg_bg_sampler = SeededSampler(self.rpn.fg_bg_sampler)
+        self._proposals = self.roi_heads.fg_bg_sampler = SeededSampler(self.roi_heads.fg_bg_sampler)
+
+    def losses(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]], seeds: Sequence[int]
+    ) -> dict[str, tuple[Tensor, int]]:
+        """What the detector is trained on, in training mode.
+
+        Args:
+            images: (3, H, W) each, on the scale 0..1.
+            targets: `boxes` and `labels` of each.
+            seeds: of each; the samples are drawn from it.
+
+        Returns:
+            Mean loss and number of samples, by name.
+        """
+        self._anchors.seeds = [derived_seed(seed, "anchors") for seed in seeds]
+        self._proposals.seeds = [derived_seed(seed, "proposals") for seed in seeds]
+        losses: dict[str, Tensor] = self(images, targets)
+        counts = {name: self._anchors.count if name in _RPN_LOSSES else self._proposals.count for name in losses}
+        return {name: (losses[name], counts[name]) for name in sorted(losses)}
+
+
+def build_detector(features: Features, classes: int, settings: DetectionSettings) -> Detector:
     """A detector with random weights in addition to those of `features`, drawn from torch's global generator.
 
     Args:
@@ -103,8 +161,8 @@ def build_detector(features: Features, classes: int, settings: DetectionSettings
         classes: categories, without the background.
 
     Returns:
-        torchvision's model: in training a list of images (3, H, W) and one of {"boxes", "labels"} -> losses by name; in
-        evaluation a list of images -> a list of {"boxes", "labels", "scores"} in pixels of the image.
+        torchvision's model with `losses` to train it by; in evaluation a list of images (3, H, W) -> a list of
+        {"boxes", "labels", "scores"} in pixels of the image.
 
     Raises:
         UsageError: a network with random weights shall keep its batch normalisation.
@@ -119,10 +177,10 @@ def build_detector(features: Features, classes: int, settings: DetectionSettings
     pool = MultiScaleRoIAlign(
         levels, _POOLED, sampling_ratio=2, canonical_scale=round(28 * settings.anchor_scale), canonical_level=4
     )
-    model: Any = FasterRCNN(
+    model = Detector(
         pyramid,
-        min_size=settings.short_side,
-        max_size=settings.long_side,
+        min_size=settings.shorter_side,
+        max_size=settings.longer_side,
         image_mean=list(features.mean),
         image_std=list(features.std),
         rpn_anchor_generator=AnchorGenerator(sizes, (_RATIOS,) * len(sizes)),
@@ -136,4 +194,5 @@ def build_detector(features: Features, classes: int, settings: DetectionSettings
         box_predictor=FastRCNNPredictor(settings.head_width, classes + 1),
         box_batch_size_per_image=settings.box_samples,
     )
+    model.seed_samplers()
     return model

@@ -25,9 +25,11 @@ from bpnas.search.networks.network_file import NetworkFile
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.transfer.backbones import BackboneChoice
+from bpnas.search.transfer.cost import Stopwatch
 from bpnas.search.transfer.detection.coco import CocoImage, CocoSet
 from bpnas.search.transfer.detection.settings import DetectionSettings
-from bpnas.search.transfer.run import refuse_torchrun, result_in, training_in
+from bpnas.search.transfer.recipe import check_share
+from bpnas.search.transfer.run import result_in, training_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +52,8 @@ def run_detection(
 ) -> dict[str, Any]:
     """Train a detector on the one images and evaluate it on the others; called again, it resumes where it was.
 
+    Where torchrun started several processes, each calls this with the same arguments within `process_group`.
+
     Args:
         train, val: directory of images and annotation file each (see `coco_files`).
         settings: the recipe.
@@ -63,16 +67,19 @@ def run_detection(
         `predicted_latency_ms`), `metrics` (see `coco_metrics`), `recipe`, `seed`, `notes`, `versions`.
 
     Raises:
-        UsageError: the arguments do not fit together, or torchrun started several processes.
+        UsageError: the arguments do not fit together, or the processes cannot share a batch.
         DataError: annotations or images are missing or damaged.
         RunError: the network, its weights or the run directory are damaged, or of another run.
         SearchError: torchvision or pycocotools is missing.
         DivergedError: the training came to numbers that are not finite.
         SpaceError: no space on the disk.
     """
-    refuse_torchrun("a detector")
+    from bpnas.search.training.distributed import is_main, world_size
+
+    check_share(settings, world_size(), trains_norms=not settings.frozen_norms)
     check_libraries()
-    watcher = progress or Silent()
+    stopwatch = Stopwatch()
+    watcher = Silent() if progress is None or not is_main() else progress
     to_train, to_evaluate = CocoSet.load(*train), CocoSet.load(*val)
     to_evaluate.check_categories(to_train)
     images = to_train.images_with_boxes()
@@ -99,19 +106,20 @@ def run_detection(
     }
 
     def run(directory: RunDirectory) -> dict[str, Any]:
-        for note in (notes := (*changes, *to_train.notes, *empty)):
+        for note in (notes := (*settings.notes(), *changes, *to_train.notes, *empty)):
             watcher.note(note)
-        _train(directory, detector, images, settings, seed, watcher)
+        _train(directory, detector, images, settings, seed, stopwatch, watcher)
         watcher.note(f"evaluation on {len(to_evaluate.images)} images")
         return {
             **config,
             "metrics": _evaluate(directory, detector, to_evaluate, settings.batch),
             "images": {"train": len(images), "val": len(to_evaluate.images)},
             "judged_on": f"{len(to_evaluate.images):,} images of {to_evaluate.file}, scaled to a shorter side of "
-            f"{settings.short_side} px, at most {settings.long_side} px",
+            f"{settings.shorter_side} px, at most {settings.longer_side} px",
             "categories": to_train.category_names,
             "notes": notes,
             "versions": _versions(),
+            "cost": stopwatch.cost(),
         }
 
     return result_in(out, config, watcher, "detector", run)
@@ -134,18 +142,21 @@ def _train(
     images: Sequence[CocoImage],
     settings: DetectionSettings,
     seed: int,
+    stopwatch: Stopwatch,
     progress: Progress,
 ) -> None:
-    from bpnas.search.transfer.detection.train import train_detector
+    from bpnas.search.transfer.detection.train import detection_course, train_detector
 
-    checkpoint = directory.checkpoints / "detection.pt"
-    with training_in(directory, checkpoint, "detection", "the detector", settings.epochs, progress) as report:
+    checkpoint, seed = directory.checkpoints / "detection.pt", derived_seed(seed, "training")
+    epochs = detection_course(images, settings, seed).epochs
+    with training_in(directory, checkpoint, "detection", "the detector", epochs, progress) as report:
         train_detector(
             detector,
             images,
             settings,
-            seed=derived_seed(seed, "training"),
+            seed=seed,
             checkpoint=checkpoint,
+            stopwatch=stopwatch,
             on_epoch=lambda epoch: report({"epoch": epoch.epoch, "loss": epoch.loss, **epoch.losses}),
             on_step=progress.within,
         )
@@ -154,13 +165,15 @@ def _train(
 def _evaluate(directory: RunDirectory, detector: nn.Module, found: CocoSet, batch: int) -> dict[str, float | None]:
     from safetensors.torch import save
 
+    from bpnas.search.training.distributed import is_main, world_size
     from bpnas.search.transfer.detection.score import coco_metrics, detect
 
-    state = {name: value.contiguous() for name, value in detector.state_dict().items()}
-    write_atomically(directory.root / "detector.safetensors", save(state))
-    detections = detect(detector, found, batch=batch)
-    # For other programs, which want a plain list.
-    write_atomically(directory.root / "detections.json", (json.dumps(detections, indent=2) + "\n").encode())
+    detections = detect(detector, found, batch=max(1, batch // world_size()))
+    if is_main():
+        state = {name: value.contiguous().cpu() for name, value in detector.state_dict().items()}
+        write_atomically(directory.root / "detector.safetensors", save(state))
+        # For other programs, which want a plain list.
+        write_atomically(directory.root / "detections.json", (json.dumps(detections, indent=2) + "\n").encode())
     return coco_metrics(found, detections)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bpnas.search.training.distributed import lists_of_all, my_share
 from bpnas.search.transfer.detection.coco import CocoImage, CocoSet
 from bpnas.search.transfer.detection.images import read_image
 from bpnas.search.transfer.images import loaded_batches
@@ -28,17 +29,20 @@ def detect(model: nn.Module, found: CocoSet, *, batch: int) -> Detections:
         model: see `build_detector`.
         batch: images at a time.
 
+    Processes of torchrun call this together and share the images; each gets all that is seen, in the images' order.
+
     Raises:
         DataError: an image is damaged.
     """
     model.eval()
     device = next(model.parameters()).device
-    batches = [found.images[start : start + batch] for start in range(0, len(found.images), batch)]
+    images_here = found.images[my_share(len(found.images))]
+    batches = [images_here[start : start + batch] for start in range(0, len(images_here), batch)]
     detections: Detections = []
     for images, pixels in zip(batches, loaded_batches(batches, read_image), strict=True):
         for image, seen in zip(images, model([each.to(device).float() / 255 for each in pixels]), strict=True):
             detections += _as_coco(image, seen, found.category_ids)
-    return detections
+    return [detection for part in lists_of_all(detections) for detection in part]
 
 
 def _as_coco(image: CocoImage, seen: dict[str, torch.Tensor], category_ids: Sequence[int]) -> Detections:

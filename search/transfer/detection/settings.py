@@ -1,29 +1,34 @@
-"""Recipes of the detector. BP-NAS names Faster R-CNN with FPN on COCO and gives no recipe: all numbers are [ours].
+"""Recipes of the detector. `paper` is BP-NAS's own; what the paper does not give is marked [ours] in PAPER.
 
-`paper` is the usual one-fold ("1x") schedule of Faster R-CNN (Lin et al., Feature Pyramid Networks, CVPR 2017, as
-torchvision and Detectron train it); `tiny` shows on a CPU that the program works.
+`tiny` [ours] shows on a CPU that the program works.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bpnas.base.errors import UsageError
-from bpnas.search.presets import check_rate
+from bpnas.search.transfer.recipe import Recipe, overridden
+
+_SMALLEST = {
+    "shorter_side": 64,  # below, the coarsest map of an image may be one pixel, which has no variance
+    "fpn_channels": 1,
+    "head_width": 1,
+    "rpn_samples": 2,
+    "box_samples": 2,
+    "proposals": 2,
+}
+_LARGEST = 65_536  # of what takes memory in proportion
 
 
-@dataclass(frozen=True, slots=True)
-class DetectionSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectionSettings(Recipe):
     """How a detector is built and trained.
 
     Attributes:
-        epochs, batch: passes over the images, images a step. 0 epochs evaluate the detector as it is.
-        learning_rate, momentum, weight_decay: of SGD.
-        warmup_steps: first steps, in which the rate rises in a straight line.
-        decay_at: shares of the epochs after which the rate falls to a tenth: 8 and 11 of 12.
-        short_side, long_side: pixels; an image is scaled to the one unless its longer side would pass the other.
+        shorter_side, longer_side: pixels; an image is scaled to the one unless its longer side would pass the other.
         anchor_scale: side of the anchors of a feature map, in its pixels. They come in three shapes, 1:2, 1:1 and 2:1.
         frozen_norms: batch normalisation of the backbone keeps the statistics, weights and biases that it comes with.
         fpn_channels: width of the pyramid.
@@ -32,17 +37,10 @@ class DetectionSettings:
         proposals: of an image that go to the second stage in training; half of them in evaluation.
     """
 
-    epochs: int
-    batch: int
-    learning_rate: float
-    warmup_steps: int
-    short_side: int
-    long_side: int
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    decay_at: tuple[float, ...] = (8 / 12, 11 / 12)
+    shorter_side: int
+    longer_side: int
     anchor_scale: float = 8.0
-    frozen_norms: bool = True
+    frozen_norms: bool = False
     fpn_channels: int = 256
     head_width: int = 1024
     rpn_samples: int = 256
@@ -62,36 +60,46 @@ class DetectionSettings:
             raise UsageError(f"no preset of detection is called {name!r}: use one of {', '.join(PRESETS)}") from None
 
     def override(self, values: Mapping[str, Any]) -> DetectionSettings:
-        """A copy with single values changed.
+        """A copy with single values changed, see `overridden`.
 
         Raises:
             UsageError: one of them is out of range.
         """
-        changed = replace(self, **values)
-        for field, smallest in (("epochs", 0), ("batch", 1), ("short_side", 32), ("warmup_steps", 0)):
-            if getattr(changed, field) < smallest:
-                raise UsageError(f"{field} must be at least {smallest}, not {getattr(changed, field)}")
-        check_rate(changed.learning_rate)
-        if changed.long_side < changed.short_side:
-            raise UsageError(f"the longer side of {changed.long_side} is below the shorter one, {changed.short_side}")
+        changed = overridden(self, values)
+        for field, smallest in _SMALLEST.items():
+            value = getattr(changed, field)
+            if not smallest <= value <= _LARGEST:
+                name = {"fpn_channels": "pyramid channels"}.get(field, field.replace("_", " "))
+                raise UsageError(f"{name} must be at least {smallest} and at most {_LARGEST:,}, not {value:,}")
+        if not 1 <= changed.anchor_scale <= 1000:
+            raise UsageError(f"anchor scale must be from 1 to 1000, not {changed.anchor_scale:g}")
+        if changed.longer_side < changed.shorter_side:
+            raise UsageError(
+                f"the longer side of {changed.longer_side} is below the shorter one, {changed.shorter_side}"
+            )
         return changed
 
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step, counted from 0 over all epochs of `steps` steps each."""
-        rate = self.learning_rate * 0.1 ** sum(step >= round(share * self.epochs) * steps for share in self.decay_at)
-        return rate * min(1.0, (step + 1) / (self.warmup_steps + 1))
 
-
-PAPER = DetectionSettings(epochs=12, batch=16, learning_rate=0.02, warmup_steps=500, short_side=800, long_side=1333)
+PAPER = DetectionSettings(
+    iterations=90_000,
+    milestones=(60_000, 80_000),
+    batch=32,  # of 8 GPUs with 4 images each
+    learning_rate=0.04,
+    momentum=0.9,
+    weight_decay=1e-4,
+    shorter_side=800,
+    longer_side=1333,  # [ours], as Detectron
+    warmup_iterations=500,  # [ours], as Detectron
+)
 TINY = DetectionSettings(
     epochs=20,
     batch=4,
     learning_rate=0.01,
-    warmup_steps=10,
-    short_side=128,
-    long_side=213,
+    warmup_iterations=10,
+    milestones=(13, 18),
+    shorter_side=128,
+    longer_side=213,
     anchor_scale=4.0,
-    frozen_norms=False,
     fpn_channels=64,
     head_width=128,
     rpn_samples=64,

@@ -13,28 +13,32 @@ ERASED_ASPECT = (0.3, 1 / 0.3)
 _TRIES = 20
 
 
-def augmented(images: Tensor, settings: EmbeddingSettings, generator: torch.Generator) -> Tensor:
+def augmented(
+    images: Tensor, settings: EmbeddingSettings, generator: torch.Generator, of: tuple[int, slice] | None = None
+) -> Tensor:
     """Mirror images, shifted crops and erased rectangles.
 
     Args:
         images: (N, C, H, W), normalised: 0 is the mean colour.
         settings: how much of it.
         generator: of the CPU.
+        of: how many images the whole batch has, for which is drawn, and which of them these are; None for all.
 
     Returns:
         Of the same shape.
     """
-    count, device = len(images), images.device
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    count, mine = (len(images), slice(None)) if of is None else of
+    device = images.device
+    mirrored = (torch.rand(count, generator=generator) < 0.5)[mine]
     images = torch.where(mirrored.to(device).view(-1, 1, 1, 1), images.flip(3), images)
     if settings.padding:
         shifts = torch.randint(2 * settings.padding + 1, (2, count), generator=generator)
-        images = _shifted(images, shifts, settings.padding)
+        images = _shifted(images, shifts[:, mine], settings.padding)
     if settings.erasing:
         height, width = images.shape[2:]
         wanted = torch.rand(count, generator=generator) < settings.erasing
         erased = erased_rectangles(count, height, width, generator) & wanted.view(-1, 1, 1)
-        images = images.masked_fill(erased.to(device).unsqueeze(1), 0.0)
+        images = images.masked_fill(erased[mine].to(device).unsqueeze(1), 0.0)
     return images
 
 

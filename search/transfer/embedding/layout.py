@@ -123,7 +123,7 @@ def market_images(folder: Path, *, distractors: bool) -> IdentityImages:
 
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder of images; the command's --help shows the layout of --data")
+        raise DataError(f"{folder}: there is no such folder; the command's --help describes the layout")
     return folder
 
 

@@ -26,6 +26,21 @@ class ArcFace(nn.Module):
         return loss
 
 
+class Identity(nn.Module):
+    """Cross-entropy of the identities, behind the neck if there is one."""
+
+    def __init__(self, settings: ReidSettings, identities: int, size: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(size, identities)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        nn.init.zeros_(self.classifier.bias)
+        self._smoothing = settings.label_smoothing
+
+    def forward(self, plain: Tensor, neck: Tensor, labels: Tensor) -> Tensor:
+        """As of `ArcFace`."""
+        return F.cross_entropy(self.classifier(neck), labels, label_smoothing=self._smoothing)
+
+
 class TripletAndIdentity(nn.Module):
     """Batch-hard triplets before the neck, and cross-entropy with smoothed labels behind it (Luo et al. 2019)."""
 

@@ -35,10 +35,11 @@ class ReidTask(EmbeddingTask):
         return cls(data, settings, training, query, market_images(data / "bounding_box_test", distractors=True))
 
     def objective(self, identities: int, size: int) -> nn.Module:
-        """Triplets and cross-entropy."""
-        from bpnas.search.transfer.embedding.objectives import TripletAndIdentity
+        """Cross-entropy, with triplets where they are asked for."""
+        from bpnas.search.transfer.embedding.objectives import Identity, TripletAndIdentity
 
-        return TripletAndIdentity(self.settings, identities, size)
+        kind = Identity if self.settings.loss == "identity" else TripletAndIdentity
+        return kind(self.settings, identities, size)
 
     def scores(self, embedded: Callable[[Sequence[Path]], Tensor], seed: int) -> dict[str, Any]:
         """As Market-1501 counts them; nothing is drawn."""

@@ -17,9 +17,11 @@ from bpnas.base.files import write_atomically
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.transfer.backbones import BackboneChoice
+from bpnas.search.transfer.cost import Stopwatch
 from bpnas.search.transfer.embedding.layout import IdentityImages
 from bpnas.search.transfer.embedding.settings import TaskSettings
-from bpnas.search.transfer.run import refuse_torchrun, result_in, training_in
+from bpnas.search.transfer.recipe import check_share
+from bpnas.search.transfer.run import result_in, training_in
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,15 +66,19 @@ def run_embedding(
 ) -> dict[str, Any]:
     """Train the embeddings of `task` and evaluate them; called again with the same arguments, it resumes.
 
+    Where torchrun started several processes, each calls this with the same arguments within `process_group`.
+
     Returns:
         What result.json says.
 
     Raises:
-        UsageError, SearchError, DataError, DivergedError: as of `load_features`, `train_embedder` and the task; or
-            torchrun started several processes.
+        UsageError, SearchError, DataError, DivergedError: as of `load_features`, `train_embedder` and the task; or the
+            processes cannot share a batch.
         RunError: `out` belongs to another run or is in use.
     """
-    refuse_torchrun("an embedding")  # the losses compare all images of a batch
+    from bpnas.search.training.distributed import is_main, world_size
+
+    check_share(task.settings.train, world_size())
     config: dict[str, Any] = {
         "task": task.name,
         "data": str(task.data),
@@ -80,7 +86,7 @@ def run_embedding(
         "settings": task.settings.to_dict(),
         "seed": seed,
     }
-    watcher = progress or Silent()
+    watcher = Silent() if progress is None or not is_main() else progress
     return result_in(
         out, config, watcher, "result", lambda directory: _run(task, backbone, directory, seed, config, watcher)
     )
@@ -98,25 +104,32 @@ def _run(
 
     from bpnas.base.randomness import derived_seed
     from bpnas.search.data.batches import pick_device
+    from bpnas.search.training.distributed import is_main
     from bpnas.search.training.seeded import seeded
     from bpnas.search.transfer.embedding.model import Embedder, embed
-    from bpnas.search.transfer.embedding.train import train_embedder
+    from bpnas.search.transfer.embedding.train import embedding_course, train_embedder
 
-    settings, paths, labels = task.settings.train, task.training.paths, task.training.labels
+    stopwatch, settings = Stopwatch(), task.settings.train
+    images, labels = task.training, task.training.labels
     identities = len(set(labels))
 
     def build() -> tuple[Embedder, nn.Module]:
-        model = Embedder(backbone.load(), settings.embedding)
+        features = backbone.load(whole=settings.whole_network)
+        model = Embedder(features, settings.embedding, settings.neck)
         return model, task.objective(identities, model.size)
 
     model, objective = seeded(derived_seed(seed, task.name), build)
+    for note in (notes := settings.notes()):
+        progress.note(note)
+    epochs = embedding_course(labels, settings, seed).epochs
     checkpoint = directory.checkpoints / "embedder.pt"
-    with training_in(directory, checkpoint, task.name, task.name, settings.epochs, progress) as report:
+    with training_in(directory, checkpoint, task.name, task.name, epochs, progress) as report:
         train_embedder(
-            *(model, objective, paths, labels, settings),
+            *(model, objective, images, settings),
             seed=seed,
             of=config,
             checkpoint=checkpoint,
+            stopwatch=stopwatch,
             on_epoch=lambda epoch: report(
                 {"epoch": epoch.epoch, "loss": epoch.loss, "images": epoch.images, "seconds": epoch.seconds}
             ),
@@ -124,16 +137,19 @@ def _run(
         )
         progress.note(f"{task.name}: embedding the test images")
         model.to(pick_device())
-        scores = task.scores(lambda images: embed(model, images, settings.height, settings.width), seed)
-    weights = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
-    write_atomically(directory.root / "embedder.safetensors", save(weights))
+        scores = task.scores(lambda paths: embed(model, paths, settings.height, settings.width), seed)
+    if is_main():
+        weights = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
+        write_atomically(directory.root / "embedder.safetensors", save(weights))
     return {
         "task": task.name,
         **model.features.origin,
         "data": str(task.data),
-        "training": {"images": len(paths), "identities": identities},
+        "training": {"images": len(labels), "identities": identities},
         "embedding": model.size,
         **scores,
         "settings": task.settings.to_dict(),
         "seed": seed,
+        "notes": notes,
+        "cost": stopwatch.cost(),
     }

@@ -9,10 +9,12 @@ import torch
 from bpnas.search.data.batches import batch_count
 
 
-def shuffled_batches(images: int, batch: int, generator: torch.Generator) -> list[list[int]]:
-    """All images in random order; a last batch of a single one is left out, which batch normalisation can't use."""
+def shuffled_batches(images: int, batch: int, generator: torch.Generator, processes: int = 1) -> list[list[int]]:
+    """All images in random order; a last batch of a single one is left out, which batch normalisation can't use, and
+    one with fewer images than processes.
+    """
     order: list[int] = torch.randperm(images, generator=generator).tolist()
-    return [order[number * batch : (number + 1) * batch] for number in range(batch_count(images, batch))]
+    return [order[number * batch : (number + 1) * batch] for number in range(batch_count(images, batch, processes))]
 
 
 def pk_batches(labels: Sequence[int], identities: int, each: int, generator: torch.Generator) -> list[list[int]]:

@@ -48,21 +48,6 @@ def test_an_image_with_another_name_is_named(tmp_path: Path) -> None:
         market_images(tmp_path, distractors=True)
 
 
-@pytest.mark.parametrize("preset", [FACE_PRESETS["paper"], REID_PRESETS["paper"]])
-def test_the_rate_falls_by_steps(preset: object) -> None:
-    train = preset.train  # type: ignore[attr-defined]
-    first = train.decay_at[0]
-    assert train.rate(first - 1e-6) == pytest.approx(train.learning_rate)
-    assert train.rate(first) == pytest.approx(train.learning_rate / 10)
-    assert train.rate(1.0) == pytest.approx(train.learning_rate / 100)
-
-
-def test_the_rate_of_persons_rises_at_first() -> None:
-    train = REID_PRESETS["paper"].train
-    assert train.rate(5 / 120) == pytest.approx(3.5e-4 / 2)
-    assert train.rate(10 / 120) == pytest.approx(3.5e-4)
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [({"epochs": -1}, "epochs"), ({"batch": 30}, "multiple of 4"), ({"batch": 4}, "8"), ({"learning_rate": 0.0}, "0")],

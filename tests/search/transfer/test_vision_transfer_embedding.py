@@ -33,7 +33,7 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize(("task", "draw"), [("face", faces), ("reid", market)])
 def test_the_baseline_learns_in_the_same_program(cli, tmp_path, task, draw) -> None:
     data, out = draw(tmp_path / "data"), tmp_path / "run"
-    words = ["--data", data, "--model", BASELINE, "--epochs", 6, "--learning-rate", 0.03 if task == "face" else 0.001]
+    words = ["--data", data, "--model", BASELINE, "--epochs", 6, "--rate", 0.03 if task == "face" else 0.001]
     done = cli("run-search", "transfer", task, *words, "--out", out, "--json")
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
