@@ -233,7 +233,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     space = BlockSpace(LatencyTable.mock_s9(), input_size=32)
-    limits = default_limits(space, Preset.load("paper").proposals.limit_quantiles)
+    limits = default_limits(space).limits_ms
     proposals = [typical(space, limit) for limit in limits]
     print(f"{pick_device()}, {arguments.threads} threads, batch {arguments.batch}; {', '.join(map(str, proposals))}")
     print(

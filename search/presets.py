@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 from bpnas.base.errors import UsageError
+from bpnas.profiler.block import Coding
 
 Schedule = Literal["cosine", "constant"]
-Strategy = Literal["default", "paper"]
+Strategy = Literal["default", "paper", "random"]
 Precision = Literal["float32", "bfloat16"]
 
 _HIGHEST_RATE = 1e30
@@ -66,8 +67,7 @@ class ProposalSettings:
 
     Attributes:
         population, sample, cycles: P, S and C of Algorithm 1.
-        strategy: of `levonas`.
-        limit_quantiles: where no limits are given, they are these quantiles of the latencies of all distinct blocks.
+        strategy: of `levonas`, or "random" for random feasible blocks in its place, the paper's ablation.
         validation_share: part of the training images on which a candidate is evaluated; never test images.
         train: how a candidate is trained.
         subset: cheaper [ours]: train on only this many of the images that are not held out; those held out stay the
@@ -76,18 +76,21 @@ class ProposalSettings:
             (see `bpnas.search.proposals.halving`); None for off.
         patience: cheaper [ours]: end a training whose accuracy on held-out images has not risen above its best for this
             many epochs; None for off.
+        coding: whose bits are flipped, "binary" or "gray" (the paper's ablation).
+        warm_start: the strategy "default" begins a limit with what tighter ones have evaluated [ours].
     """
 
     population: int
     sample: int
     cycles: int
     strategy: Strategy
-    limit_quantiles: tuple[float, ...]
     validation_share: float
     train: TrainSettings
     subset: int | None = None
     halving: int | None = None
     patience: int | None = None
+    coding: Coding = "binary"
+    warm_start: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,12 @@ class Preset:
         return preset  # type: ignore[no-any-return]
 
 
+def proposals_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of stage 1 as an earlier bpnas stored them, with today's names: nothing else could be chosen there."""
+    found = {name: value for name, value in values.items() if name != "limit_quantiles"}
+    return found if len(found) == len(values) else {**found, "coding": "binary", "warm_start": False}
+
+
 def _replaced(node: Any, names: list[str], value: Any, whole: str) -> Any:
     if not is_dataclass(node) or names[0] not in {field.name for field in fields(node)}:
         raise UsageError(f"setting {whole!r} does not exist")
@@ -190,6 +199,12 @@ def _check(preset: Preset) -> None:
     proposals, connections = preset.proposals, preset.connections
     if not 1 <= proposals.sample <= proposals.population:
         raise UsageError(f"sample must be from 1 to the population of {proposals.population}, not {proposals.sample}")
+    for name, value, known in (
+        ("strategy", proposals.strategy, get_args(Strategy)),
+        ("coding", proposals.coding, get_args(Coding)),
+    ):
+        if value not in known:
+            raise UsageError(f"{name} {value!r} is unknown: use {', '.join(known[:-1])} or {known[-1]}")
     if proposals.cycles < 1:
         raise UsageError(f"cycles must be at least 1, not {proposals.cycles}")
     for field, smallest in (("subset", 2), ("halving", 2), ("patience", 1)):
@@ -264,9 +279,7 @@ PAPER = Preset(
         population=100,
         sample=25,
         cycles=300,  # [ours]
-        strategy="default",  # [ours]; "paper" gives exactly Algorithm 2
-        # [ours] From small networks to that of the median block; a block at the median has two wide complex paths.
-        limit_quantiles=(0.01, 0.03, 0.08, 0.2, 0.4),
+        strategy="paper",  # exactly Algorithm 2
         validation_share=0.1,  # [ours] the paper does not say on which images a candidate is evaluated
         train=TrainSettings(epochs=30, batch=400, learning_rate=0.06, weight_decay=5e-4),  # [ours] cosine to 0
     ),
@@ -296,8 +309,6 @@ TINY = Preset(
         sample=2,
         cycles=5,
         strategy="default",
-        # Small networks only: on a CPU the time to train a candidate goes with its latency.
-        limit_quantiles=(0.001, 0.002, 0.004, 0.008, 0.016),
         validation_share=0.25,
         train=TrainSettings(epochs=2, batch=16, learning_rate=0.05, weight_decay=5e-4, train_images=400),
     ),
@@ -335,7 +346,6 @@ SMALL = Preset(
         sample=4,
         cycles=40,
         strategy="default",
-        limit_quantiles=(0.002, 0.005, 0.01, 0.02, 0.05),
         validation_share=0.5,
         train=TrainSettings(epochs=3, batch=32, learning_rate=0.1, weight_decay=5e-4, train_images=4000),
     ),
@@ -349,3 +359,6 @@ SMALL = Preset(
 )
 
 PRESETS = {"tiny": TINY, "small": SMALL, "paper": PAPER}
+
+RANDOM_BLOCKS = 100
+"""BP-NAS, ablation of the block proposal search: the best of this many random blocks."""

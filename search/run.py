@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,14 @@ from bpnas.profiler.block import Block
 from bpnas.search.connections.run import SEARCH_LAYOUT, NetworkResult, default_target, run_connections
 from bpnas.search.execution.executor import ExecutorKind, default_threads, open_executor
 from bpnas.search.execution.lost_workers import keep_losses
+from bpnas.search.fields import Fields, fields_of
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.proposals.candidate_training import CandidateTraining
 from bpnas.search.proposals.run import Proposal, ProposalSearch, read_proposals, run_proposals
-from bpnas.search.run_directory import RunDirectory
+from bpnas.search.run_directory import RESTORE_CONFIG, RunDirectory
 from bpnas.search.search_plan import Execution, SearchPlan, SearchRequest, Stage, plan_search
+from bpnas.search.spent import Spent, spent, write_cost
 from bpnas.search.training.distributed import from_main, is_main, process_group, world_size
 from bpnas.search.training.threads import set_threads, threads_kept
 
@@ -38,6 +40,7 @@ class SearchResult:
         limits_ms: the latency limits of stage 1.
         additivity: the model that the table predicted with.
         networks: that network, and those for further targets, in order of their targets.
+        cost: of each stage, over all calls; see `bpnas.search.spent`.
     """
 
     directory: Path
@@ -49,6 +52,7 @@ class SearchResult:
     limits_ms: tuple[float, ...]
     additivity: str
     networks: tuple[NetworkResult, ...] = ()
+    cost: tuple[Spent, ...] = ()
 
 
 def run_search(
@@ -144,9 +148,16 @@ def carry_out(plan: SearchPlan, out: str | Path, progress: Progress | None = Non
     directory = RunDirectory(out, SEARCH_LAYOUT, is_main())
     networks: tuple[NetworkResult, ...] = ()
     with directory.locked():
+        before = spent(directory)
+        plan = _as_begun(plan, directory)
+        if plan.limits_from and not directory.has("proposals.json"):
+            watcher.note(f"latency limits of the block proposals: {plan.limits_from}")
         found = _proposals(plan, directory, watcher)
         if plan.request.stage != "proposals":
             networks = _networks(plan, directory, watcher, tuple(proposal.block for proposal in found))
+        cost = spent(directory)
+        if cost != before or directory.has("cost.json"):
+            write_cost(directory)
     meta = plan.table.meta
     return SearchResult(
         directory.root,
@@ -158,7 +169,36 @@ def carry_out(plan: SearchPlan, out: str | Path, progress: Progress | None = Non
         plan.limits_ms,
         plan.table.additivity,
         tuple(sorted(networks, key=lambda network: network.target_ms)),
+        cost,
     )
+
+
+def _as_begun(plan: SearchPlan, directory: RunDirectory) -> SearchPlan:
+    """The plan with what an earlier call chose where this one leaves it open: a run keeps the limits it began with.
+
+    A run of an earlier bpnas keeps its strategy, too.
+    """
+    request, proposals = plan.request, plan.request.preset.proposals
+    if not directory.has_begun():
+        return plan
+    stored = directory.read_json("config.json")
+    if stored.get("table_sha256") != plan.table.sha256:
+        return plan
+    constraints = request.constraints
+    with fields_of(f"{directory.root / 'config.json'}: is damaged", RESTORE_CONFIG):
+        config = Fields(stored)
+        if not constraints and not request.proposals and config.has("constraints_ms"):
+            limits = config.items("constraints_ms")
+            constraints = tuple(Fields({"constraints_ms": ms}).latency("constraints_ms") for ms in limits)
+        earlier = config.part("preset").part("proposals").values if config.has("preset") else {}
+    if earlier and not earlier.get("warm_start", False):
+        # The strategy of its preset "paper" was the default one, and nothing else could be chosen.
+        kept = earlier.get("strategy") == "default" and request.preset.name == "paper"
+        proposals = replace(proposals, warm_start=False, strategy="default" if kept else proposals.strategy)
+    preset = replace(request.preset, proposals=proposals)
+    if (constraints, preset) == (request.constraints, request.preset):
+        return plan
+    return plan_search(replace(request, constraints=constraints, preset=preset), plan.table)
 
 
 def _proposals(plan: SearchPlan, directory: RunDirectory, watcher: Progress) -> tuple[Proposal, ...]:

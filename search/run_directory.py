@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -27,7 +27,7 @@ from bpnas.search.errors import RunError
 from bpnas.search.fields import Fields, fields_of
 from bpnas.search.sealed import LINE_REMEDY, RESTORE, read_json, read_lines, sealed_json, sealed_line, unsealed
 
-_RESTORE_CONFIG = "restore a copy, or choose another directory with --out"
+RESTORE_CONFIG = "restore a copy, or choose another directory with --out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,13 @@ class Stage:
 class Layout:
     """What binds one kind of run to its configuration: its stages, in order.
 
-    Its configurations have all fields named in `marks`; those of every other kind lack one of them.
+    Its configurations have all fields named in `marks`; those of every other kind lack one of them. `of_today` gives
+    that of an earlier bpnas as today's would be.
     """
 
     marks: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
+    of_today: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 
 _FOR_READING = Layout()
@@ -132,7 +134,10 @@ class RunDirectory:
             ours = stored.keys() >= set(self._layout.marks)
             left = takewhile(lambda stage: not self._has_begun(stage), reversed(self._layout.stages))
             free = tuple(name for stage in left for name in stage.settings) if ours else ()
-            found = {k: v for k, v in _differences(stored, now).items() if not k.startswith(free)}
+            different = _differences(self._layout.of_today(stored), now)
+            if not different:
+                return
+            found = {name: values for name, values in different.items() if not name.startswith(free)}
             if found:
                 causes = _causes(found)
                 before = ", ".join(f"{_OPTIONS.get(k, f'{k} =')} {_as_given(was)}" for k, (was, _) in causes.items())
@@ -149,11 +154,15 @@ class RunDirectory:
         Raises:
             RunError: it is damaged.
         """
-        if not (self.has("config.json") and any(map(self._has_begun, self._layout.stages))):
+        if not self.has_begun():
             return None
-        with fields_of(f"{self.root / 'config.json'}: is damaged", _RESTORE_CONFIG):
+        with fields_of(f"{self.root / 'config.json'}: is damaged", RESTORE_CONFIG):
             config = Fields(self.read_json("config.json"))
             return config.whole(name, 1) if config.has(name) else None
+
+    def has_begun(self) -> bool:
+        """Whether a stage has, so that the run is bound to its configuration."""
+        return self.has("config.json") and any(map(self._has_begun, self._layout.stages))
 
     def has_trained(self) -> bool:
         """Whether the last stage has begun: of a search, the training of a network."""
@@ -182,7 +191,7 @@ class RunDirectory:
         Raises:
             RunError: the file is missing, damaged or was changed since it was written.
         """
-        path, remedy = self.root / name, _RESTORE_CONFIG if name == "config.json" else RESTORE
+        path, remedy = self.root / name, RESTORE_CONFIG if name == "config.json" else RESTORE
         found = read_json(path, remedy)
         values = unsealed(found, path, remedy)
         return found if whole else values

@@ -18,7 +18,13 @@ from bpnas.search.data.sources import Source
 from bpnas.search.errors import InfeasibleLimitError
 from bpnas.search.execution.executor import ExecutorKind, check_executor
 from bpnas.search.presets import Preset, check_lambda
-from bpnas.search.proposals.limits import check_bands, check_latency_ms, default_limits, feasible_limits
+from bpnas.search.proposals.limits import (
+    check_bands,
+    check_latency_ms,
+    default_limits,
+    feasible_limits,
+    reference_block,
+)
 from bpnas.search.proposals.space import BlockSpace
 
 if TYPE_CHECKING:
@@ -63,7 +69,7 @@ class SearchRequest:
     Attributes:
         stage: "proposals" searches blocks only, "connections" goes from proposals to networks, "all" does both.
         preset: all hyper-parameters.
-        constraints: latency limits of stage 1 in ms; none for quantiles of the latencies of all blocks.
+        constraints: latency limits of stage 1 in ms; none for those of `default_limits`, around the targets.
         bands: each limit is searched above the one before it only, so that the proposals spread over the budget.
         target_ms: limit of the final network; None for the middle limit, or where the two stages have different input
             sizes, the latency of the middle proposal at the second.
@@ -114,6 +120,7 @@ class SearchPlan:
         backbone: of the networks.
         target_ms: of the network that the supernet aims at; None where it is known only with the proposals.
         further_ms: targets of further networks.
+        limits_from: where the limits come from, for people; empty where they were given.
     """
 
     request: SearchRequest
@@ -124,6 +131,7 @@ class SearchPlan:
     backbone: Backbone
     target_ms: float | None
     further_ms: tuple[float, ...]
+    limits_from: str = ""
 
     @property
     def targets_ms(self) -> tuple[float, ...]:
@@ -218,27 +226,25 @@ def plan_search(request: SearchRequest, table: LatencyTable) -> SearchPlan:
     preset, given = request.preset, request.proposals
     source = Source.parse(request.data)
     later = Source.parse(request.connections_data) if request.connections_data is not None else source
-    space: BlockSpace | None = None
-    limits: tuple[float, ...] = ()
-    if not given:
-        backbone = _backbone(table, source, request.input_size)
-        space = BlockSpace(table, backbone.input_size, classes=backbone.classes)
-        quantiles = preset.proposals.limit_quantiles
-        limits = feasible_limits(space, request.constraints or default_limits(space, quantiles))
-        if request.bands:
-            check_bands(space, limits)
+    backbone = None if given else _backbone(table, source, request.input_size)
     later_size = request.connections_input_size or (request.input_size if later == source else None)
     later_backbone = _backbone(table, later, later_size)
     targets = sorted({float(ms) for ms in request.targets_ms})
+    for wanted_ms in (*targets, *([] if request.target_ms is None else [request.target_ms])):
+        check_latency_ms(wanted_ms, "latency target")
+    space: BlockSpace | None = None
+    limits: tuple[float, ...] = ()
+    limits_from = ""
+    if backbone is not None:
+        space = BlockSpace(table, backbone.input_size, preset.proposals.coding, backbone.classes)
+        limits, limits_from = _limits(request, space, later_backbone)
     target_ms = request.target_ms
     if target_ms is None and targets:
         target_ms = targets[len(targets) // 2]
     if target_ms is None and space is not None and later_backbone == space.backbone:
         target_ms = limits[len(limits) // 2]
     wanted = [ms for ms in (*targets, target_ms) if ms is not None]
-    for wanted_ms in wanted:
-        check_latency_ms(wanted_ms, "latency target")
-        check_lambda(preset.connections.lambda_below)
+    check_lambda(preset.connections.lambda_below)
     if wanted and request.stage != "proposals":
         if given:
             for wanted_ms in wanted:
@@ -246,7 +252,38 @@ def plan_search(request: SearchRequest, table: LatencyTable) -> SearchPlan:
         else:
             _check_reachable(table, later_backbone, wanted)
     further = tuple(ms for ms in targets if ms != target_ms)
-    return SearchPlan(request, table, (source, later), space, limits, later_backbone, target_ms, further)
+    return SearchPlan(request, table, (source, later), space, limits, later_backbone, target_ms, further, limits_from)
+
+
+def _limits(request: SearchRequest, space: BlockSpace, later: Backbone) -> tuple[tuple[float, ...], str]:
+    """The limits of stage 1, and where they come from.
+
+    Raises:
+        UsageError, InfeasibleLimitError: one that is given is no latency or cannot be met.
+    """
+    if request.constraints:
+        limits = feasible_limits(space, request.constraints)
+        if request.bands:
+            check_bands(space, limits)
+        return limits, ""
+    targets = sorted({*request.targets_ms, *([] if request.target_ms is None else [request.target_ms])})
+    table, here, text = space.table, space.backbone, ""
+    if targets and later != here:
+        # A target at another input size is worth as much here as MobileNetV2's block is at both.
+        there = set(table.paths(later.input_size, later.classes))
+        if not (common := [path for path in space.paths if path in there]):
+            raise UsageError("the table has no path at both input sizes: name the limits of stage 1 with --constraints")
+        block = reference_block(common, here)
+        ours, theirs = (
+            table.network([block] * len(size.sites), size.input_size, size.classes) for size in (here, later)
+        )
+        text = (
+            f"; so much do {', '.join(f'{ms:.4g}' for ms in targets)} ms at {later.input_size} px correspond to at "
+            f"{here.input_size} px, as {block} at every site takes {theirs:.4g} and {ours:.4g} ms"
+        )
+        targets = [ms * ours / theirs for ms in targets]
+    found = default_limits(space, targets)
+    return found.limits_ms, found.text + text
 
 
 def _check_reachable(table: LatencyTable, backbone: Backbone, targets_ms: Sequence[float]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +13,7 @@ from bpnas.base.errors import UsageError
 from bpnas.base.plain_numbers import read_number, read_whole_number
 from bpnas.base.plain_text import shown
 from bpnas.tables.additivity.model_record import MODEL_NAMES
-from bpnas.tables.commands.table_path import MOCK_TABLE, TablePath
+from bpnas.tables.commands.table_path import MOCK_TABLE, TablePath, table_name
 
 if TYPE_CHECKING:
     from bpnas.profiler.block import Block
@@ -29,6 +29,7 @@ PROPOSAL_OVERRIDES = {
     "proposal_images": "proposals.train.train_images",
     "proposal_rate": "proposals.train.learning_rate",
     "proposal_subset": "proposals.subset",
+    "coding": "proposals.coding",
     "halving": "proposals.halving",
     "patience": "proposals.patience",
     "precision": "proposals.train.precision",
@@ -94,6 +95,11 @@ input_size_option = click.option(
 )
 strategy_option = click.option(
     "--strategy", type=click.Choice(["default", "paper"]), help="default: no repeats; paper: exactly Algorithm 2."
+)
+stage1_strategy_option = click.option(
+    "--strategy",
+    type=click.Choice(["default", "paper", "random"]),
+    help="default: no repeats; paper: exactly Algorithm 2; random: random blocks.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -207,6 +213,22 @@ def executor_options(command: F) -> F:
         ),
         click.option("--ray-address", metavar="ADDRESS", help="A running cluster.  [default: one on this machine]"),
     )
+
+
+def typed(context: click.Context, *, without: Sequence[str] = (), only: Sequence[str] | None = None) -> list[str]:
+    """The options of a command as they were given, as words, apart from some or only some of them."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if not given or name in without or (only is not None and name not in only):
+            continue
+        value = context.params[name]
+        if isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        else:
+            words += [parameter.opts[0], table_name(str(value))]
+    return words
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[F], F]:

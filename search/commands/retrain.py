@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def retrain(
     from bpnas.search.networks.network_file import NetworkFile, limit_facts
     from bpnas.search.networks.retrain import retrain as train_again
     from bpnas.search.presets import Preset
+    from bpnas.search.spent import cost_lines, cost_values
     from bpnas.search.training.distributed import is_main, process_group
     from bpnas.tables import LatencyTable
 
@@ -93,7 +95,9 @@ def retrain(
     limit = "" if result.limit_ms is None else f", limit {result.limit_ms:.4g} ms"
     text = (
         f"Accuracy {result.accuracy * 100:.1f}% {on_images(result.accuracy_on)}, {latency}{limit}\n"
-        f"Files: {result.directory}/network.json, network.onnx, network.tflite"
+        f"Files: {result.directory}/network.json, network.onnx, network.tflite\n"
+        + "\n".join(cost_lines(result.cost))
+        + f"\nNext: {shlex.join(['run-search', 'measure', str(result.directory)])}"
     )
     facts = {
         "out": str(result.directory),
@@ -102,6 +106,7 @@ def retrain(
         "accuracy_on": None if result.accuracy_on is None else asdict(result.accuracy_on),
         "predicted_latency_ms": result.predicted_latency_ms,
         **limit_facts(result.predicted_latency_ms, result.limit_ms),
+        "cost": cost_values(result.cost),
     }
     if result.above_limit is not None:
         echo(result.above_limit, err=True)

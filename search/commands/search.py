@@ -26,18 +26,25 @@ from bpnas.search.commands.options import (
     preset_option,
     proposal_options,
     retrain_options,
-    strategy_option,
+    stage1_strategy_option,
     table_here,
     table_option,
+    typed,
     wait_passively,
 )
-from bpnas.search.commands.search_text import network_folder, plan_text, plan_values, result_text, result_values
+from bpnas.search.commands.search_text import (
+from bpnas.tables.commands.table_path import table_name
+    following_lines,
+    network_folder,
+    plan_text,
+    plan_values,
+    result_text,
+    result_values,
+)
 
 if TYPE_CHECKING:
     from bpnas.search.networks.export import Int8Result
-    from bpnas.search.paper_cost import CostEstimate
     from bpnas.search.progress import Progress
-    from bpnas.search.proposals.space import BlockSpace
     from bpnas.search.run import SearchResult
     from bpnas.search.search_plan import SearchPlan
 
@@ -59,7 +66,9 @@ _OVERRIDES = {
     help="Search blocks, connect them (and retrain), or both.",
 )
 @preset_option
-@click.option("--constraints", metavar="MS,MS,...", help="Latency limits of stage 1.  [default: five from the table]")
+@click.option(
+    "--constraints", metavar="MS,MS,...", help="Latency limits of stage 1.  [default: five around the targets]"
+)
 @click.option(
     "--bands", is_flag=True, help="Search each limit above the one before it: proposals spread over the budget."
 )
@@ -88,7 +97,8 @@ _OVERRIDES = {
     "--asynchronous", is_flag=True, help="Use results as they come: no worker waits, but trials depend on timing."
 )
 @proposal_options
-@strategy_option
+@stage1_strategy_option
+@click.option("--coding", type=click.Choice(["binary", "gray"]), help="Code whose bits are flipped.  [default: binary]")
 @click.option(
     "--halving", type=int, metavar="N", help="Cheaper: at 1/N, 1/N^2 ... of the epochs, only the best 1/N continue."
 )
@@ -130,13 +140,15 @@ def search(
     torchrun --nproc-per-node 2 -m bpnas.search.cli --stage connections.
     """
     wait_passively()
-    from bpnas.search.presets import Preset
+    from bpnas.search.presets import RANDOM_BLOCKS, Preset
     from bpnas.search.run import carry_out
     from bpnas.search.search_plan import Execution, SearchRequest, plan_search
     from bpnas.search.training.distributed import is_main, process_group
     from bpnas.tables import LatencyTable
 
     values = {_OVERRIDES[name]: value for name, value in overrides.items() if value is not None}
+    if preset == "paper" and overrides["strategy"] == "random":
+        values.setdefault("proposals.cycles", RANDOM_BLOCKS)
     request = SearchRequest(
         stage=stage,
         preset=Preset.load(preset).override(values),
@@ -172,9 +184,12 @@ def search(
         quantized = _int8(result, progress) if int8 and speaks else {}
     if not speaks:
         return
-    cost = None if preset == "paper" or plan.space is None else _cost(result, plan.space)
-    found = result_values(result, cost) | {"int8": {str(place): asdict(each) for place, each in quantized.items()}}
-    text = result_text(table, result, cost, loaded.meta.imported is not None, plan.head_notes)
+    context = click.get_current_context()
+    again, same_data = typed(context, without=("stage", "as_json")), typed(context, only=("connections_data",))
+    data_words = ["--data", same_data[1]] if same_data else typed(context, only=("data",))
+    following = following_lines(table_name(table), result, ["run-search", *again], data_words, loaded.input_sizes)
+    found = result_values(result) | {"int8": {str(place): asdict(each) for place, each in quantized.items()}}
+    text = result_text(result, loaded.meta.imported is not None, following, plan.head_notes)
     for place, each in quantized.items():
         text += f"\nInt8 in {place}:\n{int8_text(each)}"
     print_result(found, as_json, text)
@@ -197,10 +212,3 @@ def _int8(result: SearchResult, progress: Progress) -> dict[Path, Int8Result]:
         network = NetworkFile.load(network_folder(result, each))
         found[network.path.parent] = int8_of(network) or export_int8(network, progress=progress)
     return found
-
-
-def _cost(result: SearchResult, space: BlockSpace) -> CostEstimate | None:
-    from bpnas.search.paper_cost import estimate_paper_cost
-
-    cost = estimate_paper_cost(result, space)
-    return cost if cost.seconds else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +13,6 @@ from bpnas.search.data.evaluation_images import on_images
 
 if TYPE_CHECKING:
     from bpnas.search.connections.run import NetworkResult
-    from bpnas.search.paper_cost import CostEstimate
     from bpnas.search.plan_cost import StageCost
     from bpnas.search.run import SearchResult
     from bpnas.search.search_plan import SearchPlan
@@ -30,6 +31,7 @@ def plan_values(plan: SearchPlan, costs: Sequence[StageCost]) -> dict[str, Any]:
         "interpolated_heads": list(plan.head_notes),
         "proposals": [str(block) for block in plan.request.proposals],
         "limits_ms": list(plan.limits_ms),
+        "limits_from": plan.limits_from,
         "targets_ms": list(plan.targets_ms),
         "forced_skips": [plan.forced_skips(target_ms) for target_ms in plan.targets_ms],
         "skippable_sites": plan.skippable_sites,
@@ -47,6 +49,8 @@ def plan_text(plan: SearchPlan, costs: Sequence[StageCost]) -> str:
         *(f"Latencies are {note}" for note in plan.head_notes),
         f"Limits of the block proposals: {_all_ms(plan.limits_ms) or 'none, the blocks are given'}",
     ]
+    if plan.limits_from:
+        lines += textwrap.wrap(plan.limits_from, 98, initial_indent="  ", subsequent_indent="  ")
     if plan.request.stage != "proposals":
         if plan.target_ms is None:
             lines.append("Target of the network: the latency of the middle proposal, known only when that is found")
@@ -73,8 +77,10 @@ def _all_ms(values: Sequence[float]) -> str:
     return f"{', '.join(f'{value:.4g}' for value in values)} ms" if values else ""
 
 
-def result_values(result: SearchResult, cost: CostEstimate | None) -> dict[str, Any]:
+def result_values(result: SearchResult) -> dict[str, Any]:
     """A search's result for machines."""
+    from bpnas.search.spent import cost_values
+
     network = result.network
     return {
         "out": str(result.directory),
@@ -85,9 +91,7 @@ def result_values(result: SearchResult, cost: CostEstimate | None) -> dict[str, 
         "proposals": [proposal.values() for proposal in result.proposals],
         "network": None if network is None else _network_as_dict(network),
         "networks": [_network_as_dict(each) for each in result.networks],
-        "paper_recipe_estimate": None
-        if cost is None
-        else {"seconds": cost.seconds, "measured_images_per_second": cost.images_per_second},
+        "cost": cost_values(result.cost),
     }
 
 
@@ -105,10 +109,10 @@ def _network_as_dict(network: NetworkResult) -> dict[str, Any]:
     }
 
 
-def result_text(
-    table: str, result: SearchResult, cost: CostEstimate | None, imported: bool, head_notes: Sequence[str] = ()
-) -> str:
-    """The same for people."""
+def result_text(result: SearchResult, imported: bool, following: Sequence[str], head_notes: Sequence[str] = ()) -> str:
+    """The same for people; `following` are lines on what comes next."""
+    from bpnas.search.spent import cost_lines
+
     mock = _origin(result.mock, imported)
     lines = [
         f"Device: {result.device}, {result.runtime}{mock}; networks are predicted by {result.additivity!r}",
@@ -119,10 +123,12 @@ def result_text(
         found = "given"
         if p.limit_ms:
             found = f"limit {p.limit_ms:g} ms, {p.latency_ms:.4g} ms, accuracy {p.score:.3f} {on_images(p.score_on)}"
+            if p.runner_up_to is not None:
+                found += f"\n    (the best is {p.runner_up_to}, proposed above: this is the next one)"
         lines.append(f"  {p.block}  {found}")
     network = result.network
     if network is None:
-        lines.append(f"Files: {result.directory}/proposals.json; next: the same command with --stage connections")
+        lines.append(f"Files: {result.directory}/proposals.json")
     else:
         lines.append(
             f"Network: {network.predicted_latency_ms:.4g} ms by table{mock}, target {network.target_ms:g} ms, "
@@ -136,13 +142,38 @@ def result_text(
             for each in result.networks
             if each != network
         ]
-    if cost is not None:
-        lines.append(f"The paper's recipe: run-search --table {table} --preset paper --data cifar10:DIR")
-        lines.append(
-            f"Estimated time here, at this run's speed and on CIFAR-10 ({', '.join(cost.seconds)}): "
-            f"{_duration(cost.total_seconds)}"
-        )
-    return "\n".join(lines)
+    lines += cost_lines(result.cost)
+    return "\n".join([*lines, *following])
+
+
+def following_lines(
+    table: str, result: SearchResult, again: Sequence[str], data: Sequence[str], sizes: Sequence[int]
+) -> list[str]:
+    """Commands that can be typed next.
+
+    Args:
+        table: its file.
+        again: the words of the same command without its stage.
+        data: those that name the images of the second stage.
+        sizes: input sizes of the table.
+    """
+    if result.network is None:
+        return [f"Next: {shlex.join([*again, '--stage', 'connections'])}"]
+    out = str(result.directory)
+    study = ["run-search", "study", "connections", "--table", table, "--proposals", out, *data]
+    lines = [
+        f"Next, time it on the device: {shlex.join(['run-search', 'measure', out])}",
+        f"or hold it against simpler networks: {shlex.join(study)}",
+    ]
+    if {32, 224} <= set(sizes):
+        paper = shlex.join(["run-search", "--table", table, "--preset", "paper"])
+        lines += [
+            "The paper's flow, with folders of yours for CIFAR10 and IMAGENET (T = 55 ms is for its Galaxy S9):",
+            f"  {paper} --data cifar10:CIFAR10 --connections-data imagenet100:IMAGENET --target 55 --out runs/paper",
+            f"  run-search retrain runs/paper --data imagenet:IMAGENET --preset paper --table {shlex.quote(table)}",
+            "  run-search measure runs/paper-retrained",
+        ]
+    return lines
 
 
 def _duration(seconds: float) -> str:

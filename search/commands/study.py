@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +42,17 @@ def overridden(options: Mapping[str, Any], places: Mapping[str, str]) -> dict[st
 
 
 def run_and_print(
-    name: str, preset: Preset, run: Callable[[StudyRequest], StudyResult[Any]], options: Mapping[str, Any]
+    name: str,
+    preset: Preset,
+    run: Callable[[StudyRequest], StudyResult[Any]],
+    options: Mapping[str, Any],
+    following: Callable[[StudyResult[Any], str], Sequence[str]] = lambda result, table: (),
 ) -> None:
-    """Run a study with the options that all of them have, and print what came out."""
+    """Run a study with the options that all of them have, and print what came out.
+
+    Args:
+        following: of the result and the table's file, the lines on what comes next.
+    """
     from bpnas.search.studies.report import as_json, report_lines
     from bpnas.search.studies.study import StudyRequest
     from bpnas.tables import LatencyTable
@@ -57,4 +65,4 @@ def run_and_print(
         same = {option: options[option] for option in ("data", "input_size", "retrain")}
         threads = options["threads"] or 1
         result = run(StudyRequest(table, out, preset, seeds, threads=threads, progress=progress, **same))
-    print_result(as_json(result), options["as_json"], "\n".join(report_lines(result)))
+    print_result(as_json(result), options["as_json"], "\n".join([*report_lines(result), *following(result, file)]))

@@ -1,4 +1,4 @@
-"""The commands `run-search study lambda`, `random-stage2`, `fbnet-candidates` and `connections`."""
+"""The commands `run-search study lambda`, `random-stage2`, `fbnet-candidates`, `connections` and `ablations`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from bpnas.base.errors import UsageError
 from bpnas.base.plain_numbers import read_number
 from bpnas.search.commands.options import (
     CONNECTION_OVERRIDES,
+    PROPOSAL_OVERRIDES,
     RETRAIN_OVERRIDES,
     additivity_option,
     connection_options,
     data_option,
+    executor_options,
     given_proposals,
     input_size_option,
     json_option,
+    milliseconds,
     preset_option,
+    proposal_options,
     retrain_options,
+    strategy_option,
     table_option,
     together,
     wait_passively,
@@ -150,4 +155,56 @@ def _run(
     run_and_print(name, preset, run, options)
 
 
-CONNECTION_STUDIES = (lambda_below, random_stage2, fbnet_candidates, connections)
+@click.command(cls=Command, short_help="The paper's ablations, each to a retrained network.")
+@table_option
+@additivity_option
+@click.option("--arms", metavar="ARM,ARM,...", help="Of full, rand-stage-1, rand-stage-2, bcs-a, gray.  [default: all]")
+@click.option(
+    "--constraints", metavar="MS,MS,...", help="Latency limits of stage 1.  [default: five around the target]"
+)
+@click.option("--target", "target_ms", type=float, metavar="MS", help="Limit of every network.  [default: middle one]")
+@seeds_option
+@retrain_option("Trainings of every network from scratch, evaluated on test images; 0 leaves accuracies out.")
+@data_option
+@click.option("--connections-data", help="Images of stage 2 and retraining.  [default: as --data]")
+@input_size_option
+@click.option("--connections-input-size", type=click.IntRange(8), help="The same for stage 2.")
+@study_out_option
+@preset_option
+@executor_options
+@proposal_options
+@strategy_option
+@connection_options
+@retrain_options
+@json_option
+def ablations(**options: Any) -> None:
+    """The paper's ablations, each from stage 1 to a retrained network, beside the paper's figures.
+
+    full: the whole search. rand-stage-1: random blocks in place of LEvoNAS. rand-stage-2: random connections of the
+    proposals of full. bcs-a: FBNet's nine candidates. gray: the Gray code in stage 1.
+    """
+    wait_passively()
+    from bpnas.search.presets import Preset
+    from bpnas.search.search_plan import Execution, SearchRequest
+    from bpnas.search.studies.connections.ablations import ARMS, NAME, AblationsRequest, run_ablations
+
+    places = PROPOSAL_OVERRIDES | CONNECTION_OVERRIDES | RETRAIN_OVERRIDES
+    preset = Preset.load(options["preset"]).override(overridden(options, places))
+    same = ("target_ms", "data", "connections_data", "input_size", "connections_input_size")
+    execution = {name: options[name] for name in ("executor", "workers", "threads", "ray_address")}
+    search = SearchRequest(
+        preset=preset,
+        constraints=milliseconds(options["constraints"]),
+        execution=Execution(**execution),
+        **{name: options[name] for name in same},
+    )
+    chosen = ARMS if options["arms"] is None else tuple(arm.strip() for arm in options["arms"].split(","))
+    wanted = AblationsRequest(search=search, arms=chosen)
+    wanted.check()
+    later = options["connections_data"]
+    size = options["connections_input_size"] or (None if later else options["input_size"])
+    of_stage2 = {**options, "data": later or options["data"], "input_size": size}
+    run_and_print(NAME, preset, lambda request: run_ablations(wanted, request), of_stage2)
+
+
+CONNECTION_STUDIES = (lambda_below, random_stage2, fbnet_candidates, connections, ablations)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,15 +19,17 @@ from bpnas.search.commands.options import (
     milliseconds,
     preset_option,
     proposal_options,
+    seed_numbers,
     strategy_option,
     table_option,
     together,
+    typed,
     wait_passively,
 )
 from bpnas.search.commands.study import overridden, retrain_option, run_and_print, seeds_option, study_out_option
 
-_RANDOM_TRIALS = 100
-"""BP-NAS, ablation of the block proposal search: the best of 100 random blocks."""
+if TYPE_CHECKING:
+    from bpnas.search.studies.study import StudyResult
 
 
 _terms = together(
@@ -61,7 +64,9 @@ def random_stage1(**options: Any) -> None:
 
     A search has 100 trials, as there, or as many as the preset has if that is more.
     """
-    _run("random-stage1", least_cycles=_RANDOM_TRIALS, **options)
+    from bpnas.search.presets import RANDOM_BLOCKS
+
+    _run("random-stage1", least_cycles=RANDOM_BLOCKS, **options)
 
 
 @click.command("gray-code", cls=Command, short_help="Gray and binary code, under both strategies.")
@@ -76,9 +81,10 @@ def _run(name: str, *, least_cycles: int = 0, **options: Any) -> None:
     from bpnas.search.execution.executor import check_executor, open_executor
     from bpnas.search.presets import Preset
     from bpnas.search.studies.proposals.arms import load_study
-    from bpnas.search.studies.proposals.study import run_proposals_study
+    from bpnas.search.studies.proposals.study import handed_on, run_proposals_study
 
     values, preset = overridden(options, PROPOSAL_OVERRIDES), Preset.load(options["preset"])
+    values.setdefault("proposals.strategy", "default")
     values.setdefault("proposals.cycles", max(least_cycles, preset.proposals.cycles))
     preset = preset.override(values)
     compared, arms, kind = load_study(name), options["arms"], options["executor"]
@@ -89,7 +95,19 @@ def _run(name: str, *, least_cycles: int = 0, **options: Any) -> None:
     limits = milliseconds(options["constraints"])
     executor = partial(open_executor, kind, **workers)
     run = partial(run_proposals_study, compared, constraints=limits, executor=executor)
-    run_and_print(name, preset, run, options)
+    context = click.get_current_context()
+
+    def following(result: StudyResult[Any], table: str) -> list[str]:
+        seed = seed_numbers(options["seeds"])[0]
+        lines = [f"Each arm's winners are in {result.directory}/proposals. Next, connect them and train the network:"]
+        for arm in compared.arms:
+            words = ["--table", table, "--stage", "connections", *typed(context, only=("data", "input_size"))]
+            given = ["--proposals", str(result.directory / handed_on(arm.name, seed))]
+            out = ["--out", f"{result.directory}-{arm.name}-seed{seed}"]
+            lines.append(f"  {shlex.join(['run-search', *words, *given, *out])}")
+        return lines
+
+    run_and_print(name, preset, run, options, following)
 
 
 PROPOSAL_STUDIES = (strategies, random_stage1, gray_code)

@@ -18,6 +18,7 @@ from bpnas.search.connections.choose_network import choose_network, chosen_block
 from bpnas.search.connections.connect import ConnectionEpoch, candidate_latencies, connect, new_supernet
 from bpnas.search.connections.derive import Assignment, fastest_blocks
 from bpnas.search.connections.supernet import site_candidates
+from bpnas.search.data.batches import gpus
 from bpnas.search.data.dataset import Dataset, load_data
 from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.errors import DivergedError, InfeasibleLimitError, RunError
@@ -32,12 +33,13 @@ from bpnas.search.networks.network_file import (
     latency_facts,
     parse_blocks,
 )
-from bpnas.search.presets import Preset
+from bpnas.search.presets import Preset, proposals_of_today
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import Layout, RunDirectory, Stage, limit_name
 from bpnas.search.sealed import RESTORE, shortened
+from bpnas.search.spent import note_time
 from bpnas.search.training.checkpoint import finished_epochs
-from bpnas.search.training.distributed import from_main, is_main
+from bpnas.search.training.distributed import from_main, is_main, world_size
 from bpnas.search.training.divergence import stage_in
 
 if TYPE_CHECKING:
@@ -45,6 +47,16 @@ if TYPE_CHECKING:
 
 _SETTINGS = ("target_ms", "connections_data", "connections_input_size", "preset.connections")
 _NETWORK = ("retraining.jsonl", "network.json")
+
+
+def _of_today(config: dict[str, Any]) -> dict[str, Any]:
+    try:
+        preset = config["preset"]
+        return {**config, "preset": {**preset, "proposals": proposals_of_today(preset["proposals"])}}
+    except (KeyError, TypeError, AttributeError):
+        return config  # not of a search
+
+
 SEARCH_LAYOUT = Layout(
     ("connections_data",),
     (
@@ -52,6 +64,7 @@ SEARCH_LAYOUT = Layout(
         Stage(("connections.jsonl", "connections.json"), _SETTINGS),
         Stage((*_NETWORK, *(f"networks/*/{name}" for name in _NETWORK)), ("preset.retraining", "preset.test_images")),
     ),
+    _of_today,
 )
 """Result files of both stages of a search; the networks of further limits are in `networks/LIMITms`."""
 
@@ -186,8 +199,7 @@ def _search(
             directory.append("connections.jsonl", line)
             recorded.append(line)
             curves(line)
-        work = {"stage": "connections", "images": epoch.images, "seconds": epoch.seconds}
-        directory.append("timings.jsonl", work)
+        note_time(directory, "connections", epoch.images, epoch.seconds, gpus() * world_size())
         loss = "" if epoch.alpha_loss is None else f", alpha loss {epoch.alpha_loss:.3f}"
         progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.weight_loss:.3f}{loss}, latency {epoch.latency_ms:.4g} ms")
 

@@ -23,6 +23,11 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def gpus() -> int:
+    """How many GPUs this process trains on: 1, or 0 for the CPU."""
+    return int(pick_device().type == "cuda")
+
+
 def on_device(split: AnySplit, device: torch.device) -> AnySplit:
     """`split` where the training runs, channels last in memory.
 

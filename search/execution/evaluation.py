@@ -19,6 +19,7 @@ class Evaluation:
             that diverged.
         judged_on: how many held-out images the accuracies are of; 0 where an earlier bpnas did not note it.
         diverged: where and how the training came to numbers that are not finite; None if it did not.
+        gpus: it was trained on, 0 or 1.
     """
 
     score: float
@@ -28,3 +29,4 @@ class Evaluation:
     rungs: tuple[tuple[int, float], ...] = ()
     judged_on: int = 0
     diverged: str | None = None
+    gpus: int = 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bpnas.base.randomness import derived_seed
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Blocks
+from bpnas.search.data.batches import gpus
 from bpnas.search.data.dataset import Dataset
 from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.event_files import event_files
@@ -17,8 +18,9 @@ from bpnas.search.networks.network_file import block_texts, file_digests, limit_
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
+from bpnas.search.spent import note_time
 from bpnas.search.training.checkpoint import finished_epochs
-from bpnas.search.training.distributed import is_main
+from bpnas.search.training.distributed import is_main, world_size
 from bpnas.search.training.divergence import stage_in
 from bpnas.search.training.seeded import seeded
 from bpnas.search.training.train import EpochReport, accuracy, train
@@ -75,7 +77,7 @@ def train_network(
             directory.append("retraining.jsonl", line)
             recorded.append(line)
             curves(line)
-        directory.append("timings.jsonl", {"stage": "retraining", "images": epoch.images, "seconds": epoch.seconds})
+        note_time(directory, "retraining", epoch.images, epoch.seconds, gpus() * world_size())
         progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}")
 
     model_seed = derived_seed(seed, "retraining")

@@ -19,6 +19,7 @@ from bpnas.search.networks.own_images import own_images
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.run_directory import Layout, RunDirectory, Stage
+from bpnas.search.spent import Spent, spent, write_cost
 from bpnas.search.training.distributed import from_main, is_main, process_group
 from bpnas.search.training.threads import set_threads, threads_kept
 
@@ -42,6 +43,7 @@ class Retrained:
         accuracy_on: the images; None where an earlier bpnas trained it and did not note them.
         limit_ms: the network's latency limit; None where it has none.
         above_limit: a sentence, where the latency is above the limit or unknown.
+        cost: of the training, over all calls.
     """
 
     directory: Path
@@ -51,6 +53,7 @@ class Retrained:
     accuracy_on: EvaluationImages | None = None
     limit_ms: float | None = None
     above_limit: str | None = None
+    cost: tuple[Spent, ...] = ()
 
 
 @process_group()
@@ -124,8 +127,12 @@ def retrain(
             dataset = load_data(data, backbone.input_size, preset.retraining.train_images)
             check_classes(dataset, backbone.classes, backbone.input_size)
             found = train_network(directory, file.blocks, backbone, dataset, preset, seed, watcher, latency)
+            write_cost(directory)
+        cost = spent(directory)
     limit_ms, predicted_ms = file.target_ms, latency["predicted_latency_ms"]
-    return Retrained(directory.root, found.accuracy, predicted_ms, latency["mock"], found.accuracy_on, limit_ms, doubt)
+    return Retrained(
+        directory.root, found.accuracy, predicted_ms, latency["mock"], found.accuracy_on, limit_ms, doubt, cost
+    )
 
 
 def _read(directory: RunDirectory) -> Trained:

@@ -9,7 +9,7 @@ from time import perf_counter
 from bpnas.base.randomness import derived_seed
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block
-from bpnas.search.data.batches import AnySplit, on_device, pick_device
+from bpnas.search.data.batches import AnySplit, gpus, on_device, pick_device
 from bpnas.search.data.dataset import Dataset, check_classes
 from bpnas.search.errors import DivergedError
 from bpnas.search.execution.evaluation import Evaluation
@@ -94,11 +94,13 @@ class CandidateEvaluator:
             checkpoint.unlink(missing_ok=True)
         if diverged is not None:
             epochs = diverged.epoch + 1
-            return Evaluation(0.0, len(self._train) * epochs, perf_counter() - start, epochs, diverged=diverged.seen)
+            seconds, seen = perf_counter() - start, diverged.seen
+            return Evaluation(0.0, len(self._train) * epochs, seconds, epochs, diverged=seen, gpus=gpus())
         epochs, score = curve[-1]  # where a training ends, its accuracy has been measured
         rungs = tuple(point for point in curve if point[0] in self._rungs or point[0] in needed)
         seconds = perf_counter() - start
-        return Evaluation(score, len(self._train) * epochs, seconds, epochs, rungs, len(self._validation))
+        images, judged_on = len(self._train) * epochs, len(self._validation)
+        return Evaluation(score, images, seconds, epochs, rungs, judged_on, gpus=gpus())
 
     def _stagnates(self, curve: Curve) -> bool:
         patience = self._settings.patience

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Generic, Literal
 
@@ -75,7 +75,10 @@ class Evolution(Generic[G]):
     than `population` the oldest leaves on the left. What is proposed depends on `rng` and on the order of calls of
     `ask` and `tell` alone.
 
-    Args: as of `bpnas.search.proposals.levonas`.
+    Args: as of `bpnas.search.proposals.levonas`, and
+        inherited: trials under other limits, in an order that their searches give. "default" begins with those that
+            are feasible here, the best of them as its population; number i from 0 is, as a parent, number -1 - i.
+            "paper" has no use for them.
 
     Raises:
         InfeasibleLimitError, UsageError: as `levonas` does.
@@ -92,6 +95,7 @@ class Evolution(Generic[G]):
         cycles: int,
         rng: Rng,
         strategy: Strategy,
+        inherited: Sequence[Trial[G]] = (),
     ) -> None:
         if population < 1 or not 1 <= sample <= population or cycles < 1:
             raise UsageError(
@@ -118,6 +122,7 @@ class Evolution(Generic[G]):
         self._round: deque[Trial[G]] = deque()
         self._asked = 0
         self._told = 0
+        self._inherited = 0 if paper else self._inherit(inherited, limit_ms, at_least_ms)
         # The first draw comes at once: an infeasible limit is known now, not at the first trial.
         self._first = self._proposal(0)
 
@@ -169,6 +174,19 @@ class Evolution(Generic[G]):
         self._join(trial)
         return trial
 
+    def _inherit(self, trials: Sequence[Trial[G]], limit_ms: float, at_least_ms: float) -> int:
+        """Begin with them; how many there are."""
+        found: dict[Hashable, Trial[G]] = {}
+        for number, trial in enumerate(trials):
+            if at_least_ms <= trial.latency_ms <= limit_ms:
+                found.setdefault(self._sampler.canonical(trial.genotype), replace(trial, index=-1 - number))
+        for key, trial in found.items():
+            self._sampler.remember(trial.genotype)
+            self._opinions[key] = (trial, [trial.score])
+        # The worst stand on the left, from where they leave first.
+        self._queue.extend(sorted(found.values(), key=lambda trial: trial.score)[-self._population :])
+        return len(found)
+
     def _join(self, trial: Trial[G]) -> None:
         self._told += 1
         self._queue.append(trial)
@@ -178,7 +196,11 @@ class Evolution(Generic[G]):
 
     def _proposal(self, index: int) -> tuple[G, int | None] | None:
         """A genotype and its parent's index; None if there is nothing that was not evaluated."""
-        if index < self._at_random or not self._queue or (self._immigrants and self._rng.random() < self._immigrants):
+        if (
+            index + self._inherited < self._at_random
+            or not self._queue
+            or (self._immigrants and self._rng.random() < self._immigrants)
+        ):
             genotype = self._sampler.anything()
             return None if genotype is None else (genotype, None)
         members = draw(self._rng, self._queue, min(self._sample, len(self._queue)))

@@ -20,11 +20,13 @@ from bpnas.search.progress import Progress
 from bpnas.search.proposals.evolution import Evolution, Trial
 from bpnas.search.proposals.halving import SuccessiveHalving
 from bpnas.search.proposals.levonas import replayed
+from bpnas.search.proposals.random_draws import RandomDraws
 from bpnas.search.proposals.schedules import evaluate_trials
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.proposals.survivors import Survivors, check_survivor
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.sealed import LINE_REMEDY
+from bpnas.search.spent import note_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Proposal:
         latency_ms: of the network that has it at every site.
         score: its accuracy in stage 1, 0..1, on `score_on`.
         score_on: the held-out images; None where they are not known.
+        runner_up_to: the best block within the limit, where that is proposed for a tighter limit already.
     """
 
     block: Block
@@ -44,10 +47,13 @@ class Proposal:
     latency_ms: float | None = None
     score: float | None = None
     score_on: EvaluationImages | None = None
+    runner_up_to: Block | None = None
 
     def values(self) -> dict[str, Any]:
         """As plain values for JSON."""
-        return {**asdict(self), "block": str(self.block)}
+        found = {**asdict(self), "block": str(self.block)}
+        del found["runner_up_to"]
+        return found if self.runner_up_to is None else {**found, "runner_up_to": str(self.runner_up_to)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,13 @@ class ProposalSearch:
 def run_proposals(
     search: ProposalSearch, directory: RunDirectory, progress: Progress, executor: Executor, *, checkpoints: bool = True
 ) -> tuple[Proposal, ...]:
-    """The most accurate block found under each limit; every evaluation and trial is on the disk as soon as it is known.
+    """A block for each limit, in their order; every evaluation and trial is on the disk as soon as it is known.
+
+    What one limit has learned counts for all [ours]: it is the most accurate of all blocks of the run that meet the
+    limit (and the band), under whichever limit they were tried. No block is proposed twice, as stage 2 would gain
+    nothing by it: where the most accurate one is proposed for a tighter limit already, the next one is, and says so
+    (`Proposal.runner_up_to`). So the best proposal up to any limit is never worse than that up to a tighter one. A
+    limit within which all blocks that were tried are proposed already has none.
 
     A later call resumes behind the trials that are there. With the ordered schedule (see `evaluate_trials`) it does so
     as if it had never stopped: chance depends on the seed and the number of the limit alone, and what was evaluated is
@@ -94,7 +106,9 @@ def run_proposals(
     total = search.settings.cycles * len(search.limits_ms)
     progress.stage("block proposals", total, sum(map(len, recorded)))
     run = _Run(search, directory, progress, executor, directory.checkpoints if checkpoints else None)
-    proposals = tuple(run.best_under(number, history) for number, history in enumerate(recorded))
+    for number, history in enumerate(recorded):
+        run.search(number, history)
+    proposals = run.proposals()
     meta, space = search.space.table.meta, search.space
     directory.write_json(
         "proposals.json",
@@ -128,8 +142,10 @@ class _Run:
         self._search, self._directory, self._progress, self._executor = search, directory, progress, executor
         self._space, self._checkpoints = search.space, checkpoints
         self._known, self._survivors = _evaluations(directory), Survivors()
+        self._trials: list[list[Trial[int]]] = []
+        self._inherited: list[tuple[int, Trial[int]]] = []
 
-    def best_under(self, number: int, history: list[Trial[int]]) -> Proposal:
+    def search(self, number: int, history: list[Trial[int]]) -> None:
         """Search under limit number `number`, of which `history` is on the disk."""
         search, limit = self._search, self._search.limits_ms[number]
         restored = history if search.asynchronous else []
@@ -156,41 +172,84 @@ class _Run:
             done.append(trial)
             self._survivors.tell(self._diverged(trial))
         check_survivor(map(self._diverged, done), limit)
-        # Few validation images make many equals: of these the faster one is worth more.
-        trained = [trial for trial in done if self._diverged(trial) is None]
-        best = max(trained, key=lambda trial: (trial.score, -trial.latency_ms))
-        block = self._block(best)
-        images = self._held_out(block) if block in self._known else None
-        return Proposal(block, limit, best.latency_ms, best.score, images)
+        self._trials.append(done)
 
-    def _evolution(self, number: int, restored: list[Trial[int]]) -> Evolution[int]:
+    def proposals(self) -> tuple[Proposal, ...]:
+        """What is proposed, once all limits were searched."""
+        every = [trial for trials in self._trials for trial in trials]
+        # Few validation images make many equals: of these the faster one is worth more.
+        every.sort(key=lambda trial: (-trial.score, trial.latency_ms))
+        best_of: dict[Block, Trial[int]] = {}
+        for trial in every:
+            best_of.setdefault(self._block(trial), trial)
+        trained = {block: trial for block, trial in best_of.items() if self._diverged(trial) is None}
+        found: dict[Block, Proposal] = {}
+        for number, limit in enumerate(self._search.limits_ms):
+            meet = [block for block, trial in trained.items() if self._within(number, trial)]
+            block = next((block for block in meet if block not in found), None)
+            if block is None:
+                self._progress.note(f"limit {limit:g} ms: all blocks within it are proposed for tighter limits already")
+                continue
+            best = trained[block]
+            images = self._held_out(block) if block in self._known else None
+            other = None if block == meet[0] else meet[0]
+            found[block] = Proposal(block, limit, best.latency_ms, best.score, images, other)
+        return tuple(found.values())
+
+    def _within(self, number: int, trial: Trial[int]) -> bool:
+        return self._at_least_ms(number) <= trial.latency_ms <= self._search.limits_ms[number]
+
+    def _at_least_ms(self, number: int) -> float:
+        return self._search.limits_ms[number - 1] if self._search.bands and number else 0.0
+
+    def _learned(self) -> list[tuple[int, Trial[int]]]:
+        """Trials of the limits before, each with its limit's number, for the next one to begin with."""
+        pairs = [(number, trial) for number, trials in enumerate(self._trials) for trial in trials]
+        return [pair for pair in pairs if self._diverged(pair[1]) is None]
+
+    def _evolution(self, number: int, restored: list[Trial[int]]) -> Evolution[int] | RandomDraws:
         search, settings = self._search, self._search.settings
         names = ("levonas", number, *([len(restored)] if restored else []))
-        evolution = Evolution(
-            search.space,
-            limit_ms=search.limits_ms[number],
-            at_least_ms=search.limits_ms[number - 1] if search.bands and number else 0.0,
-            population=settings.population,
-            sample=settings.sample,
-            cycles=settings.cycles,
-            rng=random.Random(derived_seed(search.seed, *names)),
-            strategy=settings.strategy,
-        )
+        rng, limit_ms = random.Random(derived_seed(search.seed, *names)), search.limits_ms[number]
+        at_least_ms, cycles = self._at_least_ms(number), settings.cycles
+        self._inherited = self._learned() if settings.warm_start else []
+        inherited = [trial for _, trial in self._inherited]
+        evolution: Evolution[int] | RandomDraws
+        if settings.strategy == "random":
+            evolution = RandomDraws(
+                search.space, limit_ms, rng, at_least_ms=at_least_ms, cycles=cycles, inherited=inherited
+            )
+        else:
+            evolution = Evolution(
+                search.space,
+                limit_ms=limit_ms,
+                at_least_ms=at_least_ms,
+                population=settings.population,
+                sample=settings.sample,
+                cycles=cycles,
+                rng=rng,
+                strategy=settings.strategy,
+                inherited=inherited,
+            )
         evolution.restore(restored)
         return evolution
 
     def _keep(self, block: Block, evaluation: Evaluation) -> None:
         # What depends on the clock is not kept together with what a search is made of.
-        left_out = {"seconds"} | ({"diverged"} if evaluation.diverged is None else set())
+        left_out = {"seconds", "gpus"} | ({"diverged"} if evaluation.diverged is None else set())
         values = {name: value for name, value in asdict(evaluation).items() if name not in left_out}
         self._directory.append("evaluations.jsonl", {"block": str(block), **values})
-        work = {"images": evaluation.images, "seconds": evaluation.seconds, "workers": self._executor.workers}
-        self._directory.append("timings.jsonl", {"stage": "proposals", "block": str(block), **work})
+        times = (evaluation.images, evaluation.seconds, evaluation.gpus)
+        note_time(self._directory, "proposals", *times, block=str(block), workers=self._executor.workers)
 
     def _tell(self, number: int, trial: Trial[int]) -> None:
         block, reason, limit = self._block(trial), self._diverged(trial), self._search.limits_ms[number]
         mark = {} if reason is None else {"diverged": True}
-        self._directory.append("trials.jsonl", {**_line(number, limit, trial, block), **mark})
+        parent: dict[str, Any] = {}
+        if trial.parent is not None and trial.parent < 0:
+            elsewhere, parent_trial = self._inherited[-1 - trial.parent]
+            parent = {"parent": parent_trial.index, "parent_limit": elsewhere}
+        self._directory.append("trials.jsonl", {**_line(number, limit, trial, block), **parent, **mark})
         evaluated = on_images(self._held_out(block))
         outcome = f"accuracy {trial.score:.3f} {evaluated}" if reason is None else f"diverged {reason}"
         self._progress.step(f"limit {limit:g} ms: {block}, {trial.latency_ms:.4g} ms, {outcome}")
@@ -257,7 +316,8 @@ def _proposal(entry: Fields) -> Proposal:
     if limit_ms is not None and latency_ms is not None and latency_ms > limit_ms:
         raise FieldError(f"'{entry.place}latency_ms' of {latency_ms:g} is above its limit of {limit_ms:g}")
     score = entry.share("score") if entry.has("score") else None
-    return Proposal(entry.block("block"), limit_ms, latency_ms, score, EvaluationImages.read(entry, "score_on"))
+    other = entry.block("runner_up_to") if entry.has("runner_up_to") else None
+    return Proposal(entry.block("block"), limit_ms, latency_ms, score, EvaluationImages.read(entry, "score_on"), other)
 
 
 def _line(number: int, limit_ms: float, trial: Trial[int], block: Block) -> dict[str, Any]:
@@ -274,7 +334,18 @@ def _line(number: int, limit_ms: float, trial: Trial[int], block: Block) -> dict
     }
 
 
-_TRIAL = ("limit", "limit_ms", "index", "genotype", "block", "latency_ms", "score", "parent", "diverged")
+_TRIAL = (
+    "limit",
+    "limit_ms",
+    "index",
+    "genotype",
+    "block",
+    "latency_ms",
+    "score",
+    "parent",
+    "parent_limit",
+    "diverged",
+)
 _EVALUATION = ("block", *(field.name for field in fields(Evaluation)))
 
 
@@ -306,6 +377,9 @@ def _trial(line: Fields, limits_ms: Sequence[float], space: BlockSpace) -> tuple
     if space.block(genotype) != block:
         raise FieldError(f"'genotype' is not that of {block}")
     parent = line.whole("parent") if line.has("parent") else None
+    if line.has("parent_limit"):
+        line.whole("parent_limit", 0, number - 1)
+        parent = None  # no trial of this limit
     return number, Trial(line.whole("index"), genotype, latency_ms, line.share("score"), parent)
 
 

@@ -10,19 +10,32 @@ waits, and the trials depend on timing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bpnas.base.errors import UsageError
 from bpnas.profiler.block import Block
 from bpnas.search.execution.executor import Executor
-from bpnas.search.proposals.evolution import Evolution, G, Trial
+from bpnas.search.proposals.evolution import Candidate, G, Trial
 
 if TYPE_CHECKING:
     from bpnas.search.execution.evaluation import Evaluation
 
 
+class Proposer(Protocol[G]):
+    """What proposes candidates and is told their scores; `Evolution` and `RandomDraws` are two."""
+
+    cycles: int
+
+    @property
+    def asked(self) -> int: ...
+    @property
+    def told(self) -> int: ...
+    def ask(self) -> Candidate[G]: ...
+    def tell(self, index: int, score: float) -> Trial[G]: ...
+
+
 def evaluate_trials(
-    evolution: Evolution[G],
+    evolution: Proposer[G],
     executor: Executor,
     block: Callable[[G], Block],
     *,
@@ -60,7 +73,7 @@ def evaluate_trials(
 
 
 def _ordered(
-    evolution: Evolution[G], evaluations: _Evaluations, block: Callable[[G], Block], window: int
+    evolution: Proposer[G], evaluations: _Evaluations, block: Callable[[G], Block], window: int
 ) -> Iterator[Trial[G]]:
     waiting: dict[int, Block] = {}
     for index in range(evolution.cycles):
@@ -75,7 +88,7 @@ def _ordered(
 
 
 def _asynchronous(
-    evolution: Evolution[G], evaluations: _Evaluations, block: Callable[[G], Block], window: int
+    evolution: Proposer[G], evaluations: _Evaluations, block: Callable[[G], Block], window: int
 ) -> Iterator[Trial[G]]:
     waiting: dict[int, Block] = {}
     while evolution.told < evolution.cycles:

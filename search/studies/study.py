@@ -39,7 +39,18 @@ if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
 
 
-STUDY_LAYOUT = Layout(("study",), (Stage(("searches.jsonl", "evaluations.jsonl", "study.csv")),))
+def _of_today(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what is of an arm, or of earlier times."""
+    proposals = config.get("proposals")
+    if not isinstance(proposals, dict):
+        return config
+    return {**config, "proposals": {k: v for k, v in proposals.items() if k not in NOT_OF_STUDIES}}
+
+
+NOT_OF_STUDIES = ("limit_quantiles", "coding", "warm_start")
+"""Settings of proposals that determine no training of a study: limits are told apart, and arms have the others."""
+
+STUDY_LAYOUT = Layout(("study",), (Stage(("searches.jsonl", "evaluations.jsonl", "study.csv")),), _of_today)
 
 
 class Arm(Protocol):

@@ -18,6 +18,13 @@ class TablePath(click.Path):
         super().__init__(dir_okay=False, **options)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == MOCK_TABLE:
-            value = str(resources.files("bpnas.tables") / "mock_s9.parquet")
-        return super().convert(value, param, ctx)
+        return super().convert(_shipped() if value == MOCK_TABLE else value, param, ctx)
+
+
+def table_name(path: str) -> str:
+    """What people type for the table at a path."""
+    return MOCK_TABLE if path == _shipped() else path
+
+
+def _shipped() -> str:
+    return str(resources.files("bpnas.tables") / "mock_s9.parquet")

@@ -457,18 +457,6 @@ def test_senseless_requests(request_, message, table, tmp_path):
         run_search(table, out=tmp_path / "x", **request_)
 
 
-def test_default_limits_ascend_and_admit_a_choice(table):
-    from bpnas.search.proposals.limits import default_limits
-
-    space = BlockSpace(table)
-    limits = default_limits(space, Preset.load("tiny").proposals.limit_quantiles)
-    assert list(limits) == sorted(set(limits))
-    for number, limit in enumerate(limits, start=1):
-        assert space.feasible(limit).size >= min(10 * number, space.size)
-    lone = BlockSpace(FormulaTable.tiny("K1G1"))
-    assert all(lone.feasible(limit).size == 1 for limit in default_limits(lone, (0.1, 0.5)))
-
-
 def test_settings_are_overridden_by_name():
     preset = Preset.load("paper").override({"connections.train.epochs": 50})
     assert preset.connections.train.epochs == 50 and preset.connections.train.batch == 640

@@ -19,10 +19,11 @@ from bpnas.search.networks.network_file import block_texts
 from bpnas.search.proposals.limits import check_latency_ms
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.studies.connections.arms import ConnectionArm, ConnectionStudy
+from bpnas.search.studies.connections.paper_figures import paper_figures
 from bpnas.search.studies.connections.plot import study_figure
 from bpnas.search.studies.connections.summary import NetworkRow, Summary, summarise
 from bpnas.search.studies.connections.terms import StudyNetwork, StudyTerms
-from bpnas.search.studies.connections.text import summary_lines
+from bpnas.search.studies.connections.text import paper_lines, summary_lines
 from bpnas.search.studies.connections.work import Work
 from bpnas.search.studies.study import Findings, StudyRequest, StudyResult, run_study
 from bpnas.search.training.threads import set_threads
@@ -68,11 +69,12 @@ def run_connections_study(
         rows = [row for number in range(len(request.seeds)) for row in _rows(study, request, number, work)]
         judged_on = work.images if request.retrain else None
         summary = replace(summarise(rows, study.pairs, study.notes), accuracy_on=judged_on)
+        summary = replace(summary, paper=paper_figures(study.name, tuple(arm.name for arm in study.arms)))
         return Findings(
             columns=[column.name for column in fields(NetworkRow)],
             rows=[astuple(row) for row in rows],
             summary=summary,
-            lines=summary_lines(summary),
+            lines=[*summary_lines(summary), *paper_lines(summary, table.meta.device_name, table.meta.mock)],
             draw=partial(study_figure, summary),
             trainings=len(work),
             heading=(f"Target T = {target_ms:.4g} ms by table; every network is within it",),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from bpnas.search.data.evaluation_images import EvaluationImages
+from bpnas.search.studies.connections.paper_figures import PaperFigure
 from bpnas.search.studies.statistics import Interval, PairedComparison, compare_pairs, mean_interval
 
 Measure = Literal["accuracy", "best", "latency", "argmax", "expected", "skips", "entropy"]
@@ -89,6 +90,7 @@ class Summary:
         notes: what was left out, and why.
         seeds: how many.
         accuracy_on: the images that the accuracies are of; None without any.
+        paper: what the paper's tables say of the arms.
     """
 
     notes: tuple[str, ...]
@@ -97,6 +99,7 @@ class Summary:
     rows: tuple[NetworkRow, ...]
     seeds: int
     accuracy_on: EvaluationImages | None = None
+    paper: tuple[PaperFigure, ...] = ()
 
 
 def summarise(rows: Sequence[NetworkRow], pairs: Sequence[tuple[str, str]], notes: tuple[str, ...] = ()) -> Summary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bpnas.search.studies.connections.paper_figures import LAMBDA_0
 from bpnas.search.studies.connections.summary import Comparison, Summary
 from bpnas.search.studies.report import LEVEL, POINTS, Unit, seed_count, table_lines
 from bpnas.search.studies.statistics import Interval, smallest_p
@@ -49,6 +50,25 @@ def summary_lines(summary: Summary) -> list[str]:
             f"cannot give p below {least:.3g} for all of them, however large the differences are."
         )
     return [*lines, *summary.notes]
+
+
+def paper_lines(summary: Summary, device: str, mock: bool) -> list[str]:
+    """Our figures beside the paper's; none where it has none of these arms."""
+    if not summary.paper:
+        return []
+    rows = [["arm", "ours, %", "ours, ms", "paper, %", "paper, ms"]]
+    for figure in summary.paper:
+        networks = [row for row in summary.rows if row.arm == figure.arm]
+        arm = next(arm for arm in summary.arms if arm.arm == figure.arm)
+        latency_ms = sum(row.latency_ms for row in networks) / len(networks)
+        accuracy = "-" if arm.accuracy is None else POINTS.number(arm.accuracy.mean)
+        rows.append(
+            [figure.arm, accuracy, f"{latency_ms:.4g}", POINTS.number(figure.accuracy), f"{figure.latency_ms:.4g}"]
+        )
+    ours = f"by the table of {device}" + (", mock: computed, not measured" if mock else "")
+    lines = [f"Beside the paper's (ours {ours}; the paper's on ImageNet and a Galaxy S9, T = 55 ms):"]
+    lines += table_lines(rows)
+    return [*lines, LAMBDA_0] if any(figure.arm == "lambda 0" for figure in summary.paper) else lines
 
 
 def _sentence(comparison: Comparison, seeds: str) -> str:

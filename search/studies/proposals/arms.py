@@ -7,15 +7,12 @@ from typing import ClassVar, Protocol
 
 from bpnas.base.errors import UsageError
 from bpnas.base.randomness import Rng
-from bpnas.profiler.block import Block, Coding
-from bpnas.search.errors import InfeasibleLimitError
+from bpnas.profiler.block import Coding
 from bpnas.search.presets import ProposalSettings
 from bpnas.search.proposals.evolution import Candidate, Evolution, Strategy, Trial
+from bpnas.search.proposals.random_draws import RandomDraws
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.studies.study import Study
-
-_REDRAWS = 64
-"""Draws in a row that may meet what was drawn before, until one is taken again."""
 
 
 class Proposer(Protocol):
@@ -23,39 +20,6 @@ class Proposer(Protocol):
 
     def ask(self) -> Candidate[int]: ...
     def tell(self, index: int, score: float) -> Trial[int]: ...
-
-
-class RandomDraws:
-    """Random feasible blocks, all equally likely, each once as long as others are met: random search at its best.
-
-    Args:
-        space, limit_ms, rng: as of `levonas`.
-
-    Raises:
-        InfeasibleLimitError: nothing meets the limit.
-    """
-
-    def __init__(self, space: BlockSpace, limit_ms: float, rng: Rng) -> None:
-        self._space, self._feasible, self._rng = space, space.feasible(limit_ms), rng
-        if not self._feasible.size:
-            raise InfeasibleLimitError(limit_ms, self._feasible.smallest_ms)
-        self._seen: set[Block] = set()
-        self._candidates: list[Candidate[int]] = []
-
-    def ask(self) -> Candidate[int]:
-        """The next one."""
-        for _ in range(_REDRAWS):
-            code = self._feasible.sample(self._rng)
-            if self._space.block(code) not in self._seen:
-                break
-        self._seen.add(self._space.block(code))
-        self._candidates.append(Candidate(len(self._candidates), code, self._space.latency(code)))
-        return self._candidates[-1]
-
-    def tell(self, index: int, score: float) -> Trial[int]:
-        """Candidate number `index` has this score, which changes nothing here."""
-        candidate = self._candidates[index]
-        return Trial(index, candidate.genotype, candidate.latency_ms, score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +50,7 @@ class LevonasArm:
             sample=settings.sample,
             cycles=settings.cycles,
             rng=rng,
-            strategy=self.strategy or settings.strategy,
+            strategy=self.strategy or evolving(settings),
         )
 
 
@@ -100,6 +64,17 @@ class RandomArm:
     def proposer(self, space: BlockSpace, settings: ProposalSettings, limit_ms: float, rng: Rng) -> Proposer:
         """A new search. Raises InfeasibleLimitError if nothing meets the limit."""
         return RandomDraws(space, limit_ms, rng)
+
+
+def evolving(settings: ProposalSettings) -> Strategy:
+    """The strategy of LEvoNAS that a preset names.
+
+    Raises:
+        UsageError: it names random blocks.
+    """
+    if settings.strategy == "random":
+        raise UsageError("strategy 'random' is an arm of its own in a study: use 'default' or 'paper'")
+    return settings.strategy
 
 
 ProposalArm = LevonasArm | RandomArm

@@ -15,12 +15,14 @@ from typing import Any, Protocol
 
 from bpnas.base.errors import UsageError
 from bpnas.base.randomness import derived_seed
+from bpnas.profiler.block import Block
 from bpnas.search.data.evaluation_images import on_images
 from bpnas.search.execution.executor import Executor, open_executor
 from bpnas.search.execution.lost_workers import keep_losses
 from bpnas.search.execution.worker_pool import EvaluatorFactory, LostWorker
 from bpnas.search.presets import ProposalSettings
 from bpnas.search.proposals.limits import default_limits, feasible_limits
+from bpnas.search.proposals.run import Proposal
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.studies.proposals.arms import ProposalArm
@@ -30,7 +32,7 @@ from bpnas.search.studies.proposals.search import StudySearch, StudyTrial, run_s
 from bpnas.search.studies.proposals.summary import Summary, summarise
 from bpnas.search.studies.proposals.text import summary_lines
 from bpnas.search.studies.proposals.trainer import StudyTraining
-from bpnas.search.studies.study import Findings, Study, StudyRequest, StudyResult, run_study
+from bpnas.search.studies.study import NOT_OF_STUDIES, Findings, Study, StudyRequest, StudyResult, run_study
 
 _COLUMNS = "arm seed limit_ms index parent block genotype latency_ms score best_so_far repeat".split()
 
@@ -56,7 +58,7 @@ def run_proposals_study(
     Args:
         study: the arms.
         request: the `proposals` of its preset are the terms of all searches, and the recipe of winners too.
-        constraints: latency limits in ms; default the tightest, the middle and the loosest of the preset's.
+        constraints: latency limits in ms; default the tightest, the middle and the loosest of `default_limits`.
         executor: where trainings are done; default in this process, one after the other. A study may be resumed
             elsewhere.
 
@@ -82,7 +84,7 @@ def run_proposals_study(
         for coding in dict.fromkeys(arm.coding for arm in study.arms)
     }
     space = next(iter(spaces.values()))
-    limits = feasible_limits(space, tuple(constraints) or _three_limits(space, settings))
+    limits = feasible_limits(space, tuple(constraints) or _three_limits(space))
 
     def run(directory: RunDirectory) -> Findings[Summary]:
         training = StudyTraining(backbone, request.source.absolute, request.preset, request.threads)
@@ -94,14 +96,17 @@ def run_proposals_study(
                 for number, limit in enumerate(limits)
                 for arm in study.arms
             ]
-            return _findings(study, searches, memory, request)
+            found = _findings(study, searches, memory, request)
+            _hand_on(directory, searches, request, memory)
+            return found
 
-    config = {"constraints_ms": list(limits), "proposals": request.preset.to_dict()["proposals"]}
+    recipe = {k: v for k, v in request.preset.to_dict()["proposals"].items() if k not in NOT_OF_STUDIES}
+    config = {"constraints_ms": list(limits), "proposals": recipe}
     return run_study(request, study.name, run, limits="limits", config=config)
 
 
-def _three_limits(space: BlockSpace, settings: ProposalSettings) -> tuple[float, ...]:
-    limits = default_limits(space, settings.limit_quantiles)
+def _three_limits(space: BlockSpace) -> tuple[float, ...]:
+    limits = default_limits(space).limits_ms
     return limits[0], limits[len(limits) // 2], limits[-1]
 
 
@@ -126,6 +131,30 @@ def _findings(
     rows = [_row(search, trial) for search in searches for trial in search.trials]
     lines = summary_lines(summary)
     return Findings(_COLUMNS, rows, summary, lines, partial(study_figure, searches), len(memory.done))
+
+
+def _hand_on(
+    directory: RunDirectory, searches: Sequence[StudySearch], request: StudyRequest, memory: TrainingMemory
+) -> None:
+    """Write each arm's winners of a seed as block proposals, for stage 2: the best of each limit, no block twice."""
+    meta, images = request.table.meta, memory.images(on_test=False)
+    found: dict[str, dict[Block, Proposal]] = {}
+    for search in searches:
+        winner = search.winner
+        proposals = found.setdefault(handed_on(search.arm.name, search.seed), {})
+        proposal = Proposal(winner.block, search.limit_ms, winner.latency_ms, winner.score, images)
+        proposals.setdefault(winner.block, proposal)
+    (directory.root / "proposals").mkdir(exist_ok=True)
+    for name, proposals in found.items():
+        facts = {"mock": meta.mock, "device": meta.device_name, "runtime": meta.runtime}
+        facts["table_sha256"] = request.table.sha256
+        listed = [proposal.values() for proposal in proposals.values()]
+        directory.write_json(name, {**facts, "data": request.data, "proposals": listed})
+
+
+def handed_on(arm: str, seed: int) -> str:
+    """The file of an arm's winners, in the directory of a study."""
+    return f"proposals/{arm}-seed{seed}.json"
 
 
 def _retrain(searches: Sequence[StudySearch], memory: TrainingMemory, request: StudyRequest) -> list[float | None]:
