@@ -33,7 +33,6 @@ from bpnas.search.commands.options import (
     wait_passively,
 )
 from bpnas.search.commands.search_text import (
-from bpnas.tables.commands.table_path import table_name
     following_lines,
     network_folder,
     plan_text,
@@ -41,6 +40,7 @@ from bpnas.tables.commands.table_path import table_name
     result_text,
     result_values,
 )
+from bpnas.tables.commands.table_path import table_name
 
 if TYPE_CHECKING:
     from bpnas.search.networks.export import Int8Result
