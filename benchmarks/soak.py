@@ -3,10 +3,10 @@
     python benchmarks/soak.py [--runs 200] [--seed 0] [--bundle DIR]
 
 Every run is a small campaign of `profile-device`, called again as a person would until it is complete. Each gets one or
-two faults: of the daemon, the connection, the runner, the host, the disk, a second campaign that wants the same phone;
-and often a model that does not behave. Never do two runners work at once. The
-fake runner's numbers tell models apart; with --bundle real models are timed by the real runner, and all behave. Needs
-the parts that tests/phone/prepare.py fetches, in BPNAS_PHONE_PARTS. Exit status 1 if anything was not as it should be.
+two faults: of the daemon, the connection, the runner, the host, its wall clock, the disk, a second campaign that wants
+the same phone; and often a model that does not behave. Never do two runners work at once. The fake runner's numbers
+tell models apart; with --bundle real models are timed by the real runner, and all behave. Needs the parts that
+tests/phone/prepare.py fetches, in BPNAS_PHONE_PARTS. Exit status 1 if anything was not as it should be.
 """
 
 from __future__ import annotations
@@ -168,6 +168,16 @@ def fill_up_disk(run: Run) -> None:
     film.unlink(missing_ok=True)
 
 
+def jump(run: Run) -> None:
+    """The wall clock of the host is set forward or back, by seconds or years, and perhaps corrected."""
+    clock = run.folder / "clock"
+    for wrong_by in [run.rng.choice([-1, 1]) * 10 ** run.rng.uniform(0.0, 9.0), 0.0][: run.rng.choice([1, 2])]:
+        draft = clock.with_name("clock.new")
+        draft.write_text(str(wrong_by))
+        draft.rename(clock)
+        time.sleep(run.rng.uniform(0.0, 0.5))
+
+
 FAULTS: dict[str, Callable[[Run], None]] = {
     "daemon killed": kill_daemon,
     "daemon stopped": stop_daemon,
@@ -180,6 +190,7 @@ FAULTS: dict[str, Callable[[Run], None]] = {
     "connection drips": let_drip,
     "second campaign": start_rival,
     "disk full": fill_up_disk,
+    "wall clock jumps": jump,
 }
 
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bpnas.profiler.backbone import IMAGE_CHANNELS
 from bpnas.profiler.block import BlockPath, ComplexPath
-from bpnas.profiler.campaign.estimate import PRECISION, Estimate, estimate
+from bpnas.profiler.campaign.estimate import PRECISION, Estimate, estimate, estimate_part
 from bpnas.profiler.campaign.records import Plan, Records, Setup, differences
 from bpnas.profiler.campaign.run import plan_parts
 from bpnas.profiler.campaign.sentinel import is_phone
-from bpnas.profiler.campaign.session import Session, Statistic, summarize
+from bpnas.profiler.campaign.session import Statistic
 from bpnas.profiler.paths import (
     ContextPart,
     HeadPart,
@@ -37,6 +37,7 @@ from bpnas.tables.coverage import paths_everywhere
 from bpnas.tables.errors import BuildError
 from bpnas.tables.latency_table import LatencyTable
 from bpnas.tables.schema import arrow_table
+from bpnas.tables.setup_sessions import Samples, SetupSessions
 from bpnas.tables.table_meta import TableMeta
 from bpnas.tables.validation.model_choice import choose_models
 
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _NAMED = 5  # that many examples in a message
-
-Samples = Mapping[Session, npt.NDArray[np.float64]]
-"""Samples of each session, in ms per inference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,51 +87,91 @@ def build_table(
             that was asked for is not available.
         UsageError: there is no such model.
     """
-    plans, sessions = _read(files, statistic)
+    with ExitStack() as opened:
+        records = [opened.enter_context(Records.read(file)) for file in files]
+        return _build(records, runtime, backbone, paths, allow_missing, additivity, statistic)
+
+
+def _build(
+    records: Sequence[Records],
+    runtime: str | None,
+    backbone: str | None,
+    paths: str | None,
+    allow_missing: bool,
+    additivity: str | None,
+    statistic: Statistic,
+) -> BuiltTable:
+    plans = [plan for file in records for plan in file.plans()]
     plans = [plan for plan in plans if plan.test_seed is None]  # what a table is evaluated with must not get into it
     if runtime is not None:
         plans = [plan for plan in plans if plan.setup.device.runtime == runtime]
     if backbone is not None:
         plans = [plan for plan in plans if plan.backbones[0].name == backbone]
-    names = ", ".join(str(file) for file in files)
+    names = ", ".join(str(file.path) for file in records)
     if not plans:
         wanted = " ".join(f"{what} {name}" for what, name in (("runtime", runtime), ("backbone", backbone)) if name)
         raise BuildError(f"{names}: no campaign{' with ' + wanted if wanted else ''} in these records")
     setup = _only_setup(names, plans)
     _only_backbone(names, plans)
 
-    keep = None if paths is None else set(select_paths(paths))
-    parts: dict[str, Part] = {}
-    planned_sessions: dict[str, int] = {}
-    precision: dict[str, float] = {}
-    for plan in plans:
-        for part in plan_parts(plan):
-            if keep is None or keep.issuperset(_paths_of(part)):
-                parts[part.key] = part
-                planned_sessions[part.key] = max(plan.sessions, planned_sessions.get(part.key, 0))
-                asked = PRECISION if plan.precision is None else plan.precision
-                precision[part.key] = min(asked, precision.get(part.key, asked))
-    if not any(isinstance(part, PathPart) for part in parts.values()):
+    wanted_parts = _wanted(plans, None if paths is None else set(select_paths(paths)))
+    if not any(isinstance(one.part, PathPart) for one in wanted_parts.values()):
         raise BuildError(f"{names}: no path that matches {paths!r} was planned to be measured")
-    samples = sessions.get(setup, {})
-    estimates = estimate(samples, planned_sessions, can_throttle=is_phone(setup.device), statistic=statistic).parts
-    unusable = sorted(key for key in parts if key in estimates and not estimates[key].used)
-    unmeasured = (k for k in parts if k not in estimates or estimates[k].measured < planned_sessions[k])
-    missing = tuple(sorted({*unusable, *unmeasured}))
+    rows, unusable, missing, correction = _rows(wanted_parts, SetupSessions(records, setup, statistic), statistic)
     if missing and not allow_missing:
         why = f" (the device was throttled whenever it measured {name_some(unusable)})" if unusable else ""
         raise BuildError(
-            f"{names}: {len(missing):,} of {len(parts)} entries missing: {name_some(missing)}{why}; finish the "
+            f"{names}: {len(missing):,} of {len(wanted_parts)} entries missing: {name_some(missing)}{why}; finish the "
             "campaign with the same profile-device command, or accept a table with holes with --allow-missing"
         )
-    known = [estimates[key] for key in sorted(parts) if key in estimates and estimates[key].used]
-    rows = [_row(parts[one.key], setup, one, precision[one.key], samples) for one in known]
     if not rows:
         raise BuildError(f"{names}: nothing is measured yet")
     table = arrow_table(rows)
-    meta = replace(_meta(setup, plans, missing, {row["key"] for row in rows}), statistic=statistic)
+    meta = replace(_meta(setup, plans, tuple(missing), {row["key"] for row in rows}), statistic=statistic)
     models = choose_models(LatencyTable(table, meta), additivity)
-    return BuiltTable(table, replace(meta, models=models), max(one.largest_correction for one in known))
+    return BuiltTable(table, replace(meta, models=models), correction)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A part, the sessions that were planned of it, and the precision asked for, where several plans cover it."""
+
+    part: Part
+    sessions: int
+    precision: float
+
+
+def _wanted(plans: Iterable[Plan], keep: set[BlockPath] | None) -> dict[str, _Wanted]:
+    """What these plans cover, by key; only parts of the paths in `keep`."""
+    wanted: dict[str, _Wanted] = {}
+    for plan in plans:
+        asked = PRECISION if plan.precision is None else plan.precision
+        for part in plan_parts(plan):
+            if keep is None or keep.issuperset(_paths_of(part)):
+                before = wanted.get(part.key, _Wanted(part, 0, asked))
+                wanted[part.key] = _Wanted(part, max(plan.sessions, before.sessions), min(asked, before.precision))
+    return wanted
+
+
+def _rows(
+    wanted: Mapping[str, _Wanted], sessions: SetupSessions, statistic: Statistic
+) -> tuple[list[dict[str, Any]], list[str], list[str], float]:
+    """The table's rows; the keys of parts without a usable session, and of all that are missing; the largest
+    correction. Parts are read one after the other: the samples of all would not fit into memory.
+    """
+    setup, rows, unusable, missing, correction = sessions.setup, [], [], [], 0.0
+    drifts = estimate(sessions.of_sentinels(), can_throttle=is_phone(setup.device), statistic=statistic)
+    for key, one in sorted(wanted.items()):
+        samples = sessions.of_part(key)
+        found = estimate_part(key, samples, one.sessions, drifts, statistic) if samples else None
+        if found is None or not found.used or found.measured < one.sessions:
+            missing.append(key)
+        if found is not None and found.used:
+            rows.append(_row(one.part, setup, found, one.precision, samples))
+            correction = max(correction, found.largest_correction)
+        elif found is not None:
+            unusable.append(key)
+    return rows, unusable, missing, correction
 
 
 def _paths_of(part: Part) -> set[BlockPath]:
@@ -144,21 +182,6 @@ def _paths_of(part: Part) -> set[BlockPath]:
             return {path for block in part.blocks if block is not None for path in block.paths}
         case _:
             return set()
-
-
-def _read(
-    files: Sequence[str | Path], statistic: Statistic
-) -> tuple[list[Plan], dict[Setup, dict[Session, npt.NDArray[np.float64]]]]:
-    """Plans, and the samples of every session by setup. A row that comes again, from a copied file, is one."""
-    plans: list[Plan] = []
-    sessions: dict[Setup, dict[Session, npt.NDArray[np.float64]]] = {}
-    for file in files:
-        with Records.read(file) as records:
-            plans.extend(records.plans())
-            for setup, measurement in records.measurements():
-                samples_ms = np.asarray(measurement.samples_ns, np.float64) / measurement.repeats / 1e6
-                sessions.setdefault(setup, {})[summarize(measurement, statistic)] = samples_ms
-    return plans, sessions
 
 
 def _only_setup(names: str, plans: Iterable[Plan]) -> Setup:

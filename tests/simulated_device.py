@@ -20,6 +20,10 @@ def steady(now: float) -> float:
     return 1.0
 
 
+def right(now: float) -> float:
+    return 0.0
+
+
 def calm(key: str, session: int) -> float:
     return 1.0
 
@@ -31,6 +35,7 @@ class SimulatedDevice:
     Attributes:
         serial: in the conditions.
         slowdown: of everything, by time.
+        wrong_by: seconds that the wall clock is ahead, by time.
         session_noise, sample_noise: standard deviations, relative.
         noisier: how many times the sample noise of one session is.
         tick_ns: of the clock.
@@ -39,6 +44,7 @@ class SimulatedDevice:
 
     serial: str = "A"
     slowdown: Callable[[float], float] = steady
+    wrong_by: Callable[[float], float] = right
     session_noise: float = 0.004
     sample_noise: float = 0.008
     noisier: Callable[[str, int], float] = calm
@@ -56,7 +62,7 @@ class SimulatedDevice:
         center_ns = truth_ms(key) * 1e6 * self.slowdown(self.now) * math.exp(rng.gauss(0.0, self.session_noise))
         spread = self.sample_noise * self.noisier(key, session)
         samples = (center_ns * math.exp(rng.gauss(0.0, spread)) for _ in range(self.samples))
-        started_at = self.began_at + self.now
+        started_at = self.began_at + self.now + self.wrong_by(self.now)
         self.now += SECONDS
         (self.sentinels if is_sentinel(key) else self.seen).append((key, session))
         return Measurement(

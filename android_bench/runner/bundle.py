@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -245,13 +247,21 @@ def _publish(place: Path, values: dict[str, Any], out: Path) -> Bundle:
     if target.exists():
         try:
             bundle = Bundle.load(target)
-            (target / MANIFEST).touch()  # it is the newest now
+            _make_newest(target, out)
             return bundle
         except DeviceError:
             shutil.rmtree(target)
     place.chmod(0o755)
     place.rename(target)
+    _make_newest(target, out)
     return Bundle.load(target)
+
+
+def _make_newest(folder: Path, out: Path) -> None:
+    """Let this bundle be the one that was built last, also where the wall clock was set back after another one."""
+    others = (path.stat().st_mtime_ns for path in out.glob(f"bundle-*/{MANIFEST}") if path.parent != folder)
+    newest = max(time.time_ns(), max(others, default=0) + 1_000_000_000)  # in steps that every file system keeps
+    os.utime(folder / MANIFEST, ns=(newest, newest))
 
 
 def _content_hash(values: Mapping[str, Any]) -> str:

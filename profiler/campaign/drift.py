@@ -1,11 +1,13 @@
 """What the sentinel says of one device over time: when it was throttled, and how much it drifted.
 
-Only times and ratios of one device meet here: the sentinel's latencies are taken relative to its own baseline.
+Only one device's sessions meet here, and the sentinel's latencies are taken relative to its own baseline. What came
+after what is the order of the records: a wall clock may be set back.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -34,7 +36,7 @@ _WORTH_CORRECTING = 0.8
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Drift:
     """One device over time.
 
@@ -43,7 +45,7 @@ class Drift:
         sentinels: that could be used.
         throttled: those of them that were too slow.
         largest: of all corrections of this device's sentinel, relative, as 0.04; 0 where nothing is corrected.
-        good_at, slow_at: times of the good and of the throttled ones, ascending.
+        good_at, slow_at: places (see `Session`) of the good and of the throttled ones, ascending.
         curve: logarithm of how much slower than usual the device was at each good one, or None: no drift to be sure of.
     """
 
@@ -51,45 +53,56 @@ class Drift:
     sentinels: int
     throttled: int
     largest: float
-    good_at: Floats
-    slow_at: Floats
-    curve: Floats | None
+    good_at: tuple[int, ...]
+    slow_at: tuple[int, ...]
+    curve: tuple[float, ...] | None
 
-    def is_throttled(self, started_at: float) -> bool:
+    def is_throttled(self, place: int) -> bool:
         """Whether a session is between the last good sentinel before a slow one and the next good one after it."""
-        if not started_at:
+        if not place or not self.slow_at:
             return False
-        after = int(np.searchsorted(self.good_at, started_at, "right"))
-        low = self.good_at[after - 1] if after else -math.inf
-        high = self.good_at[after] if after < len(self.good_at) else math.inf
-        return bool(np.any((low < self.slow_at) & (self.slow_at < high)))
+        after = bisect_right(self.good_at, place)
+        first = bisect_right(self.slow_at, self.good_at[after - 1]) if after else 0
+        return first < len(self.slow_at) and (after == len(self.good_at) or self.slow_at[first] < self.good_at[after])
 
-    def factor(self, started_at: float) -> float:
+    def factor(self, place: int) -> float:
         """How many times slower than usual the device was; 1 where there is no drift to be sure of."""
-        if self.curve is None or not started_at:
+        if self.curve is None or not place:
             return 1.0
-        return math.exp(float(np.interp(started_at, self.good_at, self.curve)))
+        after = bisect_right(self.good_at, place)
+        if after in (0, len(self.good_at)):  # before the first sentinel as at it, after the last one likewise
+            return math.exp(self.curve[max(after - 1, 0)])
+        (start, end), (low, high) = self.good_at[after - 1 : after + 1], self.curve[after - 1 : after + 1]
+        return math.exp(low + (high - low) * (place - start) / (end - start))
 
 
 def read_drift(serial: str, sentinels: Sequence[Session], can_throttle: bool = True) -> Drift:
     """What the sentinel's sessions on one device say, in any order.
 
-    Sessions without a time, and of too few samples, say nothing. Where the device cannot throttle, a slow sentinel is
+    Sessions without a place, and of too few samples, say nothing. Where the device cannot throttle, a slow sentinel is
     only one of the values that the curve is drawn through.
     """
-    usable = [one for one in sentinels if one.started_at and one.samples >= MIN_SAMPLES and one.latency_ms > 0.0]
+    usable = [one for one in sentinels if one.place and one.samples >= MIN_SAMPLES and one.latency_ms > 0.0]
     ratios: dict[Session, float] = {}
     for _, same in groupby(sorted(usable, key=lambda one: one.key), key=lambda one: one.key):
         group = list(same)
         baseline = _baseline([one.latency_ms for one in group])
         ratios.update((one, one.latency_ms / baseline) for one in group)
-    in_time = sorted(ratios, key=lambda one: (one.started_at, one.latency_ms))
-    at = np.array([one.started_at for one in in_time], np.float64)
-    ratio = np.array([ratios[one] for one in in_time], np.float64)
+    in_order = sorted(ratios, key=lambda one: (one.place, one.latency_ms))
+    at = np.array([one.place for one in in_order], np.int64)
+    ratio = np.array([ratios[one] for one in in_order], np.float64)
     slow = (ratio > THROTTLED) & can_throttle
     curve = _curve(np.log(ratio[~slow]))
     largest = 0.0 if curve is None else math.expm1(float(np.abs(curve).max()))
-    return Drift(serial, len(in_time), int(slow.sum()), largest, at[~slow], at[slow], curve)
+    return Drift(
+        serial=serial,
+        sentinels=len(in_order),
+        throttled=int(slow.sum()),
+        largest=largest,
+        good_at=tuple(at[~slow].tolist()),
+        slow_at=tuple(at[slow].tolist()),
+        curve=None if curve is None else tuple(curve.tolist()),
+    )
 
 
 def _baseline(latencies: Sequence[float]) -> float:

@@ -1,6 +1,7 @@
 """Measurements -> one estimate per part, with its confidence interval and its doubts.
 
-A pure function of all sessions of one setup, those of the sentinel included: their order and copies change nothing.
+A pure function of all sessions of one setup, those of the sentinel included: in which order they are given, and copies,
+change nothing. What was measured after what is in their places, not in the wall clock, which may be set back.
 The rules and their reasons are in docs/measuring.md.
 """
 
@@ -93,12 +94,12 @@ class Estimates:
 
     def _factor(self, session: Session) -> float:
         drift = self.drifts.get(session.serial)
-        return 1.0 if drift is None else drift.factor(session.started_at)
+        return 1.0 if drift is None else drift.factor(session.place)
 
     def reason_against(self, session: Session) -> Reason | None:
         """Why a session should be measured again, if it should."""
         drift = self.drifts.get(session.serial)
-        if drift is not None and drift.is_throttled(session.started_at):
+        if drift is not None and drift.is_throttled(session.place):
             return "throttled"
         return "noisy" if session.is_noisy else None
 
@@ -117,12 +118,12 @@ def estimate(
         planned: sessions that were planned of a part, by key; one where nothing is said. That many calm sessions are
             enough to leave the noisy ones out.
         can_throttle: whether a slow sentinel makes its neighbours unusable; of a phone, see `sentinel.is_phone`.
-        statistic: of a part's sessions that stands for the part; as that of their samples, see `session.summarize`.
+        statistic: of a part's sessions that stands for the part; as that of their samples, see `session.Summarizer`.
     """
     by_key: dict[str, list[Session]] = {}
     sentinels: dict[str, list[Session]] = {}
     # Sorted, so that not even a rounding error depends on the order.
-    for session in sorted(set(sessions), key=lambda one: (one.key, one.number, one.started_at, one.latency_ms)):
+    for session in sorted(set(sessions), key=lambda one: (one.key, one.number, one.place, one.latency_ms)):
         if is_sentinel(session.key):
             sentinels.setdefault(session.serial, []).append(session)
         else:
@@ -131,6 +132,14 @@ def estimate(
     found = Estimates({}, drifts)
     parts = {key: _part(key, by_key[key], (planned or {}).get(key, 1), found, statistic) for key in by_key}
     return Estimates(parts, drifts)
+
+
+def estimate_part(
+    key: str, sessions: Iterable[Session], planned: int, found: Estimates, statistic: Statistic = "median"
+) -> Estimate:
+    """What `estimate` says of one part, with the drifts of `found`: for more parts than memory holds sessions of."""
+    in_order = sorted(set(sessions), key=lambda one: (one.number, one.place, one.latency_ms))
+    return _part(key, in_order, planned, found, statistic)
 
 
 def of_sessions(latencies_ms: Sequence[float], statistic: Statistic) -> float:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -25,6 +26,9 @@ from bpnas.base.errors import BpnasError, SpaceError, UsageError
 from bpnas.base.file_kinds import RECORDS_ID, SQLITE_HEADER, begins_records, kind_of
 from bpnas.base.plain_text import shown, storable
 from bpnas.profiler.backbone import Backbone
+
+if TYPE_CHECKING:
+    from bpnas.profiler.campaign.order import RowOrder
 
 SCHEMA_VERSION = 1
 
@@ -300,6 +304,12 @@ class Records(Closing):
         """(key, session) of everything measured with this setup."""
         return self._tasks("measurement", setup)
 
+    def keys(self, setup: Setup) -> set[str]:
+        """Of everything measured with this setup."""
+        query = "SELECT DISTINCT key FROM measurement WHERE fingerprint = ? AND settings = ? AND export_version = ?"
+        with _faults(self.path):
+            return {key for (key,) in self._connection.execute(query, _identity(setup))}
+
     def failed(self, setup: Setup) -> set[tuple[str, int]]:
         """(key, session) of everything that failed with this setup, whether it was measured later or not."""
         return self._tasks("failure", setup)
@@ -308,7 +318,7 @@ class Records(Closing):
         with _faults(self.path):
             rows = self._connection.execute(
                 f"SELECT key, session FROM {table} WHERE fingerprint = ? AND settings = ? AND export_version = ?",
-                (setup.device.fingerprint, setup.settings.digest, setup.export_version),
+                _identity(setup),
             )
             return {(key, session) for key, session in rows}
 
@@ -318,32 +328,73 @@ class Records(Closing):
         Raises:
             RecordsError: a row is damaged.
         """
-        for setup, row in self._rows("measurement"):
-            with _stored(self.path, "a measurement"):
-                row["samples_ns"] = tuple(json.loads(row["samples_ns"]))
-                row["conditions"] = json.loads(row["conditions"])
-                measurement = Measurement(**row)
-            yield setup, measurement
+        for _, setup, row in self._rows("measurement"):
+            yield setup, self._measurement(row)
 
-    def measurements_of(self, setup: Setup) -> Iterator[Measurement]:
-        """Everything measured with this setup, ordered by key and session. Raises RecordsError."""
-        return (measurement for other, measurement in self.measurements() if other == setup)
+    def _measurement(self, row: dict[str, Any]) -> Measurement:
+        with _stored(self.path, "a measurement"):
+            row["samples_ns"] = tuple(json.loads(row["samples_ns"]))
+            row["conditions"] = json.loads(row["conditions"])
+            return Measurement(**row)
+
+    def measurements_of(self, setup: Setup, key: str | None = None) -> Iterator[Measurement]:
+        """Everything measured with this setup, in the order of measuring; or of one part, ordered by session.
+
+        Raises:
+            RecordsError: a row is damaged.
+        """
+        return (measurement for _, measurement in self.numbered(setup, key))
+
+    def numbered(self, setup: Setup, key: str | None = None) -> Iterator[tuple[int, Measurement]]:
+        """As `measurements_of`, each with the number of its row: what was measured later has a larger one."""
+        what, order = ("", "rowid") if key is None else ("key = ? AND ", "session, rowid")
+        where = f"WHERE {what}fingerprint = ? AND settings = ? AND export_version = ? ORDER BY {order}"
+        values = (*(() if key is None else (key,)), *_identity(setup))
+        return ((number, self._measurement(row)) for number, _, row in self._rows("measurement", where, values))
+
+    def row_order(self, setup: Setup) -> RowOrder:
+        """When and by which device each row of this setup was measured. Raises RecordsError."""
+        query = (
+            "SELECT rowid, CASE WHEN json_valid(conditions) THEN json_extract(conditions, '$.before.serial') END, "
+            "started_at, row_sha256 FROM measurement WHERE fingerprint = ? AND settings = ? AND export_version = ? "
+            "ORDER BY rowid"
+        )
+        import numpy as np
+
+        from bpnas.profiler.campaign.order import RowOrder
+
+        serials: dict[str, int] = {}
+        rows, devices, times, digests = array("q"), array("q"), array("d"), array("q")
+        with _faults(self.path), closing(self._connection.execute(query, _identity(setup))) as cursor:
+            try:
+                for number, serial, started_at, digest in cursor:
+                    rows.append(number)
+                    devices.append(serials.setdefault("" if serial is None else str(serial), len(serials)))
+                    times.append(started_at)
+                    digests.append(int(digest[:15], 16))
+            except (TypeError, ValueError) as error:  # a column's type has changed
+                raise RecordsError(_damaged(self.path, f"a measurement row: {shown(error)}")) from error
+        whole, real = (np.frombuffer(each, np.int64) for each in (rows, devices)), np.frombuffer(times, np.float64)
+        return RowOrder(next(whole), tuple(serials), next(whole), real, np.frombuffer(digests, np.int64))
 
     def failures(self) -> Iterator[tuple[Setup, Failure]]:
         """Every failure, ordered by key and session; a part that was measured later appears in both lists."""
-        for setup, row in self._rows("failure"):
+        for _, setup, row in self._rows("failure"):
             with _stored(self.path, "a failure"):
                 failure = Failure(**row)
             yield setup, failure
 
-    def _rows(self, table: str) -> Iterator[tuple[Setup, dict[str, Any]]]:
+    def _rows(
+        self, table: str, where: str = "ORDER BY key, session, rowid", values: Sequence[str | int] = ()
+    ) -> Iterator[tuple[int, Setup, dict[str, Any]]]:
+        """Number, setup and content of rows; damaged ones raise."""
         setups: dict[tuple[str, str, int], Setup] = {}
         # A cursor that lives on in a traceback would keep the file locked, and the next writer waiting.
         query = self._connection.execute
-        with _faults(self.path), closing(query(f"SELECT * FROM {table} ORDER BY key, session, rowid")) as cursor:
-            names = [column[0] for column in cursor.description]
-            for values in cursor:
-                row = dict(zip(names, values, strict=True))
+        with _faults(self.path), closing(query(f"SELECT rowid, * FROM {table} {where}", values)) as cursor:
+            names = [column[0] for column in cursor.description[1:]]
+            for number, *content in cursor:
+                row = dict(zip(names, content, strict=True))
                 try:
                     whole = row.pop("row_sha256") == _row_sha256(row)
                     del row["tools"]
@@ -354,7 +405,7 @@ class Records(Closing):
                     raise RecordsError(_damaged(self.path, f"a {table} row of {shown(row['key'])} has changed"))
                 if identity not in setups:
                     setups[identity] = self._setup(*identity)
-                yield setups[identity], row
+                yield number, setups[identity], row
 
     def _setup(self, fingerprint: str, settings: str, export_version: int) -> Setup:
         with _faults(self.path):
@@ -400,6 +451,11 @@ def is_records_file(path: str | Path) -> bool:
             return begins_records(file.read(SQLITE_HEADER))
     except OSError:
         return False
+
+
+def _identity(setup: Setup) -> tuple[str, str, int]:
+    """What names a setup in a row."""
+    return setup.device.fingerprint, setup.settings.digest, setup.export_version
 
 
 def _row_sha256(row: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from bpnas.profiler.campaign.other_models import AnyPart, OtherPart
 from bpnas.profiler.campaign.records import Plan, Records, Setup, differences
 from bpnas.profiler.campaign.rounds import MAX_SESSIONS, Assessment, Rounds
 from bpnas.profiler.campaign.sentinel import SentinelTasks, is_phone, is_sentinel, sentinel_model
-from bpnas.profiler.campaign.session import Task, summarize
+from bpnas.profiler.campaign.session import Summarizer, Task
 from bpnas.profiler.campaign.work_queue import WorkQueue
 from bpnas.profiler.networks import Fold, random_networks
 from bpnas.profiler.paths import Part, all_paths, context_parts, enumerate_parts, head_parts, select_paths
@@ -221,8 +221,9 @@ class Campaign:
             failed=_failed(records, plan, others),
             can_throttle=is_phone(plan.setup.device),
         )
+        self._summarize = Summarizer()
         for one in records.measurements_of(plan.setup):
-            self._rounds.add(summarize(one))
+            self._rounds.add(self._summarize(one))
         self._others = bool(others)
         self._wanted = self._rounds.tasks
         self._tools = _tool_versions()
@@ -280,7 +281,7 @@ class Campaign:
         """Note an outcome, in the records before anything else happens with it."""
         self._records.add(self._setup, self._tools, outcome)
         if isinstance(outcome, Measurement):
-            self._rounds.add(summarize(outcome))
+            self._rounds.add(self._summarize(outcome))
             self._measured += not is_sentinel(outcome.key)
             self._conditions[device] = {**self._conditions[device], **outcome.conditions.get("after", {})}
         else:

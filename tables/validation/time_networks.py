@@ -13,7 +13,7 @@ from bpnas.profiler.campaign.records import Plan, Records, Setup, differences
 from bpnas.profiler.campaign.rounds import MAX_SESSIONS
 from bpnas.profiler.campaign.run import CampaignResult, Progress, plan_parts, run_campaign
 from bpnas.profiler.campaign.sentinel import is_phone
-from bpnas.profiler.campaign.session import Statistic, summarize
+from bpnas.profiler.campaign.session import Statistic, Summarizer
 from bpnas.profiler.models.graph import EXPORT_VERSION
 from bpnas.profiler.paths import NetworkPart, all_paths
 from bpnas.tables.table_meta import TableMeta
@@ -108,7 +108,7 @@ def time_networks(
     records.refuse_other_setups(plan.setup)
     result = run_campaign(device, records, plan, serials=[serial], max_sessions=max_sessions, on_progress=on_progress)
     parts = {part.key: part for part in plan_parts(plan) if isinstance(part, NetworkPart)}
-    sessions = (summarize(one, statistic) for one in records.measurements_of(plan.setup))
+    sessions = map(Summarizer(statistic), records.measurements_of(plan.setup))
     found = estimate(
         sessions, dict.fromkeys(parts, plan.sessions), can_throttle=is_phone(plan.setup.device), statistic=statistic
     )

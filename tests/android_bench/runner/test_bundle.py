@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,20 @@ def test_a_name_that_leads_out_of_the_bundle(copied: Path) -> None:
             Bundle.load(copied)
         shutil.move(copied / "good", copied / "manifest.json")
     assert Bundle.load(copied)
+
+
+def test_the_bundle_that_was_built_last_is_the_default_although_the_clock_was_set_back(
+    quick_tools: None, wheels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = build_bundle("host", bundles_folder(), wheels=wheels)
+    later = time.time_ns() + 10**15
+    os.utime(first.directory / "manifest.json", ns=(later, later))
+    second = build_bundle("host", bundles_folder(), ["tflite"], wheels=wheels)
+    assert second.directory != first.directory
+    assert default_bundle("host") == second
+    build_bundle("host", bundles_folder(), wheels=wheels)
+    assert default_bundle("host") == first
 
 
 def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
