@@ -20,7 +20,7 @@ from bpnas.search.proposals.run import Proposal, ProposalSearch, read_proposals,
 from bpnas.search.run_directory import RESTORE_CONFIG, RunDirectory
 from bpnas.search.search_plan import Execution, SearchPlan, SearchRequest, Stage, plan_search
 from bpnas.search.spent import Spent, spent, write_cost
-from bpnas.search.training.distributed import from_main, is_main, process_group, world_size
+from bpnas.search.training.distributed import check_batch, from_main, is_main, process_group, world_size
 from bpnas.search.training.threads import set_threads, threads_kept
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def carry_out(plan: SearchPlan, out: str | Path, progress: Progress | None = Non
         progress: is told what happens.
 
     Raises:
+        UsageError: it cannot be done under torchrun, or with fewer images in a batch than it started processes.
         DataError: images are missing or damaged.
         DivergedError: a training came to numbers that are not finite. That of a single candidate of stage 1 is a trial.
         SearchError: another process of torchrun has ended.
@@ -152,6 +153,7 @@ def carry_out(plan: SearchPlan, out: str | Path, progress: Progress | None = Non
         plan = _as_begun(plan, directory)
         if plan.limits_from and not directory.has("proposals.json"):
             watcher.note(f"latency limits of the block proposals: {plan.limits_from}")
+        _check_batches(plan, directory)
         found = _proposals(plan, directory, watcher)
         if plan.request.stage != "proposals":
             networks = _networks(plan, directory, watcher, tuple(proposal.block for proposal in found))
@@ -199,6 +201,17 @@ def _as_begun(plan: SearchPlan, directory: RunDirectory) -> SearchPlan:
     if (constraints, preset) == (request.constraints, request.preset):
         return plan
     return plan_search(replace(request, constraints=constraints, preset=preset), plan.table)
+
+
+def _check_batches(plan: SearchPlan, directory: RunDirectory) -> None:
+    """Refuse, before anything is trained, what some training of this search would refuse under torchrun."""
+    preset = plan.request.preset
+    if plan.request.stage == "proposals":
+        return
+    if not from_main(directory.has("connections.json")):
+        check_batch(preset.connections.train.batch, "--connection-batch")
+    if plan.further_ms or not from_main(directory.has("network.json")):
+        check_batch(preset.retraining.batch, "--retrain-batch")
 
 
 def _proposals(plan: SearchPlan, directory: RunDirectory, watcher: Progress) -> tuple[Proposal, ...]:

@@ -21,7 +21,7 @@ from bpnas.search.connections.supernet import site_candidates
 from bpnas.search.data.batches import gpus
 from bpnas.search.data.dataset import Dataset, load_data
 from bpnas.search.data.evaluation_images import EvaluationImages
-from bpnas.search.errors import DivergedError, InfeasibleLimitError, RunError
+from bpnas.search.errors import DataError, DivergedError, InfeasibleLimitError, RunError
 from bpnas.search.event_files import event_files
 from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.networks.final_training import train_network
@@ -147,6 +147,12 @@ def run_connections(
         progress.note("the network is there already")
         return tuple(_read_network(place, table, backbone, ms) for ms, place in places.items())
     dataset = load_data(data, backbone.input_size, preset.later_images)
+    count = len(dataset.train.first(preset.retraining.train_images))
+    if count < world_size():
+        raise DataError(
+            f"{dataset.source}: {count} training images are too few for {world_size()} processes; start fewer of them, "
+            "or give more images, with --retrain-images or another --data"
+        )
     derivation: Callable[[float], dict[str, Any]] | None = None
     for ms, place in places.items():
         if from_main(place.has("connections.json")):

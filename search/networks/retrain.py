@@ -20,7 +20,7 @@ from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
 from bpnas.search.run_directory import Layout, RunDirectory, Stage
 from bpnas.search.spent import Spent, spent, write_cost
-from bpnas.search.training.distributed import from_main, is_main, process_group
+from bpnas.search.training.distributed import check_batch, from_main, is_main, process_group
 from bpnas.search.training.threads import set_threads, threads_kept
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def retrain(
         progress: is told what happens.
 
     Raises:
-        UsageError: the network does not say which images it was trained on.
+        UsageError: the network does not say which images it was trained on; or torchrun started more processes than a
+            batch has images.
         AboveLimitError: the latency with such a head is above the network's limit, or unknown without a table; said
             before anything is trained.
         RunError: the network is missing or damaged; or `out` belongs to another training, is in use or is damaged.
@@ -103,6 +104,8 @@ def retrain(
     source = Source.parse(data)
     backbone = replace(file.backbone, classes=source.class_count())
     latency = _latency(file, backbone, table)
+    if not from_main(Path(out, "network.json").exists()):
+        check_batch(preset.retraining.batch, "--retrain-batch")
     if Path(out).resolve() == file.path.parent.resolve():
         raise UsageError(f"{out}: holds the network itself; choose another directory with --out")
     doubt = _doubt(Path(out) / "network.json", file, backbone, latency)

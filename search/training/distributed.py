@@ -75,6 +75,19 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def check_batch(batch: int, option: str) -> None:
+    """Refuse a batch of fewer images than there are processes; `option` is what sets it.
+
+    Raises:
+        UsageError: the option, the batch and the processes.
+    """
+    if batch < world_size():
+        raise UsageError(
+            f"{option} {batch}: torchrun started {world_size()} processes, and each needs an image of every batch; "
+            f"give {world_size()} or more, or start fewer processes"
+        )
+
+
 def barrier() -> None:
     """Wait until all processes are here."""
     if world_size() > 1:
