@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from bpnas.base.errors import UsageError
@@ -111,6 +112,7 @@ def _tables(coding: str) -> _CodeTables:
 _PATH_TEXT = re.compile(r"K(\d{1,4})(?:E(\d{1,4}))?G(\d{1,4})", re.ASCII)
 
 
+@lru_cache(maxsize=1024)  # there are 272
 def parse_path(text: str) -> BlockPath:
     """The path written as `K3G1` (simple) or `K3E7G1` (complex).
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bpnas.base.collection import no_collection
 from bpnas.profiler.backbone import IMAGE_CHANNELS
 from bpnas.profiler.block import BlockPath, ComplexPath
 from bpnas.profiler.campaign.estimate import PRECISION, Estimate, estimate, estimate_part
@@ -117,7 +118,9 @@ def _build(
     wanted_parts = _wanted(plans, None if paths is None else set(select_paths(paths)))
     if not any(isinstance(one.part, PathPart) for one in wanted_parts.values()):
         raise BuildError(f"{names}: no path that matches {paths!r} was planned to be measured")
-    rows, unusable, missing, correction = _rows(wanted_parts, SetupSessions(records, setup, statistic), statistic)
+    with no_collection():
+        found = _rows(wanted_parts, SetupSessions(records, setup, statistic), statistic)
+    rows, unusable, missing, correction = found
     if missing and not allow_missing:
         why = f" (the device was throttled whenever it measured {name_some(unusable)})" if unusable else ""
         raise BuildError(

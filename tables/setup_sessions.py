@@ -32,18 +32,20 @@ class SetupSessions:
         self.setup = setup
         self._statistic: Statistic = statistic
         orders = [file.row_order(setup) for file in records]
-        self._files = list(zip(records, [order.rows for order in orders], places(orders), strict=True))
+        self._files = list(zip(records, orders, places(orders), strict=True))
 
     def of_part(self, key: str) -> Samples:
         """Its sessions with their samples."""
         found: dict[Session, npt.NDArray[np.float64]] = {}
-        for file, rows, place in self._files:
-            newest = int(rows[-1]) if len(rows) else 0  # a campaign may append others meanwhile
-            numbered = [(row, one) for row, one in file.numbered(self.setup, key) if row <= newest]
+        for file, order, place in self._files:
+            newest = int(order.rows[-1]) if len(order.rows) else 0  # a campaign may append others meanwhile
+            numbered = [each for each in file.numbered(self.setup, key, conditions=False) if each[0] <= newest]
             if numbered:
                 measured = [one for _, one in numbered]
-                at = place[np.searchsorted(rows, [row for row, _ in numbered])].tolist()
-                for session, one in zip(summarize_all(measured, at, self._statistic), measured, strict=True):
+                at = np.searchsorted(order.rows, [row for row, _ in numbered])
+                serials = [order.serials[device] for device in order.device[at].tolist()]
+                summaries = summarize_all(measured, place[at].tolist(), self._statistic, serials)
+                for session, one in zip(summaries, measured, strict=True):
                     found[session] = np.asarray(one.samples_ns, np.float64) / one.repeats / 1e6
         return found
 

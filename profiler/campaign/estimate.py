@@ -159,7 +159,8 @@ def _part(key: str, sessions: list[Session], planned: int, found: Estimates, sta
     calm = [session for session in sessions if reasons[session] is None]
     noisy = [session for session in sessions if reasons[session] == "noisy"]
     used = calm if len(calm) >= planned else [session for session in sessions if reasons[session] != "throttled"]
-    quarantined = [(session, reason) for session in sessions if (reason := reasons[session]) and session not in used]
+    kept = set(used)
+    quarantined = [(session, reason) for session in sessions if (reason := reasons[session]) and session not in kept]
     flags: list[Flag] = []
     if any(session.is_coarse for session in used):
         flags.append("clock")

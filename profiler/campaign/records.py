@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from bpnas.profiler.campaign.order import RowOrder
 
 SCHEMA_VERSION = 1
+_SORTED = json.JSONEncoder(sort_keys=True)  # made once, for it is used for every row
 
 _COMMON = """
     key TEXT NOT NULL,
@@ -122,6 +124,7 @@ class Records(Closing):
         self.path = path
         self._connection = connection
         self._lock = lock
+        self._setups: dict[tuple[str, str, int], Setup] = {}
 
     @classmethod
     def write(cls, path: str | Path) -> Records:
@@ -331,11 +334,13 @@ class Records(Closing):
         for _, setup, row in self._rows("measurement"):
             yield setup, self._measurement(row)
 
-    def _measurement(self, row: dict[str, Any]) -> Measurement:
-        with _stored(self.path, "a measurement"):
+    def _measurement(self, row: dict[str, Any], conditions: bool = True) -> Measurement:
+        try:
             row["samples_ns"] = tuple(json.loads(row["samples_ns"]))
-            row["conditions"] = json.loads(row["conditions"])
+            row["conditions"] = json.loads(row["conditions"]) if conditions else {}
             return Measurement(**row)
+        except _UNREADABLE as error:  # `_stored` would take as long as all of this
+            raise _cannot_read(self.path, "a measurement", error) from error
 
     def measurements_of(self, setup: Setup, key: str | None = None) -> Iterator[Measurement]:
         """Everything measured with this setup, in the order of measuring; or of one part, ordered by session.
@@ -345,12 +350,18 @@ class Records(Closing):
         """
         return (measurement for _, measurement in self.numbered(setup, key))
 
-    def numbered(self, setup: Setup, key: str | None = None) -> Iterator[tuple[int, Measurement]]:
-        """As `measurements_of`, each with the number of its row: what was measured later has a larger one."""
+    def numbered(
+        self, setup: Setup, key: str | None = None, *, conditions: bool = True
+    ) -> Iterator[tuple[int, Measurement]]:
+        """As `measurements_of`, each with the number of its row: what was measured later has a larger one.
+
+        Without `conditions` they have none, and are read faster.
+        """
         what, order = ("", "rowid") if key is None else ("key = ? AND ", "session, rowid")
         where = f"WHERE {what}fingerprint = ? AND settings = ? AND export_version = ? ORDER BY {order}"
         values = (*(() if key is None else (key,)), *_identity(setup))
-        return ((number, self._measurement(row)) for number, _, row in self._rows("measurement", where, values))
+        rows = self._rows("measurement", where, values)
+        return ((number, self._measurement(row, conditions)) for number, _, row in rows)
 
     def row_order(self, setup: Setup) -> RowOrder:
         """When and by which device each row of this setup was measured. Raises RecordsError."""
@@ -388,7 +399,6 @@ class Records(Closing):
         self, table: str, where: str = "ORDER BY key, session, rowid", values: Sequence[str | int] = ()
     ) -> Iterator[tuple[int, Setup, dict[str, Any]]]:
         """Number, setup and content of rows; damaged ones raise."""
-        setups: dict[tuple[str, str, int], Setup] = {}
         # A cursor that lives on in a traceback would keep the file locked, and the next writer waiting.
         query = self._connection.execute
         with _faults(self.path), closing(query(f"SELECT rowid, * FROM {table} {where}", values)) as cursor:
@@ -403,9 +413,9 @@ class Records(Closing):
                     raise RecordsError(_damaged(self.path, f"a {table} row: {shown(error)}")) from error
                 if not whole:
                     raise RecordsError(_damaged(self.path, f"a {table} row of {shown(row['key'])} has changed"))
-                if identity not in setups:
-                    setups[identity] = self._setup(*identity)
-                yield number, setups[identity], row
+                if identity not in self._setups:
+                    self._setups[identity] = self._setup(*identity)
+                yield number, self._setups[identity], row
 
     def _setup(self, fingerprint: str, settings: str, export_version: int) -> Setup:
         with _faults(self.path):
@@ -453,14 +463,15 @@ def is_records_file(path: str | Path) -> bool:
         return False
 
 
+@lru_cache(maxsize=64)
 def _identity(setup: Setup) -> tuple[str, str, int]:
     """What names a setup in a row."""
     return setup.device.fingerprint, setup.settings.digest, setup.export_version
 
 
 def _row_sha256(row: dict[str, Any]) -> str:
-    content = {name: value for name, value in row.items() if name != "row_sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    """Of a row without its own hash."""
+    return hashlib.sha256(_SORTED.encode(row).encode()).hexdigest()
 
 
 def _refuse_other_kinds(path: Path, empty_is_new: bool = False) -> None:
@@ -494,16 +505,23 @@ def _damaged(path: Path, detail: str) -> str:
     )
 
 
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError)
+
+
+def _cannot_read(path: Path, what: str, error: BaseException) -> RecordsError:
+    reason = shown(f"{type(error).__name__}: {error}", 200)
+    return RecordsError(
+        f"{path}: {what} in it cannot be read ({reason}); use the bpnas that wrote the file, or name another file"
+    )
+
+
 @contextmanager
 def _stored(path: Path, what: str) -> Iterator[None]:
     """Content whose hash is right, and which still cannot be read: another program wrote it, or a later bpnas."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError) as error:
-        reason = shown(f"{type(error).__name__}: {error}", 200)
-        raise RecordsError(
-            f"{path}: {what} in it cannot be read ({reason}); use the bpnas that wrote the file, or name another file"
-        ) from error
+    except _UNREADABLE as error:
+        raise _cannot_read(path, what, error) from error
 
 
 @contextmanager

@@ -92,9 +92,16 @@ def summarize(measurement: Measurement, place: int = 0, statistic: Statistic = "
 
 
 def summarize_all(
-    measurements: Sequence[Measurement], places: Sequence[int], statistic: Statistic = "median"
+    measurements: Sequence[Measurement],
+    places: Sequence[int],
+    statistic: Statistic = "median",
+    serials: Sequence[str] | None = None,
 ) -> list[Session]:
-    """Summarize measurements, as `summarize` does: many at once take a fraction of the time."""
+    """Summarize measurements, as `summarize` does: many at once take a fraction of the time.
+
+    Args:
+        serials: of the devices, where the measurements have no conditions.
+    """
     by_length: dict[int, list[int]] = {}
     for index, one in enumerate(measurements):
         by_length.setdefault(len(one.samples_ns), []).append(index)
@@ -107,7 +114,7 @@ def summarize_all(
             found[index] = Session(
                 key=one.key,
                 number=one.session,
-                serial=serial_of(one),
+                serial=serial_of(one) if serials is None else serials[index],
                 place=places[index] if one.started_at else 0,
                 latency_ms=chosen / one.repeats / 1e6,
                 samples=samples.shape[1],

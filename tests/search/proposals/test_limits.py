@@ -21,6 +21,7 @@ def imagenet(tmp_path_factory):
     root = tmp_path_factory.mktemp("imagenet")
     for number in range(1000):
         (root / f"train/n{number:04d}").mkdir(parents=True)
+    (root / "val").mkdir()
     return f"imagenet:{root}"
 
 
