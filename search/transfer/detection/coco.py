@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bpnas.base.errors import UsageError
+from bpnas.base.plain_text import shown
 from bpnas.search.errors import DataError
+from bpnas.search.sealed import shortened
 
 SMALLEST_SIDE = 1.0
 """Pixels: a box that is narrower or lower within its image is no object to learn from [ours]."""
+_LARGEST_SIDE = 1_000_000
+_LARGEST_ID = 2**53  # pycocotools keeps ids as floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +79,7 @@ class CocoSet:
             raise DataError(f"{folder}: there is no such directory of images")
         dataset = _read(file)
         categories = {
-            _whole(file, entry, "categories", "id"): str(_field(file, entry, "categories", "name"))
+            _whole(file, entry, "categories", "id"): _text(file, entry, "categories", "name")
             for entry in dataset["categories"]
         }
         if len(categories) < len(dataset["categories"]):
@@ -134,8 +137,10 @@ class _Boxes:
         if number in self._sizes:
             raise DataError(f"{self._file}: two images have the id {number}")
         size = _whole(self._file, entry, "images", "width"), _whole(self._file, entry, "images", "height")
-        if min(size) < 1:
-            raise DataError(f"{self._file}: image {number} is {size[0]}x{size[1]} pixels")
+        if not 1 <= min(size) <= max(size) <= _LARGEST_SIDE:
+            raise DataError(
+                f"{self._file}: image {number} is {size[0]}x{size[1]} pixels; a side has 1 to {_LARGEST_SIDE:,}"
+            )
         self._sizes[number], self._boxes[number], self._found[number] = size, [], []
 
     def add(self, entry: Any) -> None:
@@ -150,15 +155,25 @@ class _Boxes:
         if category not in self._labels:
             raise DataError(f"{self._file}: annotation {number} is of category {category}, which is not listed")
         box = _field(self._file, entry, "annotations", "bbox")
-        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
-            raise DataError(f"{self._file}: annotation {number} has the bbox {box}; write [left, top, width, height]")
+        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_pixels, box))):
+            raise DataError(
+                f"{self._file}: annotation {number} has the bbox {shown(box)}; write [left, top, width, height]"
+            )
         left, top, width, height = map(float, box)
         entry.pop("segmentation", None)  # most of COCO's file, and of the memory for it
         # What pycocotools asks for, where other programs leave it out.
-        if "area" not in entry:
+        if entry.get("area") is None:
             entry["area"] = width * height
             self._without_area += 1
-        if entry.setdefault("iscrowd", 0):
+        if not _is_pixels(entry["area"], _LARGEST_SIDE**2):
+            raise DataError(
+                f"{self._file}: annotation {number} has the area {shown(entry['area'])}; write pixels, or leave it out"
+            )
+        crowd = entry.get("iscrowd")
+        if crowd not in (None, 0, 1):
+            raise DataError(f"{self._file}: annotation {number} has the iscrowd {shown(crowd)}; write 0 or 1")
+        entry["iscrowd"] = int(crowd or 0)
+        if crowd:
             self._crowds += 1
             return
         limit_x, limit_y = self._sizes[image]
@@ -171,9 +186,12 @@ class _Boxes:
         self._found[image].append(self._labels[category])
 
     def image(self, entry: Mapping[str, Any], folder: Path) -> CocoImage:
-        number, path = entry["id"], folder / str(_field(self._file, entry, "images", "file_name"))
-        if not path.is_file():
-            raise DataError(f"{path}: the image is missing, which {self._file} lists")
+        number, name = entry["id"], _text(self._file, entry, "images", "file_name")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{self._file}: image {number} is {shown(name)}, which is not below {folder}")
+        path = folder / name
+        if not _is_file(path):
+            raise DataError(f"{folder / shortened(name)}: the image is missing, which {self._file} lists")
         boxes = np.array(self._boxes[number], dtype=np.float32).reshape(-1, 4)
         return CocoImage(number, path, *self._sizes[number], boxes, np.array(self._found[number], dtype=np.int64))
 
@@ -212,8 +230,8 @@ def coco_files(data: str | None, images: str | None, annotations: str | None, pa
 def _read(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: the annotations cannot be read ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: the annotations cannot be read ({shortened(str(error))})") from error
     for name in ("images", "annotations", "categories"):
         if not (isinstance(values, dict) and isinstance(values.get(name), list)):
             raise DataError(f"{file}: has no list {name!r}, which COCO's format asks for")
@@ -224,17 +242,31 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _field(file: Path, entry: Any, kind: str, name: str) -> Any:
     if not isinstance(entry, dict) or name not in entry:
-        which = f" {entry['id']}" if isinstance(entry, dict) and "id" in entry else ""
+        which = f" {shown(entry['id'])}" if isinstance(entry, dict) and "id" in entry else ""
         raise DataError(f"{file}: an entry{which} of {kind!r} has no {name!r}")
     return entry[name]
 
 
-def _whole(file: Path, entry: Any, kind: str, name: str) -> int:
+def _text(file: Path, entry: Any, kind: str, name: str) -> str:
     value = _field(file, entry, kind, name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise DataError(f"{file}: {name!r} of an entry of {kind!r} is {value!r}, not a whole number")
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{file}: {name!r} of an entry of {kind!r} is {shown(value)}, not a text")
     return value
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _whole(file: Path, entry: Any, kind: str, name: str) -> int:
+    value = _field(file, entry, kind, name)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _LARGEST_ID:
+        raise DataError(f"{file}: {name!r} of an entry of {kind!r} is {shown(value)}, not a whole number")
+    return value
+
+
+def _is_pixels(value: Any, most: float = _LARGEST_SIDE) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # as of a name that is too long
+        return False

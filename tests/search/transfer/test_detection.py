@@ -101,6 +101,23 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "half a box": (put("annotations", "bbox", [1, 2]), r"annotation 1 has the bbox \[1, 2\]"),
     "box of text": (put("annotations", "bbox", [1, 2, 3, "4"]), "annotation 1 has the bbox"),
     "box without end": (put("annotations", "bbox", [1, 2, 3, float("nan")]), "annotation 1 has the bbox"),
+    "box beyond": (put("annotations", "bbox", [1, 2, 10**400, 4]), "annotation 1 has the bbox"),
+    "box too far": (put("annotations", "bbox", [1e308, 2, 1e308, 4]), "annotation 1 has the bbox"),
+    "area of text": (put("annotations", "area", "x"), "annotation 1 has the area 'x'; write pixels, or leave it out"),
+    "area without end": (put("annotations", "area", float("nan")), "annotation 1 has the area nan"),
+    "crowd of text": (put("annotations", "iscrowd", "yes"), "annotation 1 has the iscrowd 'yes'; write 0 or 1"),
+    "crowd of a list": (put("annotations", "iscrowd", [1]), r"annotation 1 has the iscrowd \[1\]"),
+    "above the folder": (put("images", "file_name", "../secret.png"), "image 1 is '../secret.png', which is not below"),
+    "elsewhere": (put("images", "file_name", "/etc/passwd"), "image 1 is '/etc/passwd', which is not below"),
+    "name of a list": (
+        put("images", "file_name", ["a"]),
+        r"'file_name' of an entry of 'images' is \['a'\], not a text",
+    ),
+    "name with a null": (put("images", "file_name", "a\0b"), "the image is missing"),
+    "name too long": (put("images", "file_name", "a" * 5000), "the image is missing"),
+    "huge id": (put("images", "id", 10**30), "'id' of an entry of 'images' is 1000.*, not a whole number"),
+    "huge side": (put("images", "width", 10**9), "image 1 is 1000000000x.* pixels; a side has 1 to 1,000,000"),
+    "nameless category": (put("categories", "name", {"a": 1}), "'name' of an entry of 'categories' is .*, not a text"),
     "unknown image": (put("annotations", "image_id", 99), "annotation 1 is of image 99, which is not listed"),
     "unknown category": (put("annotations", "category_id", 5), "annotation 1 is of category 5, which is not listed"),
     "missing image": (put("images", "file_name", "none.png"), "none.png: the image is missing, which"),
@@ -115,7 +132,18 @@ def test_damaged_annotations_are_named(data: Path, change: Callable[[dict[str, A
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"[]", b"\xff"])
+def test_areas_and_crowds_may_be_left_open_or_be_flags(data: Path) -> None:
+    changed(data, lambda values: values["annotations"][0].update({"area": None, "iscrowd": None}))
+    changed(data, lambda values: values["annotations"][1].update({"iscrowd": True}))
+    found = load(data).dataset["annotations"]
+    assert (found[0]["area"], found[0]["iscrowd"], found[1]["iscrowd"]) == (
+        found[0]["bbox"][2] * found[0]["bbox"][3],
+        0,
+        1,
+    )
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b"\xff", b"[" * 100_000 + b"]" * 100_000])
 def test_a_file_that_is_no_annotations_is_named(data: Path, content: bytes | None) -> None:
     path = data / "annotations" / "instances_train2017.json"
     path.unlink()

@@ -222,7 +222,7 @@ def test_a_batch_of_one_image_on_the_smallest_side_is_trained(cli: Command, tmp_
     done = cli("run-search", "transfer", "detection", "--data", data, *options, "--out", tmp_path / "run")
     assert done.exit_code == 0, done.stderr
     refused = cli("run-search", "transfer", "detection", "--data", data, "--shorter-side", 32)
-    assert refused.exit_code == 2 and "shorter side must be at least 64, not 32" in refused.stderr
+    assert refused.exit_code == 2 and "shorter side must be at least 64 and at most 65,536, not 32" in refused.stderr
 
 
 class Seer(nn.Module):
