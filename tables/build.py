@@ -7,9 +7,10 @@ and 90th percentile over all samples of the sessions that are used, as they were
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,17 +103,13 @@ def _build(
     additivity: str | None,
     statistic: Statistic,
 ) -> BuiltTable:
-    plans = [plan for file in records for plan in file.plans()]
-    plans = [plan for plan in plans if plan.test_seed is None]  # what a table is evaluated with must not get into it
-    if runtime is not None:
-        plans = [plan for plan in plans if plan.setup.device.runtime == runtime]
-    if backbone is not None:
-        plans = [plan for plan in plans if plan.backbones[0].name == backbone]
-    names = ", ".join(str(file.path) for file in records)
+    by_file = {str(file.path): _chosen(file.plans(), runtime, backbone) for file in records}
+    plans = [plan for own in by_file.values() for plan in own]
+    names = ", ".join(by_file)
     if not plans:
         wanted = " ".join(f"{what} {name}" for what, name in (("runtime", runtime), ("backbone", backbone)) if name)
         raise BuildError(f"{names}: no campaign{' with ' + wanted if wanted else ''} in these records")
-    setup = _only_setup(names, plans)
+    setup = _only_setup(by_file)
     _only_backbone(names, plans)
 
     wanted_parts = _wanted(plans, None if paths is None else set(select_paths(paths)))
@@ -120,19 +117,57 @@ def _build(
         raise BuildError(f"{names}: no path that matches {paths!r} was planned to be measured")
     with no_collection():
         found = _rows(wanted_parts, SetupSessions(records, setup, statistic), statistic)
-    rows, unusable, missing, correction = found
-    if missing and not allow_missing:
-        why = f" (the device was throttled whenever it measured {name_some(unusable)})" if unusable else ""
+    if (found.missing or found.begun) and not allow_missing:
         raise BuildError(
-            f"{names}: {len(missing):,} of {len(wanted_parts)} entries missing: {name_some(missing)}{why}; finish the "
-            "campaign with the same profile-device command, or accept a table with holes with --allow-missing"
+            f"{names}: {_holes(found, len(wanted_parts))}; finish the campaign with the same profile-device command, "
+            "or accept a table with holes with --allow-missing"
         )
-    if not rows:
-        raise BuildError(f"{names}: nothing is measured yet")
-    table = arrow_table(rows)
-    meta = replace(_meta(setup, plans, tuple(missing), {row["key"] for row in rows}), statistic=statistic)
+    if not found.rows:
+        raise BuildError(f"{names}: nothing is measured yet; call the same profile-device command again")
+    table = arrow_table(found.rows)
+    keys = {row["key"] for row in found.rows}
+    meta = replace(_meta(setup, plans, tuple(found.missing), keys), statistic=statistic)
     models = choose_models(LatencyTable(table, meta), additivity)
-    return BuiltTable(table, replace(meta, models=models), correction)
+    return BuiltTable(table, replace(meta, models=models), found.correction)
+
+
+def _chosen(plans: Iterable[Plan], runtime: str | None, backbone: str | None) -> list[Plan]:
+    """Those of a runtime and a backbone; what a table is evaluated with must not get into it."""
+    return [
+        plan
+        for plan in plans
+        if plan.test_seed is None
+        and runtime in (None, plan.setup.device.runtime)
+        and backbone in (None, plan.backbones[0].name)
+    ]
+
+
+def _holes(found: _Found, planned: int) -> str:
+    holes = []
+    if found.missing:
+        why = f" (the device was throttled whenever it measured {name_some(found.unusable)})" if found.unusable else ""
+        holes.append(f"{len(found.missing):,} of {planned:,} entries missing: {name_some(found.missing)}{why}")
+    if found.begun:
+        holes.append(f"{len(found.begun):,} of {planned:,} with fewer sessions than planned: {name_some(found.begun)}")
+    return "; ".join(holes)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the records have.
+
+    Attributes:
+        rows: of the table.
+        missing, unusable: keys of the parts without a row, and of those among them that were measured nevertheless.
+        begun: keys of rows with fewer sessions than planned.
+        correction: the largest one.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
+    correction: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,25 +191,21 @@ def _wanted(plans: Iterable[Plan], keep: set[BlockPath] | None) -> dict[str, _Wa
     return wanted
 
 
-def _rows(
-    wanted: Mapping[str, _Wanted], sessions: SetupSessions, statistic: Statistic
-) -> tuple[list[dict[str, Any]], list[str], list[str], float]:
-    """The table's rows; the keys of parts without a usable session, and of all that are missing; the largest
-    correction. Parts are read one after the other: the samples of all would not fit into memory.
-    """
-    setup, rows, unusable, missing, correction = sessions.setup, [], [], [], 0.0
+def _rows(wanted: Mapping[str, _Wanted], sessions: SetupSessions, statistic: Statistic) -> _Found:
+    """Parts are read one after the other: the samples of all would not fit into memory."""
+    setup, all_found = sessions.setup, _Found()
     drifts = estimate(sessions.of_sentinels(), can_throttle=is_phone(setup.device), statistic=statistic)
     for key, one in sorted(wanted.items()):
         samples = sessions.of_part(key)
         found = estimate_part(key, samples, one.sessions, drifts, statistic) if samples else None
-        if found is None or not found.used or found.measured < one.sessions:
-            missing.append(key)
-        if found is not None and found.used:
-            rows.append(_row(one.part, setup, found, one.precision, samples))
-            correction = max(correction, found.largest_correction)
-        elif found is not None:
-            unusable.append(key)
-    return rows, unusable, missing, correction
+        if found is None or not found.used:
+            all_found.missing.append(key)
+            all_found.unusable += [key] if found is not None else []
+            continue
+        all_found.rows.append(_row(one.part, setup, found, one.precision, samples))
+        all_found.begun += [key] if found.measured < one.sessions else []
+        all_found.correction = max(all_found.correction, found.largest_correction)
+    return all_found
 
 
 def _paths_of(part: Part) -> set[BlockPath]:
@@ -187,16 +218,31 @@ def _paths_of(part: Part) -> set[BlockPath]:
             return set()
 
 
-def _only_setup(names: str, plans: Iterable[Plan]) -> Setup:
-    setups = list(dict.fromkeys(plan.setup for plan in plans))
+def _only_setup(files: Mapping[str, Sequence[Plan]]) -> Setup:
+    setups = list(dict.fromkeys(plan.setup for plans in files.values() for plan in plans))
     if len(setups) == 1:
         return setups[0]
-    several_runtimes = len({setup.device.runtime for setup in setups}) > 1
-    remedy = "choose one with --runtime" if several_runtimes else "give the records of one campaign"
     raise BuildError(
-        f"{names}: the records are not of one device with one runtime and one setting, and latencies of different ones "
-        f"must not meet in one table ({'; '.join(differences(setups)[:_NAMED])}); {remedy}"
+        f"{', '.join(files)}: the records are not of one device with one runtime and one setting, and latencies of "
+        f"different ones must not meet in one table ({'; '.join(differences(setups)[:_NAMED])}); "
+        f"{_choices(files, setups)}"
     )
+
+
+def _choices(files: Mapping[str, Sequence[Plan]], setups: Sequence[Setup]) -> str:
+    """What to give instead, so that one setup is left."""
+    runtimes = dict.fromkeys(setup.device.runtime for setup in setups)
+    if len(runtimes) == len(setups):
+        return f"choose {' or '.join(f'--runtime {name}' for name in runtimes)}"
+    of_one: dict[Setup, list[str]] = {}
+    for file, plans in files.items():
+        found = {plan.setup for plan in plans}
+        if len(found) == 1:
+            of_one.setdefault(found.pop(), []).append(file)
+    if of_one:
+        commands = (shlex.join(["build-table", *each]) for each in of_one.values())
+        return f"give the records of one: {', or '.join(commands)}"
+    return "the records of one campaign are needed: measure again, with profile-device --records FILE"
 
 
 def _only_backbone(names: str, plans: Iterable[Plan]) -> None:

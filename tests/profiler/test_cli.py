@@ -437,7 +437,7 @@ def test_devices_that_differ_are_refused_and_no_file_is_made(cli, phones, monkey
     def open_device(serial, runtime, options):
         return MockDevice("s9", runtime, seed=len(serial))
 
-    monkeypatch.setattr("bpnas.android_bench.open_device.open_device", open_device)
+    monkeypatch.setattr(OPEN_DEVICE, "open_device", open_device)
     done = cli("profile-device", "--serial", "A", "--serial", "BB", *MOCK[2:])
     assert done.exit_code == 2
     assert "A and BB cannot share this campaign" in error_line(done.stderr)

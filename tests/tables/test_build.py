@@ -309,10 +309,33 @@ def test_missing_entries_are_counted_and_the_first_ones_named(file, count):
     assert "profile-device" in message and "--allow-missing" in message
 
 
-def test_a_session_too_few_is_missing_too(file):
-    assert f"1 of {len(KEYS)} entries missing: {KEYS[1]};" in refusal(
-        holes(file, {(KEYS[1], 2)}, make_plan(sessions=3))
-    )
+def test_a_session_too_few_is_refused_too_but_is_not_missing(file):
+    records = holes(file, {(KEYS[1], 2)}, make_plan(sessions=3))
+    assert f"1 of {len(KEYS)} with fewer sessions than planned: {KEYS[1]}; finish the campaign" in refusal(records)
+    built = build_table([records], allow_missing=True)
+    assert built.meta.missing == () and built.table.num_rows == len(KEYS)
+
+
+def test_what_is_missing_and_what_has_just_begun_are_counted_apart(file):
+    begun = {(key, session) for key in KEYS for session in range(3)} - {(KEYS[0], 0), (KEYS[1], 0)}
+    message = refusal(records := holes(file, begun, make_plan(sessions=3)))
+    assert f"{len(KEYS) - 2} of {len(KEYS)} entries missing: " in message
+    assert f"2 of {len(KEYS)} with fewer sessions than planned: {KEYS[0]}, {KEYS[1]}" in message
+    built = build_table([records], allow_missing=True)
+    assert set(built.meta.missing) == set(KEYS[2:]) and built.table.num_rows == 2
+
+
+def test_records_of_several_campaigns_name_the_command_for_each(tmp_path):
+    one = write_records(tmp_path / "my phone.sqlite", PLAN)
+    other = write_records(tmp_path / "b.sqlite", make_plan(name="other", model="Test Bench 2"))
+    copy = write_records(tmp_path / "c.sqlite", PLAN)
+    for files in ([one, other, copy], [other, one, copy]):
+        with pytest.raises(BuildError) as caught:
+            build_table(files)
+        assert f"build-table '{one}' {copy}" in str(caught.value) and f"build-table {other}" in str(caught.value)
+    onnxruntime = write_records(tmp_path / "d.sqlite", make_plan(runtime="onnxruntime"))
+    with pytest.raises(BuildError, match="choose --runtime tflite or --runtime onnxruntime"):
+        build_table([one, onnxruntime])
 
 
 def test_a_part_that_only_failed_is_missing(file):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from bpnas.profiler.campaign.other_models import _shortest, file_parts
 from tests.model_graphs import convolution, one_of_each, write_graph
 from tests.people_models import LFS_POINTER, onnx_model, onnx_of, relu, tflite_model, tflite_tensor, with_data
 from tests.records_factory import read_everything
+
+OPEN_DEVICE = importlib.import_module("bpnas.android_bench.open_device")  # its name in the package is the function's
 
 QUICK = ("--warmup-runs", "1", "--warmup-seconds", "0", "--runs", "12", "--seconds", "0")
 FLOAT = TensorProto.FLOAT
@@ -184,7 +187,7 @@ def test_files_that_cannot_be_timed_are_told_first_and_the_others_are_timed(mode
 
 
 def test_where_nothing_is_left_the_device_is_not_started(models: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bpnas.android_bench.open_device.open_device", lambda *arguments: pytest.fail("it was"))
+    monkeypatch.setattr(OPEN_DEVICE, "open_device", lambda *arguments: pytest.fail("it was"))
     Path("lfs.tflite").write_bytes(LFS_POINTER)
     done = models("lfs.tflite", "none.onnx")
     assert (done.exit_code, done.stdout) == (2, "")

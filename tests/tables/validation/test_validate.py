@@ -1,5 +1,6 @@
 """A table against whole networks on its device: the report, the timing, the command."""
 
+import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,8 @@ from bpnas.tables.validation.time_networks import plan_networks, time_networks
 from bpnas.tables.validation.validate import TimedNetwork, validate
 from tests.known_truth import PATHS, Truth, known_backbone, known_plan, known_records
 from tests.records_factory import device_info, failure, measurement, write_records
+
+OPEN_DEVICE = importlib.import_module("bpnas.android_bench.open_device")  # its name in the package is the function's
 
 TRUTH = Truth(path=1.07, join=0.7, constant_ms=0.05, noise=0.004)
 BACKBONE = known_backbone()
@@ -361,7 +364,7 @@ def here(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def known_device(monkeypatch):
     def use(device: Device) -> Device:
-        monkeypatch.setattr("bpnas.android_bench.open_device.open_device", lambda serial, runtime, options: device)
+        monkeypatch.setattr(OPEN_DEVICE, "open_device", lambda serial, runtime, options: device)
         return device
 
     return use
