@@ -5,7 +5,8 @@
 bpnas reads the file and infers shapes. The other way runs it once and counts what was run: ONNX Runtime's profiler
 tells the shapes of the inputs and outputs of every operator that ran, without graph optimisations and within branches
 and loops; the TFLite interpreter has the sizes of all tensors after a run. Sizes that a file leaves open are 1 for the
-first dimension and 64 for others, and bpnas is told them. Parameters are counted once more, from the values.
+first dimension and 64 for others (16,000 of sound), and bpnas is told them. Parameters are counted once more, from the
+values.
 
 A file that the runtime does not run is left out, and counted as that. Two things may differ by right: of an If bpnas
 counts the larger branch, and what a graph that runs once before the first inference holds are states, no parameters.
@@ -26,7 +27,7 @@ import numpy as np
 
 from bpnas.android_bench.model_size import read_size
 
-OPEN_SIZE = 64
+OPEN_SIZE, SOUND_SIZE = 64, 16_000
 TIMEOUT_S = 60
 WHOLE = (np.int32, np.int64, np.bool_, np.uint32, np.uint64)
 
@@ -61,7 +62,7 @@ def in_a_process(path: Path) -> dict[str, Any]:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=lambda: sender.send(compare(path)))
     process.start()
-    sender.close()
+    sender.close()  # so that its end is seen
     try:
         result: dict[str, Any] = receiver.recv() if receiver.poll(TIMEOUT_S) else {"verdict": "not run"}
     except EOFError:
@@ -73,9 +74,15 @@ def in_a_process(path: Path) -> dict[str, Any]:
 
 def compare(path: Path) -> dict[str, Any]:
     try:
-        shapes, macs, unknown, parameters = (run_tflite if path.suffix.lower() == ".tflite" else run_onnx)(path)
+        shapes, ran = (run_tflite if path.suffix.lower() == ".tflite" else run_onnx)(path)
     except Exception as error:  # a runtime's, of any kind: it does not run the file
         return {"verdict": "not run", "reason": " ".join(str(error).split())[:160]}
+    if path.suffix.lower() == ".tflite":
+        counts, parameters = [tflite_macs(*each) for each in ran], sum(tflite_weights(path))
+    else:
+        counts, parameters = onnx_counts(path, ran)
+    macs = sum(count or 0 for count in counts)
+    unknown = {operator_of(each) for each, count in zip(ran, counts, strict=True) if count is None}
     try:
         ours = read_size(path.read_bytes(), shapes, path.parent)
     except ValueError as error:
@@ -97,8 +104,8 @@ def compare(path: Path) -> dict[str, Any]:
 # --- ONNX, by what ONNX Runtime's profiler saw
 
 
-def run_onnx(path: Path) -> tuple[list[tuple[int, ...]], int, set[str], int]:
-    import onnx
+def run_onnx(path: Path) -> tuple[list[tuple[int, ...]], list[dict[str, Any]]]:
+    """The shapes that it was fed with, and an event for each operator that ran."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)
@@ -106,31 +113,36 @@ def run_onnx(path: Path) -> tuple[list[tuple[int, ...]], int, set[str], int]:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_profiling = True
+    options.add_session_config_entry("session.disable_prepacking", "1")  # else the profiler lacks the packed weights
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = f"{folder}/run"
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         feeds = {}
         for node in session.get_inputs():
-            shape = tuple(
-                size if isinstance(size, int) else (OPEN_SIZE if i else 1) for i, size in enumerate(node.shape)
-            )
-            feeds[node.name] = values(shape, onnx_type(node.type))
+            kind = onnx_type(node.type)
+            is_sound = kind.kind == "f" and len(node.shape) <= 2
+            usual = SOUND_SIZE if is_sound else OPEN_SIZE
+            shape = tuple(size if isinstance(size, int) else (usual if i else 1) for i, size in enumerate(node.shape))
+            feeds[node.name] = values(shape, kind)
         session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text())
+    ran = [each for each in events if each.get("cat") == "Node" and each["name"].endswith("_kernel_time")]
+    return [value.shape for value in feeds.values()], ran
+
+
+def onnx_counts(path: Path, ran: list[dict[str, Any]]) -> tuple[list[int | None], int]:
+    import onnx
+
     model = onnx.load(path)
     equations = {
         node.name: node.attribute[0].s.decode() for graph in graphs(model.graph) for node in graph.node
         if node.op_type == "Einsum"
     }  # fmt: skip
-    macs, unknown = 0, set()
-    for event in events:
-        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
-            continue
-        of_operator = event_macs(event, equations)
-        if of_operator is None:
-            unknown.add(event["args"]["op_name"])
-        macs += of_operator or 0
-    return [value.shape for value in feeds.values()], macs, unknown, sum(held(model))
+    return [event_macs(event, equations) for event in ran], sum(held(model))
+
+
+def operator_of(ran: Any) -> str:
+    return str(ran["args"]["op_name"] if isinstance(ran, dict) else ran[0])
 
 
 def event_macs(event: dict[str, Any], equations: dict[str, str]) -> int | None:
@@ -153,18 +165,15 @@ def event_macs(event: dict[str, Any], equations: dict[str, str]) -> int | None:
     if op == "Einsum":
         name = event["name"].removesuffix("_kernel_time")
         return einsum_macs(equations[name], x) if name in equations else None
-    if op in (
-        "Attention",
-        "MultiHeadAttention",
-        "GroupQueryAttention",
-        "DFT",
-        "STFT",
-        "AffineGrid",
-        "QAttention",
-        "DynamicQuantizeLSTM",
-    ):
+    if op in _NOT_COUNTED:
         return None
     return 0
+
+
+_NOT_COUNTED = {
+    *("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "DynamicQuantizeLSTM"),
+    *("DFT", "STFT", "AffineGrid"),
+}
 
 
 def einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int | None:
@@ -234,7 +243,8 @@ def values(shape: tuple[int, ...], kind: Any) -> Any:
 # --- TFLite, by the tensors after a run
 
 
-def run_tflite(path: Path) -> tuple[list[tuple[int, ...]], int, set[str], int]:
+def run_tflite(path: Path) -> tuple[list[tuple[int, ...]], list[Any]]:
+    """For each operator of the main graph its name and the shapes of its inputs and outputs."""
     from ai_edge_litert import interpreter as litert
 
     plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -246,15 +256,11 @@ def run_tflite(path: Path) -> tuple[list[tuple[int, ...]], int, set[str], int]:
         interpreter.set_tensor(detail["index"], values(tuple(detail["shape"]), detail["dtype"]))
     interpreter.invoke()  # CALL_ONCE does its part now, and never again
     tensors = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
-    macs, unknown = 0, set()
+    ran = []
     for operator in interpreter._get_ops_details():
-        shapes = [tuple(map(int, tensors[i]["shape"])) if i in tensors else () for i in operator["inputs"]]
-        y = [tuple(map(int, tensors[i]["shape"])) for i in operator["outputs"]]
-        of_operator = tflite_macs(operator["op_name"], shapes, y)
-        if of_operator is None:
-            unknown.add(operator["op_name"])
-        macs += of_operator or 0
-    return [], macs, unknown, sum(tflite_weights(path))
+        x = [tuple(map(int, tensors[i]["shape"])) if i in tensors else () for i in operator["inputs"]]
+        ran.append((operator["op_name"], x, [tuple(map(int, tensors[i]["shape"])) for i in operator["outputs"]]))
+    return [], ran
 
 
 def tflite_macs(op: str, x: list[tuple[int, ...]], y: list[tuple[int, ...]]) -> int | None:
