@@ -180,6 +180,11 @@ def search(
         speaks = is_main()
         directory = out or Path("runs") / f"{Path(table).stem}-seed{seed}"
         plan = plan_search(request, loaded)
+        if speaks:
+            progress.note(
+                f"All is kept in {directory}. Stop this when you like: the same command goes on where it was; with "
+                "--plan it tells beforehand what it does and how long that takes here."
+            )
         result = carry_out(plan, directory, progress)
         quantized = _int8(result, progress) if int8 and speaks else {}
     if not speaks:
