@@ -69,6 +69,14 @@ ANSWERS: list[tuple[dict[str, Any], object]] = [
         },
         Profiled(1, (OperatorTime("a", "Conv", 0.0, 500.0),), "", 2500.5),
     ),
+    (
+        {
+            "profile": 1,
+            "operators": [{"name": "a", "type": "Conv", "ns": 5, "resolution_ns": 1, "p10_ns": 4, "p90_ns": 7}],
+            "runs": 57,
+        },
+        Profiled(1, (OperatorTime("a", "Conv", 5.0, 1.0, 4.0, 7.0),), "", None, 57),
+    ),
     ({"profile": 1, "unavailable": "too old"}, Profiled(1, (), "too old")),
     ({"end": True}, End()),
 ]
@@ -176,12 +184,15 @@ def test_numbers_that_make_no_sense_are_not_believed(field: str, value: object) 
     assert parse_line(line(TIMED | {field: value})) is None
 
 
-@pytest.mark.parametrize("values", [{"ns": -1}, {"ns": "1"}, {"resolution_ns": -1}, {"resolution_ns": None}])
+@pytest.mark.parametrize(
+    "values", [{"ns": -1}, {"ns": "1"}, {"resolution_ns": -1}, {"resolution_ns": None}, {"p90_ns": -1}]
+)
 def test_times_of_operators_that_make_no_sense_are_not_believed(values: dict[str, Any]) -> None:
     operator = {"name": "a", "type": "Conv", "ns": 1, "resolution_ns": 1}
     assert parse_line(line({"profile": 1, "operators": [operator]})) is not None
     assert parse_line(line({"profile": 1, "operators": [operator | values]})) is None
     assert parse_line(line({"profile": 1, "operators": [operator], "inference_ns": -1})) is None
+    assert parse_line(line({"profile": 1, "operators": [operator], "runs": 0})) is None
 
 
 def test_a_time_below_the_clock_is_known_by_its_resolution() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import statistics
@@ -177,6 +178,25 @@ def test_a_model_that_fails_costs_itself_alone(cli, run) -> None:
     assert good["sessions"] == 3
     text = cli("profile-device", *MOCK, "--models", "bad.onnx")
     assert re.split(r"\s{2,}", text.stdout.splitlines()[1])[:6] == ["bad.onnx", "-", "-", "0", "0.0 M", "0.00 M"]
+
+
+def one_operator(op: str, domain: str, shape: list[int]) -> bytes:
+    node = helper.make_node(op, ["x", "w"], ["y"], domain=domain)
+    x, y = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64, 100]), helper.make_empty_tensor_value_info("y")
+    weight = helper.make_tensor("w", TensorProto.FLOAT, shape, [0.0] * math.prod(shape))
+    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    graph = helper.make_graph([node], "one", [x], [y], [weight])
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+def test_multiply_adds_are_right_or_missing_and_what_no_phone_runs_has_no_price(cli, run) -> None:
+    Path("conv1d.onnx").write_bytes(one_operator("Conv", "", [64, 64, 3]))
+    Path("custom.onnx").write_bytes(one_operator("MyConv", "my.domain", [64, 64, 3]))
+    done = cli("profile-device", *MOCK, "--models", "conv1d.onnx", "custom.onnx", "--json")
+    known, custom = json.loads(done.stdout)["models"]
+    assert (known["macs"], known["parameters"], known["sessions"]) == (98 * 64 * 64 * 3, 64 * 64 * 3, 3)
+    assert (custom["macs"], custom["parameters"], custom["latency_ms"]) == (None, 64 * 64 * 3, None)
+    assert "no phone runs it: operator MyConv of my.domain is none of ONNX Runtime's own" in done.stderr
 
 
 # --- wrong input
