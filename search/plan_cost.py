@@ -23,6 +23,9 @@ _PIXELS_ON_CPU = 400 * 32**2
 
 _LEAST_BATCH = 16
 
+_Known = dict[tuple[Backbone, Block, int, str, bool], float]
+"""Seconds an image that were timed already."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
@@ -62,10 +65,11 @@ def plan_cost(plan: SearchPlan, clock: Callable[[], float] = perf_counter) -> tu
     """
     preset, stage, (size, later_size) = plan.request.preset, plan.request.stage, plan.input_sizes
     (source, later), blocks, costs = plan.sources, plan.typical_blocks(), []
+    known: _Known = {}
     if plan.space is not None and stage != "connections":
         first = preset.proposals
         dataset = load_data(source.absolute, size, first.train.train_images)
-        seconds = _seconds_per_image(plan.space.backbone, blocks, dataset, first.train, clock)
+        seconds = _seconds_per_image(plan.space.backbone, blocks, dataset, first.train, clock, known)
         images = round(len(dataset.train) * (1 - first.validation_share))
         images = min(images, first.subset or images)
         hours = images * first.train.epochs * first.cycles * sum(seconds) / 3600
@@ -74,7 +78,7 @@ def plan_cost(plan: SearchPlan, clock: Callable[[], float] = perf_counter) -> tu
     if stage != "proposals":
         second, last = preset.connections, preset.retraining
         dataset = load_data(later.absolute, later_size, preset.later_images)
-        seconds = _seconds_per_image(plan.backbone, blocks, dataset, second.train, clock)
+        seconds = _seconds_per_image(plan.backbone, blocks, dataset, second.train, clock, known)
         computed = min(1.0, (second.sampled_paths or len(seconds)) / len(seconds))
         networks = max(1, len(plan.targets_ms))
         for name, settings, trainings, each in (
@@ -88,20 +92,29 @@ def plan_cost(plan: SearchPlan, clock: Callable[[], float] = perf_counter) -> tu
 
 
 def _seconds_per_image(
-    backbone: Backbone, blocks: Sequence[Block], dataset: Dataset, settings: TrainSettings, clock: Callable[[], float]
+    backbone: Backbone,
+    blocks: Sequence[Block],
+    dataset: Dataset,
+    settings: TrainSettings,
+    clock: Callable[[], float],
+    known: _Known,
 ) -> list[float]:
-    """Cost of one step of training, for each block, stacked."""
+    """Cost of one step of training, for each block, stacked; what stages have in common is timed once."""
+    batch = settings.batch
+    if pick_device().type == "cpu":
+        batch = min(batch, max(_LEAST_BATCH, _PIXELS_ON_CPU // dataset.input_size**2))
     found = []
     for block in blocks:
-        model = build_module([block] * len(backbone.sites), backbone)
-        found.append(_speed(model, dataset, settings, clock))
+        key = (backbone, block, batch, settings.precision, settings.compile)
+        if key not in known:
+            model = build_module([block] * len(backbone.sites), backbone)
+            known[key] = _speed(model, dataset, replace(settings, batch=batch), clock)
+        found.append(known[key])
     return found
 
 
 def _speed(model: nn.Module, dataset: Dataset, settings: TrainSettings, clock: Callable[[], float]) -> float:
     batch = settings.batch
-    if pick_device().type == "cpu":
-        batch = min(batch, max(_LEAST_BATCH, _PIXELS_ON_CPU // dataset.input_size**2))
     few = replace(settings, epochs=1, warmup_epochs=0, batch=batch, learning_rate=1e-4, accumulate=1)
     train(model, dataset, dataset.train.first(batch), few, seed=0)
     count = batch

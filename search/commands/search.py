@@ -190,8 +190,8 @@ def search(
     if not speaks:
         return
     context = click.get_current_context()
-    again, same_data = typed(context, without=("stage", "as_json")), typed(context, only=("connections_data",))
-    data_words = ["--data", same_data[1]] if same_data else typed(context, only=("data",))
+    again = typed(context, without=("stage", "as_json"))
+    data_words = _images_of_stage2(data, connections_data, input_size, connections_input_size)
     following = following_lines(table_name(table), result, ["run-search", *again], data_words, loaded.input_sizes)
     found = result_values(result) | {"int8": {str(place): asdict(each) for place, each in quantized.items()}}
     text = result_text(result, loaded.meta.imported is not None, following, plan.head_notes)
@@ -205,6 +205,15 @@ def _show_plan(plan: SearchPlan, as_json: bool) -> None:
 
     costs = plan_cost(plan)
     print_result(plan_values(plan, costs), as_json, plan_text(plan, costs))
+
+
+def _images_of_stage2(
+    data: str, connections_data: str | None, input_size: int | None, connections_input_size: int | None
+) -> list[str]:
+    """Options of a study on the images of the second stage."""
+    size = connections_input_size or (input_size if connections_data in (None, data) else None)
+    words = ["--data", connections_data or data]
+    return words if size is None else [*words, "--input-size", str(size)]
 
 
 def _int8(result: SearchResult, progress: Progress) -> dict[Path, Int8Result]:

@@ -103,6 +103,7 @@ def fbnet(here):
     return [*STAGE1, *STAGE2, "--table", "fbnet.parquet", "--input-size", "8", "--target", f"{unit_ms:.4f}"]
 
 
+@pytest.mark.slow
 def test_the_ablations_are_one_command_beside_the_papers_figures(fbnet, here, done):
     words = ["study", "ablations", *fbnet, "--seeds", "2"]
     text = done(*words)
