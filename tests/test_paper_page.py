@@ -28,6 +28,7 @@ def test_the_small_flow_of_the_page_ends_on_the_device(cli, shared_data, tmp_pat
         assert done.exit_code == 0, (line, done.output)
     network = json.loads((tmp_path / "runs/small-retrained/network.json").read_text())
     assert network["mock"] is True and network["within_limit"] is True and network["measured"][0]["mock"] is True
+    assert network["backbone"]["classes"] == 20 and network["head_interpolated_from"] == [10, 100]
     config = json.loads((tmp_path / "runs/small/config.json").read_text())
     assert config["preset"]["proposals"]["strategy"] == "paper" and config["target_ms"] == 2.5
     for run, stages in (("small", ["proposals", "connections", "retraining"]), ("small-retrained", ["retraining"])):
