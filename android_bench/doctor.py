@@ -13,6 +13,7 @@ from pathlib import Path
 from bpnas.android_bench.device import Conditions
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.local.held_cores import holder_of_cores
+from bpnas.android_bench.mock import MockDevice
 from bpnas.android_bench.phone.conditions import pinned_cores, read_conditions
 from bpnas.android_bench.phone.device_folder import DeviceFolder, holder_command
 from bpnas.android_bench.phone.facts import PRELUDE, PhoneFacts, ask, base_folder, galaxy_s9, read_facts
@@ -60,6 +61,7 @@ def diagnose(serial: str, base: str | None = None) -> tuple[Finding, ...]:
     from bpnas.android_bench.connect import connect
 
     if serial.startswith("mock:"):
+        MockDevice(serial.removeprefix("mock:"), "tflite")  # which refuses a name that there is not
         return (Finding("ok", "computed, not measured: there is nothing to examine"),)
     try:
         with closing(connect(serial)) as remote, _left_as_it_was(serial, base):

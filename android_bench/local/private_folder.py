@@ -19,9 +19,12 @@ def cache_folder() -> Path:
     if Path(place).is_absolute():  # the XDG Base Directory Specification says to ignore any other
         return Path(place) / "bpnas"
     try:
-        return Path.home() / ".cache" / "bpnas"
+        home = Path.home()
     except RuntimeError:
-        raise DeviceError("this user has no home folder: set HOME or XDG_CACHE_HOME to a folder of yours") from None
+        home = Path()
+    if os.environ.get("HOME") == "" or not home.is_absolute():  # Python takes an empty HOME for the root folder
+        raise DeviceError("this user has no home folder: set HOME or XDG_CACHE_HOME to a folder of yours")
+    return home / ".cache" / "bpnas"
 
 
 def private_folder(path: str | Path | None = None) -> Path:

@@ -47,6 +47,8 @@ class _BpnasCommand(click.Command):
     context_class = _Context
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.parent is None:
+            _refuse_empty(args)
         greedy = {name for p in self.get_params(ctx) if isinstance(p, Option) and p.many for name in p.opts}
         return super().parse_args(ctx, _spread(args, greedy))
 
@@ -152,6 +154,15 @@ class DefaultGroup(Group):
     def _default(self) -> str:
         (name,) = (name for name, command in self.commands.items() if command.hidden)
         return name
+
+
+def _refuse_empty(args: list[str]) -> None:
+    """An empty word is a variable that a script did not set: as a path it would be the current folder."""
+    for before, word in zip(["", *args], args, strict=False):
+        name, equals, value = word.partition("=")
+        if not word or (word.startswith("--") and equals and not value):
+            place = name if word else before if before.startswith("-") else "an argument"
+            fail(f"{place}: the value is empty; give one, or leave it out", 2)
 
 
 def _spread(args: list[str], greedy: set[str]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from bpnas.base.plain_text import shown
 from bpnas.base.randomness import derived_seed, sample
 from bpnas.search.data.image_names import is_image_name, is_leftover
 from bpnas.search.errors import DataError
@@ -222,14 +223,30 @@ def _parquet_class_names(files: Sequence[Path]) -> tuple[str, ...]:
     import pyarrow.parquet as pq
 
     schema = _parquet_schema(files[0])
-    described: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
-    if names:
-        return tuple(map(str, names))
+    if names := _described_names(files[0], schema):
+        return names
     labels = [readable(file, partial(pq.read_table, file, columns=["label"]))["label"] for file in files]
     if _is_text(labels[0].type):
         return tuple(sorted({word for column in labels for word in pc.unique(column).to_pylist() if word is not None}))
     return tuple(map(str, range(max(int(pc.max(column).as_py() or 0) for column in labels) + 1)))
+
+
+def _described_names(file: Path, schema: pyarrow.Schema) -> tuple[str, ...]:
+    """The names of the classes that `datasets` noted in a file; none if it noted none."""
+    try:
+        found: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except (ValueError, RecursionError):
+        found = None
+    for name in ("info", "features", "label", "names"):
+        found = found.get(name) if isinstance(found, dict) else None
+    if found is None or found == []:
+        return ()
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise DataError(
+            f"{file}: its field 'huggingface' names the classes by {shown(found)}, which is no list of texts; write "
+            "the file again with datasets"
+        )
+    return tuple(found)
 
 
 def _list_parquet(directory: Path, train: list[Path], test: list[Path], class_seed: int | None) -> Listing:

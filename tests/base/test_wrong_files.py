@@ -291,3 +291,36 @@ def test_a_mistyped_command_is_told_and_what_looks_like_a_file_is_one(
     done = cli(*words)
     assert done.exit_code == 2 and told in done.stderr
     assert "  [OPTIONS]" not in done.stderr  # the hidden command's name is empty, and leaves no gap
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["profile-device", "--serial", "mock:s9", "--records", ""], "--records"),
+        (["profile-device", "--serial="], "--serial"),
+        (["profile-device", "doctor", "--serial", ""], "--serial"),
+        (["build-table", "--out", ""], "--out"),
+        (["build-table", ""], "an argument"),
+        (["build-table", "show", ""], "an argument"),
+        (["run-search", "--table", "", "--plan"], "--table"),
+        (["run-search", "--data", ""], "--data"),
+        (["run-search", "retrain", "", "--out", "x"], "an argument"),
+        (["run-search", "study", "lambda", "--out="], "--out"),
+        (["run-search", "transfer", "face", "--data", ""], "--data"),
+    ],
+    ids=str,
+)
+def test_an_empty_value_is_named_and_is_never_the_current_folder(
+    cli: Cli, words: list[str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script writes it whose variable is not set."""
+    monkeypatch.chdir(tmp_path)
+    done = cli(*words)
+    assert done.exit_code == 2 and f"{place}: the value is empty; give one, or leave it out" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_computed_device_that_there_is_not_is_not_called_well(cli: Cli) -> None:
+    done = cli("profile-device", "doctor", "--serial", "mock:nosuch")
+    assert done.exit_code == 2 and "no device answers to serial 'mock:nosuch'" in done.stderr
+    assert cli("profile-device", "doctor", "--serial", "mock:s9").exit_code == 0

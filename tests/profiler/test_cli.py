@@ -77,7 +77,7 @@ def error_line(text: str) -> str:
 BAD_INPUT = {
     "serial": (["--serial", "R58M123ABC"], "no device answers to serial 'R58M123ABC'"),
     "mock serial": (["--serial", "mock:s99"], "mock:s9"),
-    "empty serial": (["--serial", ""], "no device answers"),
+    "empty serial": (["--serial", ""], "--serial: the value is empty; give one, or leave it out"),
     "runtime": (["--runtime", "tensorrt"], "runtime 'tensorrt' is unknown: use tflite or onnxruntime"),
     "backbone": (["--backbone", "resnet"], "no backbone is called 'resnet': use one of fbnet, mobilenetv2"),
     "backbone file": (["--backbone", "none.toml"], "none.toml: the backbone cannot be read"),
@@ -85,7 +85,7 @@ BAD_INPUT = {
     "backbone syntax": (["--backbone", "syntax.toml"], "syntax.toml: not valid TOML"),
     "backbone field": (["--backbone", "field.toml"], "field.toml: head.channels: 17 is not divisible by 8"),
     "filter": (["--paths", "K3G1,K9G1"], "path filter 'K9G1' matches none"),
-    "empty filter": (["--paths", ""], "matches none"),
+    "empty filter": (["--paths="], "--paths: the value is empty"),
     "input size": (["--input-size", "4"], "input_size: must be a whole number from 8"),
     "classes": (["--classes", "0"], "head.classes: must be"),
     "runs": (["--runs", "0"], "runs: must be from 1"),
@@ -658,7 +658,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored(torch):
 # Precision
 
 
-@pytest.mark.parametrize("share", ["2", "0", "100%", "-1%", "2 percent", "nan", "%", "", "0.0001"])
+@pytest.mark.parametrize("share", ["2", "0", "100%", "-1%", "2 percent", "nan", "%", " ", "0.0001"])
 def test_a_precision_that_makes_no_sense_is_named(cli, share):
     done = cli("profile-device", *MOCK, "--precision", share)
     assert done.exit_code == 2

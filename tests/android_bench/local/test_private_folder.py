@@ -116,3 +116,13 @@ def test_a_bundle_that_others_may_have_put_there_is_not_taken(cache: Path, monke
     monkeypatch.setattr("bpnas.android_bench.local.private_folder.os.geteuid", lambda: os.getuid() + 1)
     with pytest.raises(DeviceError, match="belongs to another user"):
         default_bundle("arm64")
+
+
+@pytest.mark.parametrize("home", ["", "here"])
+def test_a_home_that_is_no_place_is_none(home: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+    with pytest.raises(DeviceError, match="set HOME or XDG_CACHE_HOME"):
+        private_folder()
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from bpnas.search.data.batches import batches, in_order, on_device
 from bpnas.search.data.dataset import Split
 from bpnas.search.data.decoding import centre_crop, random_box, random_crop
 from bpnas.search.data.disk_images import CHUNK, DiskSplit, decode_workers, read_images
-from bpnas.search.data.image_files import choose_classes
+from bpnas.search.data.image_files import choose_classes, count_classes
 from bpnas.search.data.sources import Source
 from bpnas.search.presets import TrainSettings
 from bpnas.search.training.threads import threads_kept
@@ -408,3 +409,35 @@ def test_a_folder_without_classes_is_told_before_a_table_is_asked_for_them(cli, 
         "run-search", "--table", ROOT / "tables/mock_s9.parquet", "--data", f"{kind}:{tmp_path / 'images'}", "--plan"
     )
     assert done.exit_code == 1 and message in done.stderr and "--classes" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("noted", "told"),
+    [
+        (b"null", None),
+        (b"[]", None),
+        (b"{", None),
+        (b"[" * 100_000, None),
+        (b'{"info": []}', None),
+        (b'{"info": {"features": {"label": {"names": null}}}}', None),
+        (
+            b'{"info": {"features": {"label": {"names": "abc"}}}}',
+            "names the classes by 'abc', which is no list",
+        ),
+        (b'{"info": {"features": {"label": {"names": [1, 2]}}}}', "names the classes by [1, 2]"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_datasets_noted_in_a_file_may_be_anything(noted, told, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pa.table({"image": [{"bytes": encoded(0), "path": "a.jpg"}] * 2, "label": [0, 1]})
+    for part in ("train", "validation"):
+        pq.write_table(rows.replace_schema_metadata({b"huggingface": noted}), tmp_path / f"{part}-0.parquet")
+    if told is None:
+        assert count_classes(tmp_path) == 2
+    else:
+        with pytest.raises(DataError, match=re.escape(told)) as caught:
+            count_classes(tmp_path)
+        assert "train-0.parquet" in str(caught.value)
