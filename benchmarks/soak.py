@@ -275,6 +275,7 @@ def check_rivals(run: Run) -> None:
         said = (run.rival_folder / "host.log").read_text()
         assert code in (0, 1) and "Traceback" not in said, (code, said)
         failed = " failed" in said or "models in a row" in said or "space" in said
+        failed = failed or ("disk full" in run.kinds and "cannot be written on the device; see 'profile-dev" in said)
         assert code == 0 or bool(run.bad) or failed or "another campaign is timing on this device (" in said, said
     if run.contents is not None and run.rivals:
         check_numbers(run.rival_folder / "r.sqlite", run.contents)
