@@ -21,7 +21,7 @@ from typing import IO
 
 from bpnas.android_bench.measurement import RunRequest
 from bpnas.profiler import Backbone
-from bpnas.profiler.paths import enumerate_parts, select_paths
+from bpnas.profiler.paths import HEAD_CLASSES, enumerate_parts, head_parts, select_paths
 from tests.patience import PATIENCE, slowness
 from tests.phone.daemon import Adbd, wait_until
 from tests.records_factory import read_everything
@@ -77,9 +77,10 @@ def write_backbone(folder: Path) -> Path:
 
 
 def part_keys(backbone: Path, paths: str = PATHS) -> list[str]:
-    """Of all parts of that backbone, at all `SIZES`."""
+    """Of all parts of that backbone, at all `SIZES`, as `profile-device` plans them."""
     backbones = tuple(Backbone.load(backbone, size) for size in SIZES)
-    return [part.key for part in enumerate_parts(backbones, select_paths(paths))]
+    heads = [head for each in backbones for head in head_parts(each, HEAD_CLASSES)]
+    return list(dict.fromkeys(part.key for part in (*enumerate_parts(backbones, select_paths(paths)), *heads)))
 
 
 def model_contents(

@@ -45,7 +45,8 @@ def test_nothing_attached_says_how_to_attach(cli: Cli, monkeypatch: pytest.Monke
     attach(monkeypatch)
     result = cli("profile-device", "devices")
     assert result.exit_code == 0
-    assert "USB debugging" in result.stdout and "docs/phone.md" in result.stdout
+    assert "USB debugging" in result.stdout and "profile-device doctor" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
     assert (ROOT / "docs/phone.md").is_file()
 
 
