@@ -51,6 +51,7 @@ def test_records_are_complete_and_make_the_same_table(earlier, cli):
     assert tables[0].to_pandas().equals(tables[1].to_pandas())
 
 
+@needs_torch
 def test_the_same_campaign_only_adds_the_heads_that_it_did_not_time_yet(earlier, cli):
     done = resumed(cli, "profile-device", *PROFILE, "--backbone", "small.toml", "--records", "records.sqlite", "--json")
     assert json.loads(done.stdout)["measured"] == 2

@@ -107,9 +107,10 @@ def _work(connection: Connection[Any, Any], make: EvaluatorFactory, device: str 
     while True:
         try:
             block, options = connection.recv()
-        except EOFError:
+            answer = worker.answer(block, options)
+            connection.send(answer)
+        except (EOFError, ConnectionError):  # the search is gone: nobody is left to be told
             return
-        connection.send(worker.answer(block, options))
 
 
 def _end_with_search() -> None:

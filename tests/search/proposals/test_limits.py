@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 
+pytest.importorskip("torch")
+
 from bpnas.profiler import Block
 from bpnas.search.presets import PRESETS
 from bpnas.search.proposals.limits import SHARES, default_limits, reference_block
