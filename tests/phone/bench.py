@@ -13,6 +13,7 @@ from bpnas.android_bench.runner.device import NativeDevice, open_native_device
 from bpnas.profiler import Backbone, Records, run_campaign
 from bpnas.profiler.campaign.records import Plan, Setup
 from bpnas.profiler.campaign.run import CampaignResult, Progress
+from bpnas.profiler.paths import HEAD_CLASSES
 from tests.phone.chaos import (
     PATHS,
     SIZES,
@@ -62,7 +63,7 @@ class Bench:
     def run(self, *devices: NativeDevice, on_progress: Callable[[Progress], None] = lambda now: None) -> CampaignResult:
         """Measure what is not in the records yet."""
         backbones = tuple(Backbone.load(self._backbone, size) for size in SIZES)
-        plan = Plan(Setup(devices[0].info, SETTINGS, 1), backbones, PATHS, 1)
+        plan = Plan(Setup(devices[0].info, SETTINGS, 1), backbones, PATHS, 1, heads=HEAD_CLASSES)
 
         def watch(now: Progress) -> None:
             self.measured = now.measured
