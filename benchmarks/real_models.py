@@ -1,6 +1,6 @@
 """Whether `profile-device --models` times every model that this machine's runtimes run, and how truly.
 
-    python benchmarks/real_models.py FOLDER [--json OUT.json] [--choices CHOICES.json] [--again 0.05]
+    python benchmarks/real_models.py FOLDER [--json OUT.json] [--choices CHOICES.json] [--again 0.05] [--seconds 0.2]
 
 FOLDER holds `.onnx` and `.tflite` files, at any depth; equal ones count once. Each is run twice, in turns
 (a call with the same OUT.json goes on where the last one ended; with --again it also repeats what differed by more):
@@ -129,7 +129,6 @@ while len(samples) < 5 or time.perf_counter() < end:
 print(*np.percentile(samples, (50, 10)))
 """
 
-SECONDS = 0.2
 TURNS = 3
 SMALLEST_MS = 0.02
 LIMIT_SECONDS = 120
@@ -143,6 +142,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--choices", type=Path)
     parser.add_argument("--again", type=float, default=float("inf"))
+    parser.add_argument("--seconds", type=float, default=0.2, help="of samples in a session; slow models need more")
     arguments = parser.parse_args()
     choices = json.loads(arguments.choices.read_text()) if arguments.choices else {}
     deadline = time.monotonic() + arguments.minutes * 60
@@ -157,7 +157,7 @@ def main() -> None:
             if name in done:
                 continue
             fitting = (words for pattern, words in choices.items() if fnmatch(name, pattern))
-            one = {"file": name, **compare(path, Path(folder), next(fitting, []))}
+            one = {"file": name, **compare(path, Path(folder), next(fitting, []), arguments.seconds)}
             results.append(one)
             print(line(one), flush=True)
             if arguments.json:
@@ -187,19 +187,19 @@ def distinct(folder: Path) -> list[Path]:
     return sorted(found.values())
 
 
-def compare(path: Path, folder: Path, choices: list[str]) -> dict:
+def compare(path: Path, folder: Path, choices: list[str], seconds: float) -> dict:
     """One file both ways, in turns."""
     records = folder / f"{len(list(folder.iterdir()))}.sqlite"
     loops, undisturbed, product = [], [], {}
     for turn in range(TURNS):
-        direct = run([sys.executable, "-c", LOOP, str(path), str(SECONDS), *choices])
+        direct = run([sys.executable, "-c", LOOP, str(path), str(seconds), *choices])
         if direct[0] == 0:
             median, tenth = map(float, direct[1].split())
             loops.append(median)
             undisturbed.append(tenth)
         command = ["profile-device", "--serial", "local", "--models", str(path), "--records", str(records), "--json"]
-        command += ["--sessions", str(turn + 1), "--max-sessions", str(turn + 1), "--seconds", str(SECONDS)]
-        command += ["--warmup-seconds", str(SECONDS / 3), *choices]
+        command += ["--sessions", str(turn + 1), "--max-sessions", str(turn + 1), "--seconds", str(seconds)]
+        command += ["--warmup-seconds", str(seconds / 3), *choices]
         command[:1] = [str(Path(sys.executable).with_name("profile-device"))]
         done = run(command)
         product = {"exit_code": done[0], "stdout": done[1], "stderr": done[2]}
