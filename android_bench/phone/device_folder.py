@@ -3,11 +3,11 @@
     PLACE/.bpnas-hold-PID-TOKEN   who has the device, told by a shell on it
     PLACE/.bpnas-governors        what the frequency governors were before the campaign
     BASE/bundle-ARCH-HASH/        runner and runtimes; stays between campaigns, but only the one in use
-    BASE/run-TOKEN/               one campaign's models
+    BASE/run-TOKEN/               one campaign's models, and `runner-NUMBER`, the processes that time them
 
 PLACE is the same for all campaigns on a device, BASE is what `--directory` says. The device is held by a shell on it
-whose standard input is the connection: when the connection ends, for any reason, it ends a runner that is left,
-restores the governors, removes the run folder and lets go of the device, in this order. So neither a host that was
+whose standard input is the connection: when the connection ends, for any reason, it ends a runner that is left, removes
+the run folder, restores the governors and lets go of the device, in this order. So neither a host that was
 killed nor a cable that fell out leaves anything behind, and nobody gets a device that is not put back yet.
 
 The hold is atomic: each shell first makes its own file, then looks for those of others, so of two at once at least one
@@ -17,7 +17,6 @@ it is cores that are held, see `held_cores`, and the shell is handed them.
 
 from __future__ import annotations
 
-import posixpath
 import random
 import secrets
 import time
@@ -48,22 +47,42 @@ holder() {
     done
 } 2> /dev/null
 """
-# End the runner that a run folder names, if it is one: process numbers are used again. It is waited for, since a busy
-# machine takes its time to end a process, and the one that comes next must find the cores idle.
-_END_RUNNER = r"""
-end_runner() {
-    runner=
-    [ -f "$1/runner" ] && read -r runner < "$1/runner"
-    case "$runner" in
-        ''|*[!0-9]*) ;;
-        *) case "$(readlink "/proc/$runner/cwd")" in */"${1##*/}"/*)
-            kill -9 "$runner"
-            n=0
-            while [ $n -lt 50 ] && [ -n "$(cat "/proc/$runner/cmdline")" ]; do sleep 0.1; n=$((n + 1)); done
-        esac ;;
-    esac
+# End a run, or its runners alone; `$2` is the number of the one that stays. A process is ended if it is a runner of
+# this folder, for their numbers are used again, and waited for: a busy machine takes its time, and the one that comes
+# next must find the cores idle. The folder gets another name first: what is about to become a runner finds it gone.
+_END = r"""
+end_runners() {
+    for noted in "$1"/runner*; do
+        runner=
+        [ "${noted##*-}" != "$2" ] && [ -f "$noted" ] && read -r runner < "$noted"
+        case "$runner" in
+            ''|*[!0-9]*) ;;
+            *) case "$(readlink "/proc/$runner/cwd")" in */"${1##*/}"/*)
+                kill -9 "$runner"
+                n=0
+                while [ $n -lt 50 ] && [ -n "$(cat "/proc/$runner/cmdline")" ]; do sleep 0.1; n=$((n + 1)); done
+            esac ;;
+        esac
+    done
+} 2> /dev/null
+end_run() {
+    ended=${1%.ended}.ended
+    [ "$1" = "$ended" ] || mv "$1" "$ended"
+    end_runners "$ended"
+    rm -rf "$ended"
 } 2> /dev/null
 """
+# Two that are under way at once, of which one was given up before it began, each note themselves before they look: so
+# the later one sees the earlier one and ends it, or the earlier one sees the later one and goes.
+_BECOME_RUNNER = (
+    _END
+    + r"""
+cd @PLACE@ && echo $$ > ../runner-@NUMBER@ || exit 1
+for noted in ../runner-*; do [ "${noted##*-}" -le @NUMBER@ ] || exit 1; done
+end_runners @RUN@ @NUMBER@
+[ -d @PLACE@ ] || exit 1
+"""
+)
 _HOLD = r"""
 hold=@PLACE@/.bpnas-hold-$$-@TOKEN@
 trap 'rm -f "$hold"' EXIT
@@ -74,31 +93,30 @@ found=$(holder "$hold")
 """
 # A run folder whose shell is alive belongs to a campaign on other cores; every other one is left over.
 _TAKE = (
-    _END_RUNNER
+    _END
     + r"""
 trap '' HUP TERM INT
 @HOLD@
 mkdir -p @BASE@ && cd @BASE@ || exit 1
 others=
 for run in run-*; do
-    case "$run" in run-*[!0-9a-f]*) continue ;; run-????????????????) ;; *) continue ;; esac
+    token=${run#run-}; token=${token%.ended}
+    case "$token" in *[!0-9a-f]*) continue ;; ????????????????) ;; *) continue ;; esac
     [ -d "$run" ] && [ ! -h "$run" ] || continue
     pid=
     [ -f "$run/holder" ] && read -r pid < "$run/holder"
     case "$pid" in
         ''|*[!0-9]*) ;;
-        *) case "$(cat "/proc/$pid/cmdline" 2> /dev/null)" in *"$run"*) others=1; continue ;; esac ;;
+        *) case "$(cat "/proc/$pid/cmdline" 2> /dev/null)" in *"run-$token"*) others=1; continue ;; esac ;;
     esac
-    end_runner "$run"
-    rm -rf "$run"
+    end_run "$run"
 done
 [ -n "$others" ] || rm -rf .bpnas-run-*
 new=.bpnas-run-@TOKEN@
 mkdir $new && echo $$ > $new/holder && mv $new run-@TOKEN@ && echo "${others:-0} ready" || exit 1
 cat > /dev/null
-end_runner run-@TOKEN@
+end_run run-@TOKEN@
 @RESTORE@
-rm -rf run-@TOKEN@
 """
 )
 
@@ -134,6 +152,7 @@ class DeviceFolder:
         self._is_held = remote.hold(cores, patience_seconds)
         self.token = secrets.token_hex(8)
         self.run = f"{facts.base}/run-{self.token}"
+        self._runners = 0
         self._is_shared = False
         self._holder: ShellStream | None = self._take(patience_seconds)
 
@@ -150,12 +169,13 @@ class DeviceFolder:
     def place_runner(self, place: str) -> str:
         """Shell commands that come before those that become the runner.
 
-        They end the runner before it, should that one still be there, for two would time each other; then they go to
-        the folder `place` of this run and note whom to end.
+        They end the runner before it, should that one still be there, for two would time each other; they end
+        themselves where a later one was asked for meanwhile, or the campaign is over: a device that has been stopped
+        for a while takes up all that it was asked for at once. They go to the folder `place` of this run.
         """
-        run = quote(posixpath.basename(self.run))
-        before = f"cd {quote(self._facts.base)} && end_runner {run}"
-        return f"{_END_RUNNER}{before}\ncd {quote(place)} && echo $$ > ../runner || exit 1\n"
+        self._runners += 1
+        script = _BECOME_RUNNER.replace("@PLACE@", quote(place)).replace("@RUN@", quote(self.run))
+        return script.replace("@NUMBER@", str(self._runners))
 
     def remove(self, path: str) -> None:
         """Remove a file or folder of this run."""
@@ -167,7 +187,7 @@ class DeviceFolder:
         if holder is not None:
             hold = f"{quote(self._facts.place)}/.bpnas-hold-*-{self.token}"
             with suppress(DeviceError):
-                self._remote.shell(f"rm -rf {quote(self.run)}; rm -f {hold}", timeout_seconds=60.0)
+                self._remote.shell(f"{_END}end_run {quote(self.run)}; rm -f {hold}", timeout_seconds=60.0)
             holder.close()
 
     def _take(self, patience_seconds: float | None) -> ShellStream:

@@ -97,10 +97,50 @@ def test_a_runner_begins_only_when_the_one_before_it_has_ended(rooted: FolderPho
         for number in range(2):
             stream = rooted.stream(f"{folder.place_runner(str(place))}trap '' HUP TERM\necho {number}; exec sleep 600")
             assert stream.read(PATIENCE) == f"{number}\n".encode()
-            runners.append(int(Path(folder.run, "runner").read_text()))
+            runners.append(int(Path(folder.run, f"runner-{number + 1}").read_text()))
         # It is dead, and nobody has asked yet how it ended.
         assert Path(f"/proc/{runners[0]}/cmdline").read_bytes() == b""
         wait_until(lambda: Path(f"/proc/{runners[1]}/cmdline").read_bytes() == b"sleep\x00600\x00")
+
+
+def test_a_runner_that_comes_late_gives_way_to_the_one_asked_for_after_it(rooted: FolderPhone) -> None:
+    with closing(DeviceFolder(rooted, facts_of(rooted))) as folder:
+        place = Path(folder.run, "0")
+        place.mkdir()
+        given_up, wanted = (f"{folder.place_runner(str(place))}echo at work; exec sleep 600" for _ in range(2))
+        stream = rooted.stream(wanted)
+        assert stream.read(PATIENCE) == b"at work\n"
+        late = rooted.shell(given_up, PATIENCE)
+        assert (late.exit_code, late.output) == (1, b"")
+        runner = int(Path(folder.run, "runner-2").read_text())
+        wait_until(lambda: Path(f"/proc/{runner}/cmdline").read_bytes() == b"sleep\x00600\x00")
+        stream.close()
+
+
+@pytest.mark.parametrize("moment", ["&& echo $$", "for noted in ../"])
+@pytest.mark.parametrize("end", ["the campaign is over", "the connection is gone"])
+def test_a_runner_that_comes_late_finds_the_run_ended(
+    rooted: FolderPhone, tmp_path: Path, end: str, moment: str
+) -> None:
+    folder = DeviceFolder(rooted, facts_of(rooted))
+    holder = rooted.streams[-1]
+    place, go = Path(folder.run, "0"), tmp_path / "go"
+    place.mkdir()
+    os.mkfifo(go)
+    script = folder.place_runner(str(place))
+    wait = f"{'&& ' if moment.startswith('&') else ''}echo there; read -r line < {go} {moment}"
+    assert script.count(moment) == 1
+    stream = rooted.stream(f"{script.replace(moment, wait.replace(' for', '; for'))}echo at work; exec sleep 600")
+    assert stream.read(PATIENCE) == b"there\n"
+    if end == "the campaign is over":
+        folder.close()
+    else:
+        holder._process.stdin.close()  # type: ignore[attr-defined]
+    wait_until(lambda: not any(Path(rooted.base).glob("run-*")))
+    with suppress(OSError):  # nobody reads: it has been ended
+        os.close(os.open(go, os.O_WRONLY | os.O_NONBLOCK))
+    assert stream.read(PATIENCE) == b""
+    assert stream.exit_code != 0
 
 
 def test_files_that_are_no_holds_hold_nothing(rooted: FolderPhone) -> None:

@@ -223,8 +223,8 @@ list(device.run([RunRequest("k", 0, path, hashlib.sha256(b"hang").hexdigest())],
         try:
             assert host.stdout is not None and host.stdout.readline() == b"ready\n"
             # The shell there creates the file first and writes its number then.
-            wait_until(lambda: any(path.read_text() for path in runs.glob("run-*/runner")))
-            runner = int(next(runs.glob("run-*/runner")).read_text())
+            wait_until(lambda: any(path.read_text() for path in runs.glob("run-*/runner-*")))
+            runner = int(next(runs.glob("run-*/runner-*")).read_text())
         finally:
             host.kill()
     wait_until(lambda: not any(runs.glob("run-*")))
