@@ -117,28 +117,28 @@ def test_a_runner_that_comes_late_gives_way_to_the_one_asked_for_after_it(rooted
         stream.close()
 
 
-@pytest.mark.parametrize("moment", ["&& echo $$", "for noted in ../"])
+@pytest.mark.parametrize(
+    ("moment", "late"), [("echo $$", "wait_for_it && echo $$"), ("for noted in ../", "wait_for_it\nfor noted in ../")]
+)
 @pytest.mark.parametrize("end", ["the campaign is over", "the connection is gone"])
 def test_a_runner_that_comes_late_finds_the_run_ended(
-    rooted: FolderPhone, tmp_path: Path, end: str, moment: str
+    rooted: FolderPhone, tmp_path: Path, end: str, moment: str, late: str
 ) -> None:
     folder = DeviceFolder(rooted, facts_of(rooted))
     holder = rooted.streams[-1]
     place, go = Path(folder.run, "0"), tmp_path / "go"
     place.mkdir()
-    os.mkfifo(go)
     script = folder.place_runner(str(place))
-    wait = f"{'&& ' if moment.startswith('&') else ''}echo there; read -r line < {go} {moment}"
     assert script.count(moment) == 1
-    stream = rooted.stream(f"{script.replace(moment, wait.replace(' for', '; for'))}echo at work; exec sleep 600")
+    wait = f"wait_for_it() {{ echo there; until [ -e {go} ]; do sleep 0.01; done; }}\n"
+    stream = rooted.stream(f"{wait}{script.replace(moment, late)}echo at work; exec sleep 600")
     assert stream.read(PATIENCE) == b"there\n"
     if end == "the campaign is over":
         folder.close()
     else:
         holder._process.stdin.close()  # type: ignore[attr-defined]
     wait_until(lambda: not any(Path(rooted.base).glob("run-*")))
-    with suppress(OSError):  # nobody reads: it has been ended
-        os.close(os.open(go, os.O_WRONLY | os.O_NONBLOCK))
+    go.touch()
     assert stream.read(PATIENCE) == b""
     assert stream.exit_code != 0
 
