@@ -9,29 +9,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from filelock import FileLock, Timeout
 
 from bpnas.android_bench.device import DeviceInfo
-from bpnas.android_bench.measurement import Failure, Measurement, RunSettings
+from bpnas.android_bench.measurement import Failure, FailureKind, Measurement, RunSettings
 from bpnas.base.closing import Closing
 from bpnas.base.errors import BpnasError, SpaceError, UsageError
+from bpnas.base.fields import FieldError, Fields
 from bpnas.base.file_kinds import RECORDS_ID, SQLITE_HEADER, begins_records, kind_of
-from bpnas.base.plain_text import shown, storable
+from bpnas.base.plain_text import shortened, shown, storable
 from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.paths import select_paths
 
 if TYPE_CHECKING:
     from bpnas.profiler.campaign.order import RowOrder
 
 SCHEMA_VERSION = 1
+_PLAN = ("fingerprint", "settings", "export_version", "backbones", "paths", "sessions")
+_PLAN_SINCE = ("networks", "context", "test_seed", "heads")  # each only where it says something
 _SORTED = json.JSONEncoder(sort_keys=True)  # made once, for it is used for every row
 
 _COMMON = """
@@ -282,12 +287,19 @@ class Records(Closing):
 
     def _plan(self, value: str, precision: float | None) -> Plan:
         with _stored(self.path, "a plan"):
-            stored = json.loads(value)
-            identity = stored["fingerprint"], stored["settings"], stored["export_version"]
-            backbones = tuple(Backbone.from_dict(backbone) for backbone in stored["backbones"])
-            rest = stored["paths"], stored["sessions"], stored.get("networks", 0), stored.get("context", False)
-            test_seed, heads = stored.get("test_seed"), tuple(stored.get("heads", ()))
-        return Plan(self._setup(*identity), backbones, *rest, test_seed, heads, precision)
+            stored = Fields.parse(value)
+            stored.exactly(_PLAN, _PLAN_SINCE)
+            identity = stored.text("fingerprint"), stored.text("settings"), stored.whole("export_version")
+            backbones = tuple(Backbone.from_dict(each.values) for each in stored.parts("backbones"))
+            paths = stored.text("paths") if stored.has("paths") else None
+            if paths is not None:
+                select_paths(paths)  # is it a filter?
+            sessions = stored.whole("sessions", 1)
+            networks = stored.whole("networks", 1) if "networks" in stored.values else 0
+            context = stored.flag("context") if "context" in stored.values else False
+            test_seed = stored.whole("test_seed") if "test_seed" in stored.values else None
+            heads = tuple(stored.wholes("heads", 1)) if "heads" in stored.values else ()
+        return Plan(self._setup(*identity), backbones, paths, sessions, networks, context, test_seed, heads, precision)
 
     def refuse_other_setups(self, setup: Setup) -> None:
         """Refuse to continue in this file where nothing new could meet what is there in one table.
@@ -336,8 +348,9 @@ class Records(Closing):
 
     def _measurement(self, row: dict[str, Any], conditions: bool = True) -> Measurement:
         try:
-            row["samples_ns"] = tuple(json.loads(row["samples_ns"]))
-            row["conditions"] = json.loads(row["conditions"]) if conditions else {}
+            row["samples_ns"] = tuple(_samples(row["samples_ns"]))
+            row["conditions"] = _conditions(row["conditions"]) if conditions else {}
+            _check_measurement(row)
             return Measurement(**row)
         except _UNREADABLE as error:  # `_stored` would take as long as all of this
             raise _cannot_read(self.path, "a measurement", error) from error
@@ -366,9 +379,9 @@ class Records(Closing):
     def row_order(self, setup: Setup) -> RowOrder:
         """When and by which device each row of this setup was measured. Raises RecordsError."""
         query = (
-            "SELECT rowid, CASE WHEN json_valid(conditions) THEN json_extract(conditions, '$.before.serial') END, "
-            "started_at, row_sha256 FROM measurement WHERE fingerprint = ? AND settings = ? AND export_version = ? "
-            "ORDER BY rowid"
+            "SELECT rowid, CASE WHEN json_valid(conditions) AND json_type(conditions) = 'object' "
+            "THEN json_extract(conditions, '$.before.serial') ELSE 0 END, started_at, row_sha256 FROM measurement "
+            "WHERE fingerprint = ? AND settings = ? AND export_version = ? ORDER BY rowid"
         )
         import numpy as np
 
@@ -380,7 +393,9 @@ class Records(Closing):
             try:
                 for number, serial, started_at, digest in cursor:
                     rows.append(number)
-                    devices.append(serials.setdefault("" if serial is None else str(serial), len(serials)))
+                    if not isinstance(serial, str | None):
+                        raise ValueError("conditions")
+                    devices.append(serials.setdefault(serial or "", len(serials)))
                     times.append(started_at)
                     digests.append(int(digest[:15], 16))
             except (TypeError, ValueError) as error:  # a column's type has changed
@@ -392,7 +407,7 @@ class Records(Closing):
         """Every failure, ordered by key and session; a part that was measured later appears in both lists."""
         for _, setup, row in self._rows("failure"):
             with _stored(self.path, "a failure"):
-                failure = Failure(**row)
+                failure = _failure(row)
             yield setup, failure
 
     def _rows(
@@ -401,7 +416,7 @@ class Records(Closing):
         """Number, setup and content of rows; damaged ones raise."""
         # A cursor that lives on in a traceback would keep the file locked, and the next writer waiting.
         query = self._connection.execute
-        with _faults(self.path), closing(query(f"SELECT rowid, * FROM {table} {where}", values)) as cursor:
+        with _faults(self.path), _held(query(f"SELECT rowid, * FROM {table} {where}", values)) as cursor:
             names = [column[0] for column in cursor.description[1:]]
             for number, *content in cursor:
                 row = dict(zip(names, content, strict=True))
@@ -421,7 +436,7 @@ class Records(Closing):
         with _faults(self.path):
             devices, all_settings = self._values("device"), self._values("settings")
         if fingerprint not in devices or settings not in all_settings:
-            raise RecordsError(_damaged(self.path, "a row's device or settings are missing"))
+            raise RecordsError(_damaged(self.path, "a row's fingerprint or settings name none that is there"))
         with _stored(self.path, "a device or its settings"):
             device = DeviceInfo.from_json(devices[fingerprint])
             return Setup(device, RunSettings.from_json(all_settings[settings]), export_version)
@@ -474,6 +489,72 @@ def _row_sha256(row: dict[str, Any]) -> str:
     return hashlib.sha256(_SORTED.encode(row).encode()).hexdigest()
 
 
+@contextmanager
+def _held(cursor: sqlite3.Cursor) -> Iterator[sqlite3.Cursor]:
+    """Closed at the end, which comes after that of the connection where an error holds on to the rows."""
+    try:
+        yield cursor
+    finally:
+        with suppress(sqlite3.ProgrammingError):
+            cursor.close()
+
+
+def _samples(text: str) -> list[int]:
+    """A list of nanoseconds; `parsed` would take as long as all the rest of a row."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = {}
+    if type(values) is list and set(map(type, values)) == {int} and min(values) >= 0 and max(values) < 2**63:
+        return values
+    Fields.parse(text, "samples_ns") if values == {} else Fields({"samples_ns": values}).wholes("samples_ns")
+    raise FieldError("'samples_ns' must be a list with a sample")
+
+
+def _conditions(text: str) -> dict[str, dict[str, float | str]]:
+    """What `Measurement.conditions` may be."""
+    found = Fields.parse(text, "conditions")
+    found.only("before", "after")
+    for part in map(found.part, found.values):
+        for name, value in part.values.items():
+            part.line(name) if isinstance(value, str) else part.number(name)
+    return dict(found.values)
+
+
+def _check_measurement(row: Mapping[str, Any]) -> None:
+    """Refuse what no device says: a row's hash tells of damage, not of a program that made the row up."""
+    counts = (row["session"], row["warmup_runs"], row["warmup_ns"], row["load_ns"], row["repeats"] or -1)
+    texts = (row["key"], row["sha256"])
+    if (
+        set(map(type, counts)) != {int}
+        or min(counts) < 0
+        or set(map(type, texts)) != {str}
+        or not math.isfinite(row["started_at"])
+    ):
+        _check_common(row)
+        stored = Fields(row)
+        for name in ("warmup_runs", "warmup_ns", "load_ns"):
+            stored.whole(name)
+        stored.whole("repeats", 1)
+
+
+def _check_common(row: Mapping[str, Any]) -> None:
+    stored = Fields(row)
+    stored.text("key")
+    stored.text("sha256")
+    stored.whole("session")
+    stored.number("started_at")
+
+
+def _failure(row: Mapping[str, Any]) -> Failure:
+    _check_common(row)
+    stored, kinds = Fields(row), get_args(FailureKind)
+    stored.text("message", may_be_empty=True)
+    if stored.text("kind") not in kinds:
+        raise FieldError(f"'kind' must be one of {', '.join(kinds)}, not {shown(row['kind'])}")
+    return Failure(**row)
+
+
 def _refuse_other_kinds(path: Path, empty_is_new: bool = False) -> None:
     """Say what a file is that is no records file, before anything is done to it or put next to it.
 
@@ -509,7 +590,8 @@ _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, 
 
 
 def _cannot_read(path: Path, what: str, error: BaseException) -> RecordsError:
-    reason = shown(f"{type(error).__name__}: {error}", 200)
+    ours = isinstance(error, FieldError | UsageError)
+    reason = shortened(str(error), 240) if ours else shown(f"{type(error).__name__}: {error}", 200)
     return RecordsError(
         f"{path}: {what} in it cannot be read ({reason}); use the bpnas that wrote the file, or name another file"
     )
