@@ -101,8 +101,6 @@ def _anything(field: str, value: Any) -> None:
 def _any_text(field: str, value: Any) -> None:
     if not isinstance(value, str) or len(value) > LONGEST_TEXT:
         raise _wrong(field, f"a text of at most {LONGEST_TEXT:,} characters", value)
-    if not is_utf8(value):
-        raise _wrong(field, "a text that UTF-8 can hold", value)
 
 
 def _text(field: str, value: Any) -> None:
@@ -110,6 +108,8 @@ def _text(field: str, value: Any) -> None:
     _any_text(field, value)
     if len(value.splitlines()) > 1:
         raise _wrong(field, "a text of one line", value)
+    if not is_utf8(value):
+        raise _wrong(field, "a text that UTF-8 can hold", value)
 
 
 def _matching(pattern: str, must: str) -> _Check:

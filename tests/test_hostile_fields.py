@@ -368,7 +368,7 @@ def test_annotations_of_images(tmp_path: Path) -> None:
     file = tmp_path / "instances.json"
     may = (
         *("area missing", "area null", "area fraction", "iscrowd missing", "iscrowd null", "iscrowd true"),
-        *("bbox negative", "bbox fraction", "id negative"),
+        *("bbox negative", "bbox fraction", "id negative", "area negative"),
     )
     words = {
         "id": "annotation",

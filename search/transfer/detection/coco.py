@@ -165,7 +165,7 @@ class _Boxes:
         if entry.get("area") is None:
             entry["area"] = width * height
             self._without_area += 1
-        if not _is_pixels(entry["area"], _LARGEST_SIDE**2) or entry["area"] < 0:
+        if not _is_pixels(entry["area"], _LARGEST_SIDE**2):
             raise DataError(
                 f"{self._file}: annotation {number} has the area {shown(entry['area'])}; write pixels, or leave it out"
             )
@@ -250,14 +250,16 @@ def _field(file: Path, entry: Any, kind: str, name: str) -> Any:
 def _text(file: Path, entry: Any, kind: str, name: str) -> str:
     value = _field(file, entry, kind, name)
     if not isinstance(value, str) or not value or len(value) > LONGEST_TEXT or not is_utf8(value):
-        raise DataError(f"{file}: {name!r} of an entry of {kind!r} is {shown(value)}, which is no sensible text")
+        wanted = f"not a text of at most {LONGEST_TEXT:,} characters in UTF-8"
+        raise DataError(f"{file}: {name!r} of an entry of {kind!r} is {shown(value)}, {wanted}")
     return value
 
 
 def _whole(file: Path, entry: Any, kind: str, name: str) -> int:
     value = _field(file, entry, kind, name)
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _LARGEST_ID:
-        raise DataError(f"{file}: {name!r} of an entry of {kind!r} is {shown(value)}, not a whole number")
+        wanted = f"not a text of at most {LONGEST_TEXT:,} characters in UTF-8"
+        raise DataError(f"{file}: {name!r} of an entry of {kind!r} is {shown(value)}, {wanted}")
     return value
 
 
