@@ -34,6 +34,7 @@ from bpnas.android_bench.runner.build import (
 from bpnas.android_bench.runner.wheels import download_wheel, find_wheel, read_wheel, runtime_wheel
 from bpnas.base.errors import UsageError
 from bpnas.base.fields import FieldError, Fields, fields_of
+from bpnas.base.files import naming
 from bpnas.base.plain_text import shortened, shown
 
 MANIFEST = "manifest.json"
@@ -222,7 +223,7 @@ def build_bundle(
         raise UsageError("a bundle needs at least one runtime: onnxruntime or tflite")
     chosen = {runtime: runtime_wheel(runtime, arch) for runtime in dict.fromkeys(runtimes)}
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out) as scratch:
+    with naming(out), tempfile.TemporaryDirectory(prefix=".bundle-", dir=out) as scratch:
         place, work = Path(scratch) / "bundle", Path(scratch) / "work"
         (place / "licenses").mkdir(parents=True)
         work.mkdir()

@@ -6,6 +6,8 @@ import difflib
 import errno
 import io
 import json
+import os
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +18,13 @@ import click
 from click.core import ParameterSource
 
 from bpnas.base.errors import BpnasError
+from bpnas.base.files import allow_open_files, what_to_do
 from bpnas.base.interruption import Interrupted, orderly_end
 from bpnas.base.plain_text import as_text
+
+if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+    # Python writes as much of its cache of a module as it may, and takes that for all of it the next time.
+    sys.dont_write_bytecode = True
 
 
 class Option(click.Option):
@@ -62,6 +69,7 @@ class _BpnasCommand(click.Command):
         _show_what_can_be_shown()
         try:
             with orderly_end(), _shown_as_text():
+                allow_open_files()
                 return super().invoke(ctx)
         except BpnasError as error:
             fail(str(error), error.exit_code)
@@ -69,12 +77,9 @@ class _BpnasCommand(click.Command):
             exit_code = interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
             fail("interrupted; what was done is kept, call the same command again to resume", exit_code)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                place = error.filename or "a file"
-                fail(f"{place}: no space left on the disk; free some and call the same command again", 1)
-            if error.filename is None:
+            if (sentence := _sentence(error)) is None:
                 raise
-            fail(f"{error.filename}: {error.strerror}", 1)
+            fail(sentence, 1)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -178,6 +183,16 @@ def _spread(args: list[str], greedy: set[str]) -> list[str]:
             spread.extend([option, word] if option and has_one else [word])
             has_one = True
     return spread
+
+
+def _sentence(error: OSError) -> str | None:
+    """What the system said of a file, as a sentence; None where it said nothing of one."""
+    if str(error.strerror).startswith("No usable temporary directory"):
+        return "no folder for temporary files can be written; free some space, or name another one with TMPDIR"
+    if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE):
+        return None
+    name = error.filename or "a file"
+    return what_to_do(error, os.fsdecode(name) if isinstance(name, str | bytes) else str(name))
 
 
 def _show_what_can_be_shown() -> None:

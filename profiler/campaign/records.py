@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import resource
 import sqlite3
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from bpnas.base.closing import Closing
 from bpnas.base.errors import BpnasError, SpaceError, UsageError
 from bpnas.base.fields import FieldError, Fields
 from bpnas.base.file_kinds import RECORDS_ID, SQLITE_HEADER, begins_records, kind_of
+from bpnas.base.files import NO_ROOM, missing_folder, too_large, what_to_do
 from bpnas.base.plain_text import shortened, shown, storable
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import select_paths
@@ -139,22 +141,29 @@ class Records(Closing):
             RecordsError: another process writes to it, it is damaged, or no records file.
         """
         path = Path(path)
-        if not path.absolute().parent.is_dir():
-            raise RecordsError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
+        if (reason := missing_folder(path)) is not None:
+            raise RecordsError(reason)
         with _faults(path):
             _refuse_other_kinds(path, empty_is_new=True)  # before a lock is put next to somebody else's file
         lock = FileLock(f"{path}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if not Path(f"{path}.lock").exists():  # it waits for a folder that takes files, too
+                raise _cannot(path, "written", "its folder takes no files") from None
             raise RecordsError(
                 f"{path}: another process is writing to it; wait until it is done, or name another file with --records"
             ) from None
         except OSError as error:
+            if error.errno in NO_ROOM:
+                raise SpaceError(what_to_do(error, str(path))) from error
             raise _cannot(path, "written", error.strerror or str(error)) from error
+        is_new = not path.exists()
         try:
             return cls(path, cls._connect(path, create=True), lock)
         except BaseException:
+            if is_new and path.exists() and not path.stat().st_size:  # nothing of it could be written
+                path.unlink()
             lock.release()
             raise
 
@@ -626,6 +635,8 @@ def _faults(path: Path) -> Iterator[None]:
             raise RecordsError(f"{path}: another program is using it; close that and try again") from error
         if code in _DAMAGE:
             raise RecordsError(_damaged(path, str(error))) from error
+        if code == sqlite3.SQLITE_IOERR and resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+            raise SpaceError(f"{path}: {too_large()}") from error  # nothing else says so
         if code == sqlite3.SQLITE_IOERR:
             raise RecordsError(
                 f"{path}: the disk could not be read or written ({error}); check the disk and its connection, and call "

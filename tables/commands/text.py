@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from bpnas.base.errors import UsageError
+from bpnas.base.files import missing_folder
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import head_part, stem_part
 from bpnas.tables.additivity.model_record import TableModels
@@ -17,8 +18,8 @@ from bpnas.tables.table_meta import TableMeta
 
 def check_folder(path: Path) -> None:
     """Refuse to write where there is no folder, before any work is done for it; raises UsageError."""
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
+    if (reason := missing_folder(path)) is not None:
+        raise UsageError(reason)
 
 
 def coverage_text(meta: TableMeta) -> str:
