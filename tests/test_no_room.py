@@ -231,3 +231,16 @@ def test_places_that_cannot_be_written(
     code, said = PLACES[words]
     assert_said(cli(*words.split()), said, exit_code=code)
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", ".hidden", "a\x1bb", "x" * 250])
+def test_records_of_others_do_not_say_where_a_table_goes(
+    name: str, folder: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "work").mkdir()
+    monkeypatch.chdir(folder / "work")
+    write_records(folder / "theirs.sqlite", make_plan(backbone(), name=name))
+    before = contents(folder)
+    assert_said(cli("build-table", folder / "theirs.sqlite"), "no name for a file; name one with --out", exit_code=2)
+    assert contents(folder) == before
+    assert cli("build-table", folder / "theirs.sqlite", "--out", "t.parquet").exit_code == 0
