@@ -448,6 +448,7 @@ class Records(Closing):
         if fingerprint not in devices or settings not in all_settings:
             raise RecordsError(_damaged(self.path, "a row's fingerprint or settings name none that is there"))
         with _stored(self.path, "a device or its settings"):
+            Fields({"export_version": export_version}).whole("export_version")
             device = DeviceInfo.from_json(devices[fingerprint])
             return Setup(device, RunSettings.from_json(all_settings[settings]), export_version)
 
@@ -565,7 +566,6 @@ def _check_common(row: Mapping[str, Any]) -> None:
 def _failure(row: Mapping[str, Any]) -> Failure:
     _check_common(row)
     stored, kinds = Fields(row), get_args(FailureKind)
-    stored.text("message", may_be_empty=True)
     if stored.text("kind") not in kinds:
         raise FieldError(f"'kind' must be one of {', '.join(kinds)}, not {shown(row['kind'])}")
     return Failure(**row)
