@@ -244,3 +244,19 @@ def test_records_of_others_do_not_say_where_a_table_goes(
     assert_said(cli("build-table", folder / "theirs.sqlite"), "no name for a file; name one with --out", exit_code=2)
     assert contents(folder) == before
     assert cli("build-table", folder / "theirs.sqlite", "--out", "t.parquet").exit_code == 0
+
+
+@pytest.mark.parametrize("words", ["show t.parquet", "show t.parquet --json", "--help", "diff --help"])
+def test_standard_output_without_room_or_closed(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "t.parquet", make_plan(backbone()))
+    command = [sys.executable, "-P", str(script("build-table")), *words.split()]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: standard output: no space left on the disk; free some and call the same command again\n"
+    )
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

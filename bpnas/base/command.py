@@ -18,7 +18,7 @@ import click
 from click.core import ParameterSource
 
 from bpnas.base.errors import BpnasError
-from bpnas.base.files import allow_open_files, what_to_do
+from bpnas.base.files import allow_open_files, naming, what_to_do
 from bpnas.base.interruption import Interrupted, orderly_end
 from bpnas.base.plain_text import as_text
 
@@ -60,7 +60,8 @@ class _BpnasCommand(click.Command):
         return super().parse_args(ctx, _spread(args, greedy))
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _shown_as_text():
+        _open_standard_streams()
+        with _shown_as_text(), _told("standard output"):
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -68,7 +69,7 @@ class _BpnasCommand(click.Command):
             return super().invoke(ctx)  # the command around this one does the rest
         _show_what_can_be_shown()
         try:
-            with orderly_end(), _shown_as_text():
+            with orderly_end(), _shown_as_text(), _told("a file"):
                 allow_open_files()
                 return super().invoke(ctx)
         except BpnasError as error:
@@ -76,10 +77,6 @@ class _BpnasCommand(click.Command):
         except KeyboardInterrupt as interrupt:
             exit_code = interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
             fail("interrupted; what was done is kept, call the same command again to resume", exit_code)
-        except OSError as error:
-            if (sentence := _sentence(error)) is None:
-                raise
-            fail(sentence, 1)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -185,14 +182,34 @@ def _spread(args: list[str], greedy: set[str]) -> list[str]:
     return spread
 
 
-def _sentence(error: OSError) -> str | None:
-    """What the system said of a file, as a sentence; None where it said nothing of one."""
+@contextmanager
+def _told(unnamed: str) -> Iterator[None]:
+    """What the system says of a file, as a sentence; of `unnamed` where it names none, and then only of limits."""
+    try:
+        yield
+    except OSError as error:
+        if (sentence := _sentence(error, unnamed)) is None:
+            raise
+        fail(sentence, 1)
+
+
+def _sentence(error: OSError, unnamed: str) -> str | None:
     if str(error.strerror).startswith("No usable temporary directory"):
         return "no folder for temporary files can be written; free some space, or name another one with TMPDIR"
     if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE):
         return None
-    name = error.filename or "a file"
+    name = error.filename or unnamed
     return what_to_do(error, os.fsdecode(name) if isinstance(name, str | bytes) else str(name))
+
+
+def _open_standard_streams() -> None:
+    """Of those that were closed: else the next file gets their numbers, and what libraries print."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # has the lowest number that is free
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
 
 
 def _show_what_can_be_shown() -> None:
@@ -225,4 +242,5 @@ def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
 
 def echo(text: str, err: bool = False) -> None:
     """Print a text on standard output, or error; what a terminal would obey is shown instead. The only way to print."""
-    click.echo(as_text(text), err=err)  # noqa: TID251 - for everybody else
+    with naming("standard error" if err else "standard output"):
+        click.echo(as_text(text), err=err)  # noqa: TID251 - for everybody else

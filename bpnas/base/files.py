@@ -72,6 +72,8 @@ def naming(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # who reads a pipe may have enough
+        raise
     except OSError as error:
         if error.errno in NO_ROOM:
             raise SpaceError(what_to_do(error, str(path))) from error
