@@ -258,8 +258,7 @@ def _text(file: Path, entry: Any, kind: str, name: str) -> str:
 def _whole(file: Path, entry: Any, kind: str, name: str) -> int:
     value = _field(file, entry, kind, name)
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _LARGEST_ID:
-        wanted = f"not a text of at most {LONGEST_TEXT:,} characters in UTF-8"
-        raise DataError(f"{file}: {name!r} of an entry of {kind!r} is {shown(value)}, {wanted}")
+        raise DataError(f"{file}: {name!r} of an entry of {kind!r} is {shown(value)}, not a whole number")
     return value
 
 
