@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -148,33 +147,24 @@ def test_models_that_find_no_room(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.sqlite", "r.sqlite.lock"], "and no models"
 
 
-def alone(limit: int, *words: object) -> subprocess.CompletedProcess[str]:
-    """A command as a process of its own, with so many files."""
-
-    def set_limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-
-    command = [sys.executable, "-P", str(script(str(words[0]))), *map(str, words[1:])]
-    return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=set_limit)
+def alone(limit: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Python as a process of its own, with a limit that the shell's `ulimit` takes."""
+    command = ["sh", "-c", f'ulimit {limit} && exec "$@"', "sh", sys.executable, "-P", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_python_keeps_no_half_of_a_module(tmp_path: Path) -> None:
     """Under a small limit it writes the beginning of its caches, and dies of them ever after."""
     program = "import sys, bpnas.base.command; sys.exit(not sys.dont_write_bytecode)"
-
-    def set_limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
-
-    done = subprocess.run([sys.executable, "-P", "-c", program], check=False, preexec_fn=set_limit)
-    assert done.returncode == 0
+    assert alone("-f 2000", "-c", program).returncode == 0
 
 
 def test_few_open_files(folder: Path) -> None:
     for limit in (16, 32):
-        done = alone(limit, "build-table", folder / "r.sqlite", "--out", folder / "t.parquet")
+        done = alone(f"-n {limit}", script("build-table"), folder / "r.sqlite", "--out", folder / "t.parquet")
         assert done.returncode == 0, done.stderr
     before = contents(folder)
-    done = alone(10, "build-table", folder / "r.sqlite", "--out", folder / "out")
+    done = alone("-n 10", script("build-table"), folder / "r.sqlite", "--out", folder / "out")
     assert done.returncode == 1
     said = "Error: this process may open 10 files at once, and at least 16 are needed; allow more, as with ulimit -n"
     assert done.stderr == f"{said} 1024, and call the same command again\n"
