@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from bpnas.android_bench.measurement import Outcome, RunRequest, RunSettings
 from bpnas.base.closing import Closing
 from bpnas.base.errors import UsageError
+from bpnas.base.fields import Fields
 
 RUNTIMES = ("tflite", "onnxruntime")
 MODEL_SUFFIX = {"tflite": ".tflite", "onnxruntime": ".onnx"}
@@ -90,9 +91,13 @@ class DeviceInfo:
 
     @classmethod
     def from_json(cls, text: str) -> DeviceInfo:
-        """The inverse of `to_json`; raises TypeError or ValueError on anything else."""
-        values: dict[str, Any] = json.loads(text)
-        return cls(**values)
+        """The inverse of `to_json`; raises FieldError, which names the field, on anything else."""
+        stored = Fields.parse(text)
+        names = [each.name for each in fields(cls)]
+        stored.exactly([name for name in names if name != "affinity"], ["affinity"])
+        stored.text("name")  # which files are named after
+        values: dict[str, Any] = {name: stored.line(name) for name in names if name in stored.values and name != "mock"}
+        return cls(mock=stored.flag("mock"), **values)
 
 
 @dataclass(frozen=True, slots=True)

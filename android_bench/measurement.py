@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from bpnas.base.errors import UsageError
+from bpnas.base.fields import Fields
+from bpnas.base.plain_text import shown
 
 FailureKind = Literal["crash", "timeout", "refused", "invalid"]
 
@@ -46,11 +48,11 @@ class RunSettings:
             value = getattr(self, name)
             whole = isinstance(low, int)
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-                raise UsageError(f"run setting {name}: must be a {'whole ' * whole}number, not {value!r}")
+                raise UsageError(f"run setting {name}: must be a {'whole ' * whole}number, not {shown(value)}")
+            if not low <= value <= high:
+                raise UsageError(f"run setting {name}: must be from {low:g} to {high:g}, not {shown(value)}")
             if not whole:
                 object.__setattr__(self, name, float(value))  # 1 and 1.0 are equal and must give one digest
-            if not low <= value <= high:
-                raise UsageError(f"run setting {name}: must be from {low:g} to {high:g}, not {value}")
 
     @property
     def digest(self) -> str:
@@ -63,9 +65,10 @@ class RunSettings:
 
     @classmethod
     def from_json(cls, text: str) -> RunSettings:
-        """The inverse of `to_json`; raises TypeError or ValueError on anything else."""
-        values: dict[str, Any] = json.loads(text)
-        return cls(**values)
+        """The inverse of `to_json`; raises FieldError or UsageError, which name the field, on anything else."""
+        stored = Fields.parse(text)
+        stored.exactly([each.name for each in fields(cls)])
+        return cls(**stored.values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from bpnas.android_bench.model_inputs import (
 from bpnas.android_bench.operators import ModelFormatError
 from bpnas.base.errors import BpnasError, UsageError
 from bpnas.base.file_kinds import kind_of
+from bpnas.base.files import naming
 from bpnas.base.plain_text import shown
 
 MOST_BYTES = 2**31 - 1
@@ -125,14 +126,17 @@ class ModelFile:
         if self.data:
             folder.mkdir(parents=True)
             copy = folder / _free_name([each.name for each in self.data], self.runtime)
-        copy.write_bytes(self.read())
+        content = self.read()
+        with naming(copy):
+            copy.write_bytes(content)
         for each in self.data:
             target = folder / each.name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(each.path.resolve(), target)  # weights may be large
             except OSError:
-                shutil.copyfile(each.path, target)
+                with naming(target):
+                    shutil.copyfile(each.path, target)
             with target.open("rb") as file:
                 self._check(each.path, hashlib.file_digest(file, "sha256").hexdigest(), each.sha256)
         return RunRequest(key, session, copy, self.sha256, self.told_feeds, tuple(each.name for each in self.data))

@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from bpnas.base.errors import UsageError
+from bpnas.base.fields import LONGEST_TEXT, FieldError, Fields, is_utf8
 from bpnas.base.plain_text import shown
 
 CHANNEL_MULTIPLE = 8
@@ -107,6 +108,8 @@ class Backbone:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise BackboneError(f"name: must be a non-empty text, not {shown(self.name)}")
+        if len(self.name) > LONGEST_TEXT or not is_utf8(self.name):
+            raise BackboneError(f"name: must be a text of at most {LONGEST_TEXT:,} characters that UTF-8 can hold")
         if not isinstance(self.channel_shuffle, bool):
             raise BackboneError(f"channel_shuffle: must be true or false, not {shown(self.channel_shuffle)}")
         _check_int("input_size", self.input_size, 8, 4096)
@@ -194,13 +197,15 @@ class Backbone:
             BackboneError: a field is missing, unknown or wrong.
         """
         try:
-            fields = dict(values)
-            stages = tuple(Stage(**stage) for stage in fields.pop("stages"))
-            return cls(stages=stages, **fields)
-        except BackboneError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
+            stored = Fields.of(values)
+            names = [each.name for each in fields(cls) if each.name != "channel_shuffle"]
+            stored.exactly(names, ["channel_shuffle"])
+            stages = stored.parts("stages")
+            for stage in stages:
+                stage.exactly([each.name for each in fields(Stage)])
+        except FieldError as error:
             raise BackboneError(f"not a stored backbone: {error}") from error
+        return cls(**{**stored.values, "stages": tuple(Stage(**stage.values) for stage in stages)})
 
 
 def _from_toml(content: dict[str, Any], input_size: int, classes: int | None) -> Backbone:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from bpnas.base.errors import UsageError
+from bpnas.base.plain_text import shown
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, Site
 from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, Block, BlockPath, ComplexPath, SimplePath
 
@@ -248,6 +249,8 @@ def select_paths(patterns: str) -> tuple[BlockPath, ...]:
     for pattern in (text.strip() for text in patterns.split(",")):
         matches = [path for path in all_paths() if fnmatchcase(str(path), pattern)]
         if not matches:
-            raise UsageError(f"path filter {pattern!r} matches none of the 272 paths; write for example K3G1 or K3E6G*")
+            raise UsageError(
+                f"path filter {shown(pattern)} matches none of the 272 paths; write for example K3G1 or K3E6G*"
+            )
         chosen.update(matches)
     return tuple(path for path in all_paths() if path in chosen)

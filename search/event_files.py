@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from bpnas.base.files import naming
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.training.distributed import is_main
 
@@ -31,7 +32,9 @@ def event_files(directory: RunDirectory, stage: str, earlier: Iterable[Line]) ->
     place = directory.root / "tensorboard" / stage
     for file in place.glob("events.out.tfevents.*"):
         file.unlink()
-    with SummaryWriter(str(place)) as writer:
+    with naming(place):
+        writer = SummaryWriter(str(place))
+    try:
 
         def write(line: Line) -> None:
             for name, value in line.items():
@@ -39,11 +42,15 @@ def event_files(directory: RunDirectory, stage: str, earlier: Iterable[Line]) ->
                     continue
                 for tag, number in _numbers(name, value):
                     writer.add_scalar(tag, number, line["epoch"])
-            writer.flush()
+            with naming(place):
+                writer.flush()
 
         for line in earlier:
             write(line)
         yield write
+    finally:
+        with naming(place):
+            writer.close()
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

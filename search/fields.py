@@ -1,187 +1,32 @@
-"""The fields of stored JSON, each checked for its type and range when it is taken out.
-
-A hash says that a file is as it was written; it is not there in the files of an earlier bpnas, and says nothing of
-those that a person wrote.
-"""
+"""The fields of what a search stores (see `bpnas.base.fields`)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
-from bpnas.profiler.backbone import BackboneError
-from bpnas.profiler.block import Block, BlockError
+from bpnas.base import fields
+from bpnas.base.fields import FieldError
+from bpnas.profiler.block import Block
 from bpnas.search.errors import RunError
-from bpnas.search.sealed import RESTORE, kind_of, shortened
+from bpnas.search.sealed import RESTORE
 
-MOST_MS = 1e9
-"""No latency is longer than days."""
+__all__ = ["SEEDS", "FieldError", "Fields", "fields_of"]
 
 SEEDS = 2**64
 """No seed is larger, nor below the negative of it."""
 
-_MOST_WHOLE = 2**63 - 1
 
-
-class FieldError(ValueError):
-    """A field that is missing, or not of the type or range that bpnas writes; the message names it."""
-
-
-@contextmanager
-def fields_of(what: str, remedy: str = RESTORE) -> Iterator[None]:
-    """Turn what is wrong with fields into one sentence.
-
-    Args:
-        what: the beginning of the sentence, as `FILE: is no network of run-search`.
-        remedy: its end.
-
-    Raises:
-        RunError: of everything that reading fields raises.
-    """
-    try:
-        yield
-    except (FieldError, BackboneError, BlockError) as error:
-        raise RunError(f"{what} ({shortened(str(error), 240)}); {remedy}") from error
+def fields_of(what: str | Callable[[], str], remedy: str = RESTORE) -> AbstractContextManager[None]:
+    """The same as there; raises RunError."""
+    return fields.fields_of(what, remedy, RunError)
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
-    """One object of JSON.
-
-    Attributes:
-        values: the object.
-        place: what comes before the names of its fields in messages, as `input.`.
-    """
-
-    values: Mapping[str, Any]
-    place: str = ""
-
-    @classmethod
-    def of(cls, values: Any, name: str = "") -> Fields:
-        """The object called `name`, "" for a whole file or line.
-
-        Raises:
-            FieldError: it is no object.
-        """
-        if not isinstance(values, dict):
-            what = f"'{name}'" if name else "it"
-            raise FieldError(f"{what} must be an object, not {kind_of(values)}")
-        return cls(values, f"{name}." if name else "")
-
-    def has(self, name: str) -> bool:
-        """Whether the field is there and not null."""
-        return self.values.get(name) is not None
-
-    def only(self, *names: str) -> None:
-        """Refuse other fields than these. Raises FieldError."""
-        for name in sorted(self.values.keys() - set(names)):
-            raise FieldError(f"{self._name(name)} is unknown")
-
-    def text(self, name: str) -> str:
-        """A text that is not empty. Raises FieldError."""
-        value = self._value(name)
-        if not isinstance(value, str) or not value:
-            raise self._wrong(name, "a text")
-        return value
-
-    def flag(self, name: str) -> bool:
-        """True or false. Raises FieldError."""
-        value = self._value(name)
-        if not isinstance(value, bool):
-            raise self._wrong(name, "true or false")
-        return value
-
-    def whole(self, name: str, low: int = 0, high: int = _MOST_WHOLE) -> int:
-        """A whole number from `low` to `high`. Raises FieldError."""
-        value = self._value(name)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            most = "" if high >= _MOST_WHOLE else f" to {high}"
-            raise self._wrong(name, f"a whole number from {low}{most}")
-        return value
-
-    def number(self, name: str, low: float = -math.inf, high: float = math.inf) -> float:
-        """A finite number from `low` to `high`. Raises FieldError."""
-        if (value := _number(self._value(name))) is None or not low <= value <= high:
-            ends = "" if low == -math.inf else f" from {low:g}" + ("" if high == math.inf else f" to {high:g}")
-            raise self._wrong(name, f"a number{ends}")
-        return value
-
-    def share(self, name: str) -> float:
-        """A number from 0 to 1, as accuracies are. Raises FieldError."""
-        return self.number(name, 0.0, 1.0)
-
-    def latency(self, name: str) -> float:
-        """Milliseconds, above 0. Raises FieldError."""
-        value = _number(self._value(name))
-        if value is None or not 0 < value <= MOST_MS:
-            raise self._wrong(name, "a latency in ms, above 0")
-        return value
+class Fields(fields.Fields):
+    """One object of JSON."""
 
     def block(self, name: str) -> Block:
         """A block as text. Raises FieldError, BlockError."""
         return Block.parse(self.text(name))
-
-    def items(self, name: str, count: int | None = None) -> list[Any]:
-        """A list, of `count` if that is given. Raises FieldError."""
-        value = self._value(name)
-        if not isinstance(value, list):
-            raise self._wrong(name, "a list")
-        if count is not None and len(value) != count:
-            raise FieldError(f"{self._name(name)} must have {count} entries, not {len(value)}")
-        return value
-
-    def texts(self, name: str, count: int | None = None) -> list[str]:
-        """A list of texts, none of them empty. Raises FieldError."""
-        values = self.items(name, count)
-        for number, value in enumerate(values):
-            if not isinstance(value, str) or not value:
-                raise FieldError(f"{self._name(name, number)} must be a text, not {kind_of(value)}")
-        return values
-
-    def numbers(self, name: str, count: int, low: float = -math.inf, high: float = math.inf) -> tuple[float, ...]:
-        """`count` finite numbers from `low` to `high`. Raises FieldError."""
-        found = []
-        for number, value in enumerate(self.items(name, count)):
-            if (checked := _number(value)) is None or not low <= checked <= high:
-                ends = "" if low == -math.inf else f" from {low:g} to {high:g}"
-                raise FieldError(f"{self._name(name, number)} must be a number{ends}, not {kind_of(value)}")
-            found.append(checked)
-        return tuple(found)
-
-    def wholes(self, name: str, low: int = 0) -> list[int]:
-        """A list of whole numbers of at least `low`. Raises FieldError."""
-        values = self.items(name)
-        for number, value in enumerate(values):
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= _MOST_WHOLE:
-                found = kind_of(value)
-                raise FieldError(f"{self._name(name, number)} must be a whole number from {low}, not {found}")
-        return values
-
-    def part(self, name: str) -> Fields:
-        """An object. Raises FieldError."""
-        return Fields.of(self._value(name), self._name(name).strip("'"))
-
-    def parts(self, name: str) -> list[Fields]:
-        """A list of objects. Raises FieldError."""
-        return [Fields.of(value, self._name(name, number).strip("'")) for number, value in enumerate(self.items(name))]
-
-    def _value(self, name: str) -> Any:
-        if name not in self.values:
-            raise FieldError(f"{self._name(name)} is missing")
-        return self.values[name]
-
-    def _name(self, name: str, number: int | None = None) -> str:
-        return f"'{self.place}{shortened(name, 40)}{'' if number is None else f'[{number}]'}'"
-
-    def _wrong(self, name: str, wanted: str) -> FieldError:
-        return FieldError(f"{self._name(name)} must be {wanted}, not {kind_of(self.values[name])}")
-
-
-def _number(value: Any) -> float | None:
-    """A finite number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)

@@ -12,7 +12,6 @@ read (see `bpnas.search.sealed`).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any
 
 import filelock
 
-from bpnas.base.files import write_atomically
+from bpnas.base.files import append, write_atomically
 from bpnas.search.errors import RunError
 from bpnas.search.fields import Fields, fields_of
 from bpnas.search.sealed import LINE_REMEDY, RESTORE, read_json, read_lines, sealed_json, sealed_line, unsealed
@@ -111,6 +110,8 @@ class RunDirectory:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
+            if not (self.root / ".lock").exists():  # it waits for a folder that takes files, too
+                raise RunError(f"{self.root}: takes no files; choose another directory with --out") from None
             raise RunError(f"{self.root}: another run-search works in this directory; wait, or use --out") from None
         try:
             yield
@@ -232,10 +233,7 @@ class RunDirectory:
         """Append one line and see it to the disk."""
         if not self._writes:
             return
-        with (self.root / name).open("ab") as file:
-            file.write(sealed_line(values))
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.root / name, sealed_line(values))
 
 
 def limit_name(limit_ms: float) -> str:

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bpnas.base.plain_text import shortened
+from bpnas.base.strict_json import kind_of, parsed
 from bpnas.search.errors import RunError
 
 FORMAT = 2
@@ -35,8 +36,6 @@ LINE_REMEDY = (
 """The same for a line of several."""
 
 _MOST_BYTES = 64 * 2**20
-_MOST_LEVELS = 64
-_MOST_DIGITS = 25
 _CHECK = re.compile(rb', "check": "([0-9a-f]{16})"\}')
 _MARK = b"bpnas-2\n"
 _ZIP_END = b"PK\x05\x06"
@@ -105,43 +104,6 @@ def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     return values
 
 
-def parsed(content: bytes, *, finite: bool = True) -> Any:
-    """JSON as bpnas writes it: numbers of a sensible size, every key once, no deep nesting.
-
-    Args:
-        finite: without it, NaN and Infinity are allowed, which are no JSON.
-
-    Raises:
-        ValueError: it is anything else.
-    """
-    constant = _no_number if finite else float
-    try:
-        values = json.loads(
-            content, object_pairs_hook=_once, parse_constant=constant, parse_float=_finite, parse_int=_whole
-        )
-        deep = _deeper_than(values, _MOST_LEVELS)
-    except RecursionError:
-        deep = True
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is no text in UTF-8: {error.reason} at byte {error.start}") from None
-    if deep:
-        raise ValueError(f"it is nested more than {_MOST_LEVELS} levels deep")
-    return values
-
-
-def kind_of(value: Any) -> str:
-    """What a value of JSON is, in words, for messages."""
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    return shortened(json.dumps(value))
-
-
-def shortened(text: str, most: int = 120) -> str:
-    """A part of a message that comes from a file: one line, and not a long one."""
-    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
-    return line if len(line) <= most else f"{line[:most]} ..."
-
-
 def sealed_line(values: Mapping[str, Any]) -> bytes:
     """A line of JSON and its hash, line feed included."""
     plain = json.dumps(values).encode()
@@ -202,42 +164,3 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 def _short_digest(line: bytes) -> bytes:
     return hashlib.sha256(line).hexdigest()[:16].encode()
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        twice = next(name for name in values if sum(name == other for other, _ in pairs) > 1)
-        raise ValueError(f"it has the key {shortened(twice, 40)!r} twice")
-    return values
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {shortened(text, 40)} is too large")
-    return value
-
-
-def _whole(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise ValueError(f"the number {shortened(text, 40)} is too large")
-    return int(text)
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def _deeper_than(values: Any, levels: int) -> bool:
-    layer = [values]
-    for _ in range(levels):
-        layer = [
-            part
-            for value in layer
-            if isinstance(value, dict | list)
-            for part in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not layer:
-            return False
-    return True

@@ -13,6 +13,7 @@ from typing import Any, get_args
 from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.measurement import RunSettings
 from bpnas.base.errors import UsageError
+from bpnas.base.fields import LONGEST_TEXT, is_utf8
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.campaign.session import Statistic
 from bpnas.profiler.paths import all_paths
@@ -22,7 +23,6 @@ from bpnas.tables.errors import ViolationError, in_short, shown
 PER_INPUT_SIZE = ("input_size", "stem_stride", "classes")
 """What may differ between the backbones of one table."""
 
-_LONGEST_TEXT = 10_000
 _MOST_BACKBONES = 1_000
 _MOST_MISSING = 10_000_000
 _LARGEST = 1e12  # of any number
@@ -64,7 +64,7 @@ def _check_settings(value: Any) -> None:
         _object({field.name: _anything for field in fields(RunSettings)})("settings", value)
         try:
             RunSettings(**value)
-        except (UsageError, OverflowError) as error:
+        except UsageError as error:
             raise ViolationError(f"metadata field settings: {in_short(error)}") from error
 
 
@@ -99,8 +99,8 @@ def _anything(field: str, value: Any) -> None:
 
 
 def _any_text(field: str, value: Any) -> None:
-    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
-        raise _wrong(field, f"a text of at most {_LONGEST_TEXT:,} characters", value)
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
+        raise _wrong(field, f"a text of at most {LONGEST_TEXT:,} characters", value)
 
 
 def _text(field: str, value: Any) -> None:
@@ -108,6 +108,8 @@ def _text(field: str, value: Any) -> None:
     _any_text(field, value)
     if len(value.splitlines()) > 1:
         raise _wrong(field, "a text of one line", value)
+    if not is_utf8(value):
+        raise _wrong(field, "a text that UTF-8 can hold", value)
 
 
 def _matching(pattern: str, must: str) -> _Check:

@@ -65,7 +65,14 @@ def build(
     A table is of one device, one runtime and one setting; anything else is refused, and nothing is filled in.
     """
     from bpnas.tables.build import build_table
-    from bpnas.tables.commands.text import check_folder, coverage_text, missing_text, models_text, next_step
+    from bpnas.tables.commands.text import (
+        check_folder,
+        coverage_text,
+        default_path,
+        missing_text,
+        models_text,
+        next_step,
+    )
     from bpnas.tables.latency_table import LatencyTable
     from bpnas.tables.schema import write_table
 
@@ -80,7 +87,7 @@ def build(
         statistic=statistic,
     )
     as_csv = format_ == "csv" or (format_ is None and out is not None and out.suffix == ".csv")
-    path = out or Path(f"{built.meta.device_name}.{'csv' if as_csv else 'parquet'}")
+    path = out or default_path(built.meta.device_name, ".csv" if as_csv else ".parquet")
     check_folder(path)
     if as_csv:
         _write_csv(path, built)

@@ -9,6 +9,7 @@ from typing import Any
 
 from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.measurement import RunSettings
+from bpnas.base.strict_json import parsed
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.campaign.records import Setup
 from bpnas.profiler.campaign.session import Statistic
@@ -122,7 +123,7 @@ class TableMeta:
             TableError: another schema version, or no metadata of a table; the message names the field.
         """
         try:
-            values = json.loads(text)
+            values = parsed(text, finite=False)
             version = values.get("schema_version", SCHEMA_VERSION) if isinstance(values, dict) else SCHEMA_VERSION
             if not isinstance(version, int) or isinstance(version, bool):
                 raise ViolationError(f"metadata field schema_version: must be a whole number, not {shown(version)}")
@@ -134,9 +135,8 @@ class TableMeta:
             check_metadata(values)
         except ViolationError as error:
             raise TableError(f"{path}: {error}; {REMEDY}") from error
-        except (ValueError, RecursionError) as error:  # of `json`; it nests deeper than any table's
-            what = "too deep" if isinstance(error, RecursionError) else in_short(error)
-            raise TableError(f"{path}: its metadata are no JSON ({what}); {REMEDY}") from error
+        except ValueError as error:
+            raise TableError(f"{path}: its metadata cannot be read ({in_short(error)}); {REMEDY}") from error
         return cls(
             device=DeviceInfo.from_json(json.dumps(values["device"])),
             settings=None if values["settings"] is None else RunSettings.from_json(json.dumps(values["settings"])),

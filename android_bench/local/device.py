@@ -22,6 +22,8 @@ from bpnas.android_bench.measurement import Failure, FailureKind, Measurement, O
 from bpnas.android_bench.memory import is_out_of_memory, memory_of_this_machine, most_bytes, with_remedy
 from bpnas.android_bench.threads import check_threads
 from bpnas.base.cores import own_cores, usable_cores
+from bpnas.base.fields import FieldError, Fields
+from bpnas.base.strict_json import parsed
 
 _START_SECONDS = 120.0
 _MAX_ANSWER_BYTES = 64 << 20
@@ -59,7 +61,7 @@ class _Worker:
                 raise self._died() from None
         line = self._read_line(time.monotonic() + timeout_seconds, timeout_seconds)
         try:
-            answer = json.loads(line)
+            answer = parsed(line)
         except ValueError:
             raise _WorkerError("invalid", f"the worker answered {line[:80]!r}, which is no JSON") from None
         if not isinstance(answer, dict):
@@ -166,24 +168,28 @@ class LocalDevice(Device):
                 if is_out_of_memory(message):
                     self._stop()  # what is left of it may be in pieces
                 return failure("refused", with_remedy(message, self._max_memory_gb))
+            told = Fields(answer)
+            samples = told.wholes("samples_ns", 1)
+            if not samples:
+                raise FieldError("'samples_ns' must have a sample")
             return Measurement(
                 key=request.key,
                 session=request.session,
                 sha256=request.sha256,
-                samples_ns=tuple(answer["samples_ns"]),
-                repeats=answer["repeats"],
-                warmup_runs=answer["warmup_runs"],
-                warmup_ns=answer["warmup_ns"],
-                load_ns=answer["load_ns"],
+                samples_ns=tuple(samples),
+                repeats=told.whole("repeats", 1),
+                warmup_runs=told.whole("warmup_runs"),
+                warmup_ns=told.whole("warmup_ns"),
+                load_ns=told.whole("load_ns"),
                 started_at=started_at,
                 conditions={"before": before, "after": dict(self.conditions())},
             )
         except _WorkerError as fault:
             self._stop()
             return failure(fault.kind, with_remedy(str(fault), self._max_memory_gb))
-        except (KeyError, TypeError):
+        except FieldError as fault:
             self._stop()
-            return failure("invalid", f"the worker answered {str(answer)[:80]}, which is no measurement")
+            return failure("invalid", f"the worker answered no measurement: {fault}")
         except BaseException:  # also Ctrl-C: the next answer would belong to this request
             self._stop()
             raise
@@ -198,6 +204,12 @@ class LocalDevice(Device):
         if "hello" not in answer:
             self._stop()
             raise RuntimeUnavailableError(str(answer.get("unavailable", answer)))
+        try:
+            hello = Fields(answer).part("hello")
+            version, sha256 = hello.text("runtime_version"), hello.text("runtime_sha256")
+        except FieldError as fault:
+            self._stop()
+            raise RuntimeUnavailableError(f"runtime {self._runtime} does not start on this machine: {fault}") from None
         return DeviceInfo(
             name="local",
             mock=False,
@@ -206,7 +218,8 @@ class LocalDevice(Device):
             os=f"{platform.system()} {platform.release()}",
             abi=platform.machine(),
             runtime=self._runtime,
-            **answer["hello"],
+            runtime_version=version,
+            runtime_sha256=sha256,
         )
 
     def _stop(self) -> None:

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,6 +33,9 @@ from bpnas.android_bench.runner.build import (
 )
 from bpnas.android_bench.runner.wheels import download_wheel, find_wheel, read_wheel, runtime_wheel
 from bpnas.base.errors import UsageError
+from bpnas.base.fields import FieldError, Fields, fields_of
+from bpnas.base.files import naming
+from bpnas.base.plain_text import shortened, shown
 
 MANIFEST = "manifest.json"
 ARCH_OF_ABI = {"arm64-v8a": "arm64", "x86_64": "x86_64"}
@@ -129,12 +132,10 @@ class Bundle:
             except OSError as error:
                 raise DeviceError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
-        try:
-            values = json.loads(read(directory / MANIFEST))
-            bundle = cls._from_manifest(directory, values)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise DeviceError(f"{directory / MANIFEST}: is no manifest of a bundle; {another}") from None
-        if _content_hash(values) != bundle.sha256:
+        with fields_of(f"{directory / MANIFEST}: is no manifest of a bundle", another, DeviceError):
+            manifest = Fields.parse(read(directory / MANIFEST))
+            bundle = cls._from_manifest(directory, manifest)
+        if _content_hash(manifest.values) != bundle.sha256:
             raise DeviceError(f"{directory / MANIFEST}: is not as it was built (SHA-256 differs); {remedy}")
         for name, file in bundle.files.items():
             path = directory / name
@@ -143,24 +144,42 @@ class Bundle:
         return bundle
 
     @classmethod
-    def _from_manifest(cls, directory: Path, values: Mapping[str, Any]) -> Bundle:
-        """Raises ValueError, TypeError, KeyError or AttributeError on what is no manifest."""
+    def _from_manifest(cls, directory: Path, manifest: Fields) -> Bundle:
+        """Raises FieldError on what is no manifest."""
+        manifest.exactly([each.name for each in fields(cls) if each.name != "directory"])
+        runtimes, files = manifest.named_parts("runtimes"), manifest.named_parts("files")
+        for runtime in runtimes.values():
+            runtime.exactly(("library", "version"))
+        for name, file in files.items():
+            file.exactly(("sha256", "size", "mode"))
+            path = PurePosixPath(name)
+            if not path.parts or not _is_inside(path):  # it becomes a path here and on the device
+                raise FieldError(f"'files' has the name {shown(name)}, which leads out of the bundle")
         bundle = cls(
             directory=directory,
-            arch=values["arch"],
-            sha256=values["sha256"],
-            launcher=tuple(values["launcher"]),
-            runner=values["runner"],
-            runner_version=values["runner_version"],
-            runtimes={name: BundledRuntime(**runtime) for name, runtime in values["runtimes"].items()},
-            files={name: BundleFile(**file) for name, file in values["files"].items()},
+            arch=manifest.text("arch"),
+            sha256=manifest.text("sha256"),
+            launcher=tuple(manifest.texts("launcher")),
+            runner=manifest.text("runner"),
+            runner_version=manifest.line("runner_version"),
+            runtimes={
+                name: BundledRuntime(runtime.text("library"), runtime.line("version"))
+                for name, runtime in runtimes.items()
+            },
+            files={
+                name: BundleFile(file.text("sha256"), file.whole("size"), file.whole("mode", 0, 0o7777))
+                for name, file in files.items()
+            },
         )
-        named = {bundle.runner, *(runtime.library for runtime in bundle.runtimes.values())}
-        if bundle.arch not in _ARCHES or not _SHA256.fullmatch(bundle.sha256) or not named <= bundle.files.keys():
-            raise ValueError("a field makes no sense")
-        # These names become paths here and on the device.
-        if not all(PurePosixPath(name).parts and _is_inside(PurePosixPath(name)) for name in bundle.files):
-            raise ValueError("a name leads out of the bundle")
+        if bundle.arch not in _ARCHES:
+            raise FieldError(f"'arch' must be {' or '.join(_ARCHES)}, not {shown(bundle.arch)}")
+        if not _SHA256.fullmatch(bundle.sha256):
+            raise FieldError(f"'sha256' must be a SHA-256 in hexadecimal, not {shown(bundle.sha256)}")
+        named = {"runner": bundle.runner}
+        named |= {f"runtimes.{name}.library": runtime.library for name, runtime in bundle.runtimes.items()}
+        for place, name in named.items():
+            if name not in bundle.files:
+                raise FieldError(f"'{shortened(place)}' must be one of its files, not {shown(name)}")
         return bundle
 
 
@@ -204,7 +223,7 @@ def build_bundle(
         raise UsageError("a bundle needs at least one runtime: onnxruntime or tflite")
     chosen = {runtime: runtime_wheel(runtime, arch) for runtime in dict.fromkeys(runtimes)}
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out) as scratch:
+    with naming(out), tempfile.TemporaryDirectory(prefix=".bundle-", dir=out) as scratch:
         place, work = Path(scratch) / "bundle", Path(scratch) / "work"
         (place / "licenses").mkdir(parents=True)
         work.mkdir()

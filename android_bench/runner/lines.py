@@ -4,7 +4,6 @@ checksum, its place and its numbers are right: a phone, or anything between it a
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import zlib
@@ -15,6 +14,7 @@ from typing import Any
 from bpnas.android_bench.measurement import RunSettings
 from bpnas.android_bench.remote import quote
 from bpnas.base.plain_text import printable
+from bpnas.base.strict_json import parsed
 
 MAX_LINE_BYTES = 16 << 20
 """The longest line that makes sense: a million samples."""
@@ -150,9 +150,9 @@ def parse_line(line: bytes) -> Answer | None:
     if not mark or checksum != f'{zlib.crc32(body):08x}"}}'.encode():
         return None
     try:
-        values = json.loads(body + b"}")
+        values = parsed(body + b"}")
         return _answer(values) if isinstance(values, dict) else None
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None
 
 

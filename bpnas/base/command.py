@@ -6,6 +6,8 @@ import difflib
 import errno
 import io
 import json
+import os
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +18,13 @@ import click
 from click.core import ParameterSource
 
 from bpnas.base.errors import BpnasError
+from bpnas.base.files import allow_open_files, naming, what_to_do
 from bpnas.base.interruption import Interrupted, orderly_end
 from bpnas.base.plain_text import as_text
+
+if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+    # Python writes as much of its cache of a module as it may, and takes that for all of it the next time.
+    sys.dont_write_bytecode = True
 
 
 class Option(click.Option):
@@ -53,7 +60,8 @@ class _BpnasCommand(click.Command):
         return super().parse_args(ctx, _spread(args, greedy))
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _shown_as_text():
+        _open_standard_streams()
+        with _shown_as_text(), _told("standard output"):
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -61,20 +69,14 @@ class _BpnasCommand(click.Command):
             return super().invoke(ctx)  # the command around this one does the rest
         _show_what_can_be_shown()
         try:
-            with orderly_end(), _shown_as_text():
+            with orderly_end(), _shown_as_text(), _told("a file"):
+                allow_open_files()
                 return super().invoke(ctx)
         except BpnasError as error:
             fail(str(error), error.exit_code)
         except KeyboardInterrupt as interrupt:
             exit_code = interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
             fail("interrupted; what was done is kept, call the same command again to resume", exit_code)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                place = error.filename or "a file"
-                fail(f"{place}: no space left on the disk; free some and call the same command again", 1)
-            if error.filename is None:
-                raise
-            fail(f"{error.filename}: {error.strerror}", 1)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -180,6 +182,36 @@ def _spread(args: list[str], greedy: set[str]) -> list[str]:
     return spread
 
 
+@contextmanager
+def _told(unnamed: str) -> Iterator[None]:
+    """What the system says of a file, as a sentence; of `unnamed` where it names none, and then only of limits."""
+    try:
+        yield
+    except OSError as error:
+        if (sentence := _sentence(error, unnamed)) is None:
+            raise
+        fail(sentence, 1)
+
+
+def _sentence(error: OSError, unnamed: str) -> str | None:
+    if str(error.strerror).startswith("No usable temporary directory"):
+        return "no folder for temporary files can be written; free some space, or name another one with TMPDIR"
+    if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE):
+        return None
+    name = error.filename or unnamed
+    return what_to_do(error, os.fsdecode(name) if isinstance(name, str | bytes) else str(name))
+
+
+def _open_standard_streams() -> None:
+    """Of those that were closed: else the next file gets their numbers, and what libraries print."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # has the lowest number that is free
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
+
+
 def _show_what_can_be_shown() -> None:
     """What standard output's encoding lacks, or a file name that is no text, is shown with `?`; no traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -210,4 +242,5 @@ def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
 
 def echo(text: str, err: bool = False) -> None:
     """Print a text on standard output, or error; what a terminal would obey is shown instead. The only way to print."""
-    click.echo(as_text(text), err=err)  # noqa: TID251 - for everybody else
+    with naming("standard error" if err else "standard output"):
+        click.echo(as_text(text), err=err)  # noqa: TID251 - for everybody else

@@ -23,6 +23,12 @@ def printable(text: str | bytes, limit: int = 200) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+def shortened(text: str, most: int = 120) -> str:
+    """A part of a message that comes from a file: one line, and not a long one; escaped as `as_text` has it."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text[: 8 * most].split()))
+    return line if len(line) <= most and len(text) <= 8 * most else f"{line[:most]} ..."
+
+
 def shown(value: object, limit: int = 60) -> str:
     """A value as Python writes it, for a message: cut where it takes more than about `limit` characters."""
     short = reprlib.Repr()

@@ -19,6 +19,7 @@ from typing import Self
 from bpnas.android_bench.device import MODEL_SUFFIX
 from bpnas.android_bench.measurement import RunRequest
 from bpnas.base.errors import BpnasError
+from bpnas.base.files import naming
 from bpnas.profiler.campaign.other_models import AnyPart, FilePart
 from bpnas.profiler.campaign.session import Task
 from bpnas.profiler.models.graph import Graph
@@ -129,7 +130,8 @@ def _write(task: Task, part: AnyPart, stem: Path, runtime: str) -> RunRequest:
         return part.file.request(*task, stem)
     content = export_part(part, runtime)
     path = stem.with_suffix(MODEL_SUFFIX[runtime])
-    path.write_bytes(content)
+    with naming(path):
+        path.write_bytes(content)
     return RunRequest(*task, path, hashlib.sha256(content).hexdigest())
 
 

@@ -9,29 +9,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import resource
 import sqlite3
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from filelock import FileLock, Timeout
 
 from bpnas.android_bench.device import DeviceInfo
-from bpnas.android_bench.measurement import Failure, Measurement, RunSettings
+from bpnas.android_bench.measurement import Failure, FailureKind, Measurement, RunSettings
 from bpnas.base.closing import Closing
 from bpnas.base.errors import BpnasError, SpaceError, UsageError
+from bpnas.base.fields import FieldError, Fields
 from bpnas.base.file_kinds import RECORDS_ID, SQLITE_HEADER, begins_records, kind_of
-from bpnas.base.plain_text import shown, storable
+from bpnas.base.files import NO_ROOM, missing_folder, too_large, what_to_do
+from bpnas.base.plain_text import shortened, shown, storable
+from bpnas.base.strict_json import parsed
 from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.paths import select_paths
 
 if TYPE_CHECKING:
     from bpnas.profiler.campaign.order import RowOrder
 
 SCHEMA_VERSION = 1
+_PLAN = ("fingerprint", "settings", "export_version", "backbones", "paths", "sessions")
+_PLAN_SINCE = ("networks", "context", "test_seed", "heads")  # each only where it says something
 _SORTED = json.JSONEncoder(sort_keys=True)  # made once, for it is used for every row
 
 _COMMON = """
@@ -134,22 +142,29 @@ class Records(Closing):
             RecordsError: another process writes to it, it is damaged, or no records file.
         """
         path = Path(path)
-        if not path.absolute().parent.is_dir():
-            raise RecordsError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
+        if (reason := missing_folder(path)) is not None:
+            raise RecordsError(reason)
         with _faults(path):
             _refuse_other_kinds(path, empty_is_new=True)  # before a lock is put next to somebody else's file
         lock = FileLock(f"{path}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if not Path(f"{path}.lock").exists():  # it waits for a folder that takes files, too
+                raise _cannot(path, "written", "its folder takes no files") from None
             raise RecordsError(
                 f"{path}: another process is writing to it; wait until it is done, or name another file with --records"
             ) from None
         except OSError as error:
+            if error.errno in NO_ROOM:
+                raise SpaceError(what_to_do(error, str(path))) from error
             raise _cannot(path, "written", error.strerror or str(error)) from error
+        is_new = not path.exists()
         try:
             return cls(path, cls._connect(path, create=True), lock)
         except BaseException:
+            if is_new and path.exists() and not path.stat().st_size:  # nothing of it could be written
+                path.unlink()
             lock.release()
             raise
 
@@ -282,12 +297,19 @@ class Records(Closing):
 
     def _plan(self, value: str, precision: float | None) -> Plan:
         with _stored(self.path, "a plan"):
-            stored = json.loads(value)
-            identity = stored["fingerprint"], stored["settings"], stored["export_version"]
-            backbones = tuple(Backbone.from_dict(backbone) for backbone in stored["backbones"])
-            rest = stored["paths"], stored["sessions"], stored.get("networks", 0), stored.get("context", False)
-            test_seed, heads = stored.get("test_seed"), tuple(stored.get("heads", ()))
-        return Plan(self._setup(*identity), backbones, *rest, test_seed, heads, precision)
+            stored = Fields.parse(value)
+            stored.exactly(_PLAN, _PLAN_SINCE)
+            identity = stored.text("fingerprint"), stored.text("settings"), stored.whole("export_version")
+            backbones = tuple(Backbone.from_dict(each.values) for each in stored.parts("backbones"))
+            paths = stored.text("paths") if stored.has("paths") else None
+            if paths is not None:
+                select_paths(paths)  # is it a filter?
+            sessions = stored.whole("sessions", 1)
+            networks = stored.whole("networks", 1) if "networks" in stored.values else 0
+            context = stored.flag("context") if "context" in stored.values else False
+            test_seed = stored.whole("test_seed") if "test_seed" in stored.values else None
+            heads = tuple(stored.wholes("heads", 1)) if "heads" in stored.values else ()
+        return Plan(self._setup(*identity), backbones, paths, sessions, networks, context, test_seed, heads, precision)
 
     def refuse_other_setups(self, setup: Setup) -> None:
         """Refuse to continue in this file where nothing new could meet what is there in one table.
@@ -336,8 +358,9 @@ class Records(Closing):
 
     def _measurement(self, row: dict[str, Any], conditions: bool = True) -> Measurement:
         try:
-            row["samples_ns"] = tuple(json.loads(row["samples_ns"]))
-            row["conditions"] = json.loads(row["conditions"]) if conditions else {}
+            row["samples_ns"] = tuple(_samples(row["samples_ns"]))
+            row["conditions"] = _conditions(row["conditions"]) if conditions else {}
+            _check_measurement(row)
             return Measurement(**row)
         except _UNREADABLE as error:  # `_stored` would take as long as all of this
             raise _cannot_read(self.path, "a measurement", error) from error
@@ -366,9 +389,9 @@ class Records(Closing):
     def row_order(self, setup: Setup) -> RowOrder:
         """When and by which device each row of this setup was measured. Raises RecordsError."""
         query = (
-            "SELECT rowid, CASE WHEN json_valid(conditions) THEN json_extract(conditions, '$.before.serial') END, "
-            "started_at, row_sha256 FROM measurement WHERE fingerprint = ? AND settings = ? AND export_version = ? "
-            "ORDER BY rowid"
+            "SELECT rowid, CASE WHEN json_valid(conditions) AND json_type(conditions) = 'object' "
+            "THEN json_extract(conditions, '$.before.serial') ELSE 0 END, started_at, row_sha256 FROM measurement "
+            "WHERE fingerprint = ? AND settings = ? AND export_version = ? ORDER BY rowid"
         )
         import numpy as np
 
@@ -380,7 +403,9 @@ class Records(Closing):
             try:
                 for number, serial, started_at, digest in cursor:
                     rows.append(number)
-                    devices.append(serials.setdefault("" if serial is None else str(serial), len(serials)))
+                    if not isinstance(serial, str | None):
+                        raise ValueError("conditions")
+                    devices.append(serials.setdefault(serial or "", len(serials)))
                     times.append(started_at)
                     digests.append(int(digest[:15], 16))
             except (TypeError, ValueError) as error:  # a column's type has changed
@@ -392,7 +417,7 @@ class Records(Closing):
         """Every failure, ordered by key and session; a part that was measured later appears in both lists."""
         for _, setup, row in self._rows("failure"):
             with _stored(self.path, "a failure"):
-                failure = Failure(**row)
+                failure = _failure(row)
             yield setup, failure
 
     def _rows(
@@ -401,7 +426,7 @@ class Records(Closing):
         """Number, setup and content of rows; damaged ones raise."""
         # A cursor that lives on in a traceback would keep the file locked, and the next writer waiting.
         query = self._connection.execute
-        with _faults(self.path), closing(query(f"SELECT rowid, * FROM {table} {where}", values)) as cursor:
+        with _faults(self.path), _held(query(f"SELECT rowid, * FROM {table} {where}", values)) as cursor:
             names = [column[0] for column in cursor.description[1:]]
             for number, *content in cursor:
                 row = dict(zip(names, content, strict=True))
@@ -421,8 +446,9 @@ class Records(Closing):
         with _faults(self.path):
             devices, all_settings = self._values("device"), self._values("settings")
         if fingerprint not in devices or settings not in all_settings:
-            raise RecordsError(_damaged(self.path, "a row's device or settings are missing"))
+            raise RecordsError(_damaged(self.path, "a row's fingerprint or settings name none that is there"))
         with _stored(self.path, "a device or its settings"):
+            Fields({"export_version": export_version}).whole("export_version")
             device = DeviceInfo.from_json(devices[fingerprint])
             return Setup(device, RunSettings.from_json(all_settings[settings]), export_version)
 
@@ -474,6 +500,77 @@ def _row_sha256(row: dict[str, Any]) -> str:
     return hashlib.sha256(_SORTED.encode(row).encode()).hexdigest()
 
 
+@contextmanager
+def _held(cursor: sqlite3.Cursor) -> Iterator[sqlite3.Cursor]:
+    """Closed at the end, which comes after that of the connection where an error holds on to the rows."""
+    try:
+        yield cursor
+    finally:
+        with suppress(sqlite3.ProgrammingError):
+            cursor.close()
+
+
+def _samples(text: str) -> list[int]:
+    """A list of nanoseconds; only what is none is looked at closely, which takes as long as the rest of a row."""
+    if "-" not in text and "t" not in text:  # nothing negative, and no true, which is 1 to an array
+        try:
+            values: list[int] = json.loads(text)
+            if values and type(values) is list and array("q", values):
+                return values
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            pass  # it is told below
+    try:
+        stored = Fields({"samples_ns": parsed(text)})
+    except ValueError as error:
+        raise FieldError(f"'samples_ns': {error}") from error
+    if not stored.items("samples_ns"):
+        raise FieldError("'samples_ns' must have a sample")
+    return stored.wholes("samples_ns")
+
+
+def _conditions(text: str) -> dict[str, dict[str, float | str]]:
+    """What `Measurement.conditions` may be."""
+    found = Fields.parse(text, "conditions")
+    found.only("before", "after")
+    for part in map(found.part, found.values):
+        for name, value in part.values.items():
+            part.line(name) if isinstance(value, str) else part.number(name)
+    return dict(found.values)
+
+
+def _check_measurement(row: Mapping[str, Any]) -> None:
+    """Refuse what no device says: a row's hash tells of damage, not of a program that made the row up."""
+    session, repeats = row["session"], row["repeats"]
+    warmup_runs, warmup_ns, load_ns = row["warmup_runs"], row["warmup_ns"], row["load_ns"]
+    if not (
+        type(session) is type(repeats) is type(warmup_runs) is type(warmup_ns) is type(load_ns) is int
+        and type(row["key"]) is type(row["sha256"]) is str
+        and repeats > 0 <= min(session, warmup_runs, warmup_ns, load_ns)
+        and math.isfinite(row["started_at"])
+    ):
+        _check_common(row)
+        stored = Fields(row)
+        for name in ("warmup_runs", "warmup_ns", "load_ns"):
+            stored.whole(name)
+        stored.whole("repeats", 1)
+
+
+def _check_common(row: Mapping[str, Any]) -> None:
+    stored = Fields(row)
+    stored.text("key")
+    stored.text("sha256")
+    stored.whole("session")
+    stored.number("started_at")
+
+
+def _failure(row: Mapping[str, Any]) -> Failure:
+    _check_common(row)
+    stored, kinds = Fields(row), get_args(FailureKind)
+    if stored.text("kind") not in kinds:
+        raise FieldError(f"'kind' must be one of {', '.join(kinds)}, not {shown(row['kind'])}")
+    return Failure(**row)
+
+
 def _refuse_other_kinds(path: Path, empty_is_new: bool = False) -> None:
     """Say what a file is that is no records file, before anything is done to it or put next to it.
 
@@ -509,7 +606,8 @@ _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, 
 
 
 def _cannot_read(path: Path, what: str, error: BaseException) -> RecordsError:
-    reason = shown(f"{type(error).__name__}: {error}", 200)
+    ours = isinstance(error, FieldError | UsageError)
+    reason = shortened(str(error), 240) if ours else shown(f"{type(error).__name__}: {error}", 200)
     return RecordsError(
         f"{path}: {what} in it cannot be read ({reason}); use the bpnas that wrote the file, or name another file"
     )
@@ -544,6 +642,8 @@ def _faults(path: Path) -> Iterator[None]:
             raise RecordsError(f"{path}: another program is using it; close that and try again") from error
         if code in _DAMAGE:
             raise RecordsError(_damaged(path, str(error))) from error
+        if code == sqlite3.SQLITE_IOERR and resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+            raise SpaceError(f"{path}: {too_large()}") from error  # nothing else says so
         if code == sqlite3.SQLITE_IOERR:
             raise RecordsError(
                 f"{path}: the disk could not be read or written ({error}); check the disk and its connection, and call "

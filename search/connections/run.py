@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bpnas.base.plain_text import shortened
 from bpnas.base.randomness import derived_seed
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.block import Block, Blocks
@@ -36,7 +37,7 @@ from bpnas.search.networks.network_file import (
 from bpnas.search.presets import Preset, proposals_of_today
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import Layout, RunDirectory, Stage, limit_name
-from bpnas.search.sealed import RESTORE, shortened
+from bpnas.search.sealed import RESTORE
 from bpnas.search.spent import note_time
 from bpnas.search.training.checkpoint import finished_epochs
 from bpnas.search.training.distributed import from_main, is_main, world_size

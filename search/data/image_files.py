@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from bpnas.base.plain_text import shown
 from bpnas.base.randomness import derived_seed, sample
+from bpnas.base.strict_json import parsed
 from bpnas.search.data.image_names import is_image_name, is_leftover
 from bpnas.search.errors import DataError
 
@@ -234,8 +234,8 @@ def _parquet_class_names(files: Sequence[Path]) -> tuple[str, ...]:
 def _described_names(file: Path, schema: pyarrow.Schema) -> tuple[str, ...]:
     """The names of the classes that `datasets` noted in a file; none if it noted none."""
     try:
-        found: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    except (ValueError, RecursionError):
+        found: Any = parsed((schema.metadata or {}).get(b"huggingface", b"{}"), finite=False)
+    except ValueError:
         found = None
     for name in ("info", "features", "label", "names"):
         found = found.get(name) if isinstance(found, dict) else None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bpnas.base.errors import UsageError
 from bpnas.base.files import write_atomically
+from bpnas.base.plain_text import shortened
 from bpnas.profiler.backbone import IMAGE_CHANNELS
 from bpnas.search.data.batches import AnySplit, in_order
 from bpnas.search.data.dataset import Dataset, load_data
@@ -25,7 +26,6 @@ from bpnas.search.networks.measure import drop_outdated
 from bpnas.search.networks.network_file import NetworkFile, load_network, network_values, note_files
 from bpnas.search.networks.own_images import own_images
 from bpnas.search.progress import Progress, Silent
-from bpnas.search.sealed import shortened
 from bpnas.search.training.train import EVALUATION_BATCH
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from bpnas.base.files import naming
+
 Calibration = Literal["MinMax", "Entropy", "Percentile"]
 
 
@@ -37,7 +39,7 @@ def quantize_onnx(content: bytes, images: npt.NDArray[np.float32], calibration: 
         The file's content.
     """
     model = onnx.ModelProto.FromString(content)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, naming(folder):
         out = Path(folder) / "int8.onnx"
         # It recommends a preparation of the file that has been done: shapes are there, nothing is left to be folded.
         logging.disable(logging.WARNING)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from bpnas.android_bench.device import DeviceInfo
 from bpnas.android_bench.measurement import RunSettings
 from bpnas.base.errors import UsageError
+from bpnas.base.plain_text import shortened
 from bpnas.profiler.campaign.other_models import FilePart, file_parts
 from bpnas.profiler.campaign.records import Setup, differences
 from bpnas.search.errors import RunError
 from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.networks.network_file import NetworkFile, network_values
-from bpnas.search.sealed import shortened
 
 if TYPE_CHECKING:
     from bpnas.profiler.commands.time_models import TimedModels

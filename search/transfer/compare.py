@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bpnas.base.errors import UsageError
+from bpnas.base.plain_text import shortened
 from bpnas.search.fields import FieldError, Fields, fields_of
-from bpnas.search.sealed import read_sealed, shortened
+from bpnas.search.sealed import read_sealed
 from bpnas.search.transfer.paper_figures import PAPER_FIGURES
 
 _MOST_HOURS = 1e6

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from bpnas.base.errors import UsageError
+from bpnas.base.plain_text import shortened
 from bpnas.profiler.models.modules import Network
 from bpnas.search.errors import RunError, SearchError
 from bpnas.search.networks.features import FeatureMaps
 from bpnas.search.networks.network_file import NetworkFile, load_network
-from bpnas.search.sealed import shortened
 from bpnas.search.training.divergence import first_bad
 from bpnas.search.transfer.zoo_features import MobileNetMaps, build_baseline
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from bpnas.base.errors import UsageError
+from bpnas.base.files import missing_folder
+from bpnas.base.plain_text import shown
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import head_part, stem_part
 from bpnas.tables.additivity.model_record import TableModels
@@ -14,11 +16,24 @@ from bpnas.tables.build import name_some
 from bpnas.tables.latency_table import LatencyTable
 from bpnas.tables.table_meta import TableMeta
 
+_LONGEST_NAME = 200
+
 
 def check_folder(path: Path) -> None:
     """Refuse to write where there is no folder, before any work is done for it; raises UsageError."""
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
+    if (reason := missing_folder(path)) is not None:
+        raise UsageError(reason)
+
+
+def default_path(device: str, suffix: str) -> Path:
+    """The table of a device, in the current folder.
+
+    Raises:
+        UsageError: what the records call the device is no name of a file there.
+    """
+    if "/" in device or device.startswith(".") or not device.isprintable() or len(device) > _LONGEST_NAME:
+        raise UsageError(f"the device is called {shown(device)}, which is no name for a file; name one with --out")
+    return Path(f"{device}{suffix}")
 
 
 def coverage_text(meta: TableMeta) -> str:

@@ -368,7 +368,22 @@ def test_a_model_slower_than_the_timeout_is_given_up(request_one, runtime: str) 
 
 
 # As if the runtime, in mid-run, wrote something between the answers.
-@pytest.mark.parametrize("answer", ["no JSON", "[1, 2]", "7", "{}", '{"samples_ns": 7}'])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "no JSON",
+        "[1, 2]",
+        "7",
+        "{}",
+        '{"samples_ns": 7}',
+        '{"samples_ns": [5, -1], "repeats": 1, "warmup_runs": 1, "warmup_ns": 1, "load_ns": 1}',
+        '{"samples_ns": [5], "repeats": 0, "warmup_runs": 1, "warmup_ns": 1, "load_ns": 1}',
+        '{"samples_ns": [], "repeats": 1, "warmup_runs": 1, "warmup_ns": 1, "load_ns": 1}',
+        '{"samples_ns": [1e999], "repeats": 1, "warmup_runs": 1, "warmup_ns": 1, "load_ns": 1}',
+        "[" * 5000,
+    ],
+    ids=lambda answer: answer[:70],
+)
 def test_an_answer_that_makes_no_sense_costs_one_model(
     request_one, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bpnas.base.errors import BpnasError, SpaceError
-from bpnas.base.files import write_atomically
+from bpnas.base.files import append, write_atomically
+from tests.small_limits import limited
 
 
 @pytest.fixture
@@ -97,11 +98,13 @@ class _FullFile:
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as absent:
         write_atomically(tmp_path / "absent" / "model.onnx", b"abc")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError) as folder:
         write_atomically(tmp_path / "folder", b"abc")
+    assert absent.value.filename == str(tmp_path / "absent" / "model.onnx"), "and not a temporary name"
+    assert folder.value.filename == str(tmp_path / "folder") and folder.value.filename2 is None
     assert names(tmp_path) == ["folder"]
 
 
@@ -141,3 +144,46 @@ def test_a_reader_sees_one_whole_content_or_the_other(tmp_path: Path) -> None:
         reader.join()
     assert seen
     assert seen <= set(contents)
+
+
+def test_what_is_appended_is_whole_or_not_there(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    append(file, b"one\n")
+    append(file, b"two\n")
+    with limited("FSIZE", 10), pytest.raises(SpaceError, match=r"log\.jsonl: would be larger than .* \(10 bytes\)"):
+        append(file, b"three\n")
+    assert file.read_bytes() == b"one\ntwo\n"
+    append(file, b"three\n")
+    assert file.read_bytes() == b"one\ntwo\nthree\n"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "broken"), KeyboardInterrupt()])
+def test_what_could_not_be_seen_to_the_disk_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    file = tmp_path / "log.jsonl"
+    append(file, b"one\n")
+
+    def fails(handle: int) -> None:
+        raise error
+
+    monkeypatch.setattr("os.fsync", fails)
+    with pytest.raises((SpaceError, OSError, KeyboardInterrupt)) as caught:
+        append(file, b"two\n")
+    assert isinstance(caught.value, KeyboardInterrupt) or str(file) in str(caught.value)
+    assert file.read_bytes() == b"one\n"
+
+
+def test_a_file_beyond_the_limit_of_the_process_leaves_the_old_one(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"old")
+    with limited("FSIZE", 10), pytest.raises(SpaceError, match=r"model\.onnx: would be larger .*ulimit -f unlimited"):
+        write_atomically(file, b"x" * 11)
+    assert file.read_bytes() == b"old"
+    assert names(tmp_path) == ["model.onnx"]
+
+
+def test_a_name_as_long_as_a_name_may_be(tmp_path: Path) -> None:
+    file = tmp_path / f"{'x' * 250}.csv"
+    write_atomically(file, b"abc")
+    assert file.read_bytes() == b"abc"

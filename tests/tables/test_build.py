@@ -176,7 +176,7 @@ def test_two_files_with_the_same_parts_are_two_sessions(tmp_path):
     def make(started_at, ns):
         return lambda key, session: measurement(key, started_at=started_at, samples_ns=(ns,), repeats=1)
 
-    files = [write_records(tmp_path / f"{ms}.sqlite", PLAN, make(ms, ms * 10**6)) for ms in (1.0, 4.0)]
+    files = [write_records(tmp_path / f"{ms}.sqlite", PLAN, make(ms, round(ms * 10**6))) for ms in (1.0, 4.0)]
     row = rows(build_table(files))[KEYS[0]]
     assert (row["latency_ms"], row["sessions"]) == (2.5, 2)
 

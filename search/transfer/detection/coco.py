@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bpnas.base.errors import UsageError
-from bpnas.base.plain_text import shown
+from bpnas.base.fields import LONGEST_TEXT, is_utf8
+from bpnas.base.plain_text import shortened, shown
+from bpnas.base.strict_json import parsed
 from bpnas.search.errors import DataError
-from bpnas.search.sealed import shortened
 
 SMALLEST_SIDE = 1.0
 """Pixels: a box that is narrower or lower within its image is no object to learn from [ours]."""
@@ -229,8 +229,8 @@ def coco_files(data: str | None, images: str | None, annotations: str | None, pa
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        values = parsed(file.read_bytes(), finite=False)  # what is of use is checked by itself
+    except (OSError, ValueError) as error:
         raise DataError(f"{file}: the annotations cannot be read ({shortened(str(error))})") from error
     for name in ("images", "annotations", "categories"):
         if not (isinstance(values, dict) and isinstance(values.get(name), list)):
@@ -249,8 +249,9 @@ def _field(file: Path, entry: Any, kind: str, name: str) -> Any:
 
 def _text(file: Path, entry: Any, kind: str, name: str) -> str:
     value = _field(file, entry, kind, name)
-    if not isinstance(value, str) or not value:
-        raise DataError(f"{file}: {name!r} of an entry of {kind!r} is {shown(value)}, not a text")
+    if not isinstance(value, str) or not value or len(value) > LONGEST_TEXT or not is_utf8(value):
+        wanted = f"not a text of at most {LONGEST_TEXT:,} characters in UTF-8"
+        raise DataError(f"{file}: {name!r} of an entry of {kind!r} is {shown(value)}, {wanted}")
     return value
 
 
