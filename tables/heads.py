@@ -32,7 +32,7 @@ class HeadLatency:
     @property
     def note(self) -> str:
         """For people: where the latency comes from if it was not measured, else nothing."""
-        return head_note(self.classes, self.measured_classes)
+        return head_text(self.classes, self.measured_classes) if self.measured_classes else ""
 
     @property
     def facts(self) -> dict[str, list[int]]:
@@ -40,12 +40,10 @@ class HeadLatency:
         return {"head_interpolated_from": list(self.measured_classes)} if self.measured_classes else {}
 
 
-def head_note(classes: int, measured_classes: Sequence[int]) -> str:
-    """For people: that a head's latency was interpolated, and from what; nothing if it was measured."""
-    if not measured_classes:
-        return ""
+def head_text(classes: int, measured_classes: Sequence[int] = ()) -> str:
+    """For people: with which head a latency is, and from which ones that was interpolated if it was not measured."""
     measured = " and ".join(f"{count:,}" for count in measured_classes)
-    return f"with a head of {classes:,} classes that is interpolated from {measured}"
+    return f"with a head of {classes:,} classes{' that is interpolated from ' * bool(measured)}{measured}"
 
 
 def measured_heads(keys: Iterable[str], head: HeadPart) -> dict[int, str]:

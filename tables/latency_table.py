@@ -29,6 +29,7 @@ from bpnas.tables.additivity.models import AS_MEASURED, PLAIN_SUM, AdditiveModel
 from bpnas.tables.additivity.sound_weights import SoundWeights
 from bpnas.tables.errors import MissingEntryError, TableError
 from bpnas.tables.heads import HeadLatency, interpolated, measured_heads
+from bpnas.tables.more_heads import more_heads
 from bpnas.tables.schema import read_table
 from bpnas.tables.table_meta import TableMeta
 
@@ -118,26 +119,31 @@ class LatencyTable:
         """
         sized = [b for b in self.meta.backbones if input_size in (None, b.input_size)]
         found = [b for b in sized if classes in (None, b.classes)]
-        if not found and classes is not None and len({b.input_size for b in sized}) == 1:
+        one_size = len({b.input_size for b in sized}) == 1
+        if not found and classes is not None and one_size:
             other = replace(sized[0], classes=classes)
             if self._head(head_part(other)) is not None:
                 return other
         if len(found) == 1:
             return found[0]
         there = ", ".join(f"{b.input_size} with {b.classes} classes" for b in self.meta.backbones)
-        if found or (sized and classes is not None and input_size is None):
+        if found or (sized and classes is not None and not one_size):
             raise TableError(f"the table holds input sizes {there}: say which one is meant")
         if sized and classes is not None:
             raise TableError(
-                f"the table holds input sizes {there}, and no second head at {input_size} from which one of {classes} "
-                "classes could be interpolated; call the profile-device command of its records once more, which adds "
-                "the heads, and build the table again"
+                f"the table holds input sizes {there}, and no second head at {sized[0].input_size} from which one of "
+                f"{classes} classes could be interpolated; {more_heads(self.meta, sized[0], self._least_sessions)}"
             )
         size = "" if input_size is None else f" --input-size {input_size}"
         raise TableError(
             f"the table holds input sizes {there}, not what is asked for; measure it with profile-device{size} "
             "on the same records and build the table again"
         )
+
+    @property
+    def _least_sessions(self) -> int:
+        """Behind any entry; 1 where nobody said."""
+        return min((count for count in self._table["sessions"].to_pylist() if count), default=1)
 
     def head(self, input_size: int | None = None, classes: int | None = None) -> HeadLatency:
         """Latency of the head, and whether it was measured or interpolated between heads of other numbers of classes.

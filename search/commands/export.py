@@ -121,9 +121,11 @@ def measure(run: Path, runtime: str | None, as_json: bool, **parameters: Any) ->
     predicted, limit = network.predicted_latency_ms, network.target_ms
     summary = {
         "network": str(network.path),
+        "classes": network.backbone.classes,
         "predicted_latency_ms": predicted,
         "head_interpolated_from": network.values.get("head_interpolated_from", []),
-        **limit_facts(predicted, limit),
+        **network.deployed_facts,
+        **limit_facts(network.limited_ms, limit),
         "measured": [asdict(each) for each in found],
         "warnings": warnings,
         "records": str(timed.records),
@@ -137,7 +139,6 @@ def measure(run: Path, runtime: str | None, as_json: bool, **parameters: Any) ->
 
 def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Sequence[str]) -> str:
     lines, predicted, limit = [], network.predicted_latency_ms, network.target_ms
-    note = f" {network.head_note}" if network.head_note else ""
     floats = {each.runtime: each.latency_ms for each in found if ".int8." not in each.file}
     for each in found:
         line = f"{each.file}: {each.latency_ms:.4g} ms on {each.model}"
@@ -151,10 +152,15 @@ def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Se
             line += "" if beside is None else f"; {beside / each.latency_ms:.2f} times as fast as in float32"
         elif predicted is not None:
             ratio = predicted / each.latency_ms
-            line += f"; the table predicts {predicted:.4g} ms{note}, {ratio:.3f} times that ({(ratio - 1) * 100:+.1f}%)"
-        if limit is not None and each.latency_ms > limit:
+            line += f"; the table predicts {predicted:.4g} ms, {ratio:.3f} times that ({(ratio - 1) * 100:+.1f}%)"
+        if limit is not None and network.deploy_classes is None and each.latency_ms > limit:
             line += f"; above the limit of {limit:.4g} ms"
         lines.append(line)
+    if predicted is not None:
+        lines.append(f"Timed and predicted {network.head_note}")
+    if network.deployed_note:
+        what = "" if limit is None else f"; the limit of {limit:.4g} ms is for that one"
+        lines.append(f"By table it takes {network.deployed_note}{what}")
     lines += [f"Warning: {sentence}" for sentence in warnings]
     return "\n".join([*lines, f"All of it: {network.path}"])
 

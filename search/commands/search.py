@@ -34,6 +34,7 @@ from bpnas.search.commands.options import (
 )
 from bpnas.search.commands.search_text import (
     following_lines,
+    head_lines,
     network_folder,
     plan_text,
     plan_values,
@@ -81,6 +82,12 @@ _OVERRIDES = {
 @input_size_option
 @click.option("--connections-input-size", type=click.IntRange(8), help="The same for stage 2.")
 @click.option(
+    "--deploy-classes",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The targets hold with a head of N classes, for a network that is retrained on N.  [default: as the images]",
+)
+@click.option(
     "--proposals",
     help="Blocks in place of stage 1: a run directory, a proposals.json, or texts as 'K3E6G1,K1G1+K5E3G2'.",
 )
@@ -120,6 +127,7 @@ def search(
     connections_data: str | None,
     input_size: int | None,
     connections_input_size: int | None,
+    deploy_classes: int | None,
     proposals: str | None,
     out: str | None,
     seed: int,
@@ -160,6 +168,7 @@ def search(
         connections_data=connections_data,
         input_size=input_size,
         connections_input_size=connections_input_size,
+        deploy_classes=deploy_classes,
         proposals=given_proposals(proposals),
         seed=seed,
         execution=Execution(
@@ -192,9 +201,15 @@ def search(
     context = click.get_current_context()
     again = typed(context, without=("stage", "as_json"))
     data_words = _images_of_stage2(data, connections_data, input_size, connections_input_size)
-    following = following_lines(table_name(table), result, ["run-search", *again], data_words, loaded.input_sizes)
-    found = result_values(result) | {"int8": {str(place): asdict(each) for place, each in quantized.items()}}
-    text = result_text(result, loaded.meta.imported is not None, following, plan.head_notes)
+    recipe = typed(context, only=("preset", *RETRAIN_OVERRIDES))
+    following = following_lines(
+        table_name(table), result, ["run-search", *again], data_words, loaded.input_sizes, recipe
+    )
+    found = result_values(result) | {
+        "proposals_classes": None if plan.space is None else plan.space.backbone.classes,
+        "int8": {str(place): asdict(each) for place, each in quantized.items()},
+    }
+    text = result_text(result, loaded.meta.imported is not None, following, head_lines(plan))
     for place, each in quantized.items():
         text += f"\nInt8 in {place}:\n{int8_text(each)}"
     print_result(found, as_json, text)

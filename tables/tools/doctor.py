@@ -16,7 +16,9 @@ from bpnas.profiler.paths import head_part, stem_part
 from bpnas.tables.build import name_some
 from bpnas.tables.coverage import paths_at, paths_everywhere
 from bpnas.tables.errors import TableError
+from bpnas.tables.heads import measured_heads
 from bpnas.tables.latency_table import to_pandas
+from bpnas.tables.more_heads import more_heads
 from bpnas.tables.schema import read_table
 from bpnas.tables.table_meta import SCHEMA_VERSION, TableMeta
 
@@ -59,6 +61,7 @@ def diagnose_table(path: Path) -> tuple[Finding, ...]:
         *_flags(frame),
         *_expansions(frame),
         *(finding for backbone in meta.backbones for finding in _coverage(meta, keys, backbone)),
+        *_heads(frame, meta),
     )
 
 
@@ -205,6 +208,20 @@ def _coverage(meta: TableMeta, keys: set[str], backbone: Backbone) -> Iterator[F
     absent = [part.key for part in (stem_part(backbone), head_part(backbone)) if part.key not in keys]
     if absent:
         yield Finding("error", f"{name}: no entry {' nor '.join(absent)}, which every network has", remedy)
+
+
+def _heads(frame: pd.DataFrame, meta: TableMeta) -> Iterator[Finding]:
+    """The first backbone of each input size that has one head alone, so that none of other classes is known."""
+    sessions = min(map(int, frame["sessions"].dropna()), default=1)
+    for backbone in {each.input_size: each for each in reversed(meta.backbones)}.values():
+        heads = measured_heads(frame["key"], head_part(backbone))
+        if len(heads) == 1:
+            yield Finding(
+                "warning",
+                f"one head at input size {backbone.input_size}, of {backbone.classes:,} classes: images and networks "
+                "with another number of classes are refused",
+                more_heads(meta, backbone, sessions),
+            )
 
 
 def _list(what: str, entries: Sequence[str], of: int = 0) -> str:

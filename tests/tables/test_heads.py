@@ -1,6 +1,9 @@
 """A table answers for any number of classes: between measured heads it interpolates, and says so."""
 
 import json
+import re
+import shlex
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +13,10 @@ from bpnas.profiler import Block
 from bpnas.profiler.paths import HEAD_CLASSES, HeadPart, head_part
 from bpnas.tables import LatencyTable, TableError, build_table
 from bpnas.tables.heads import HeadLatency, interpolated
+from bpnas.tables.table_meta import ImportedFrom
 from tests.records_factory import backbone, make_plan, measurement, write_records
+from tests.root import ROOT
+from tests.table_factory import write
 
 HEAD = HeadPart(320, 1280, 37, 7)
 
@@ -99,3 +105,77 @@ def test_a_head_that_is_planned_and_not_measured_is_missing(tmp_path):
     built = build_table([records], allow_missing=True)
     assert built.meta.missing == (lost,)
     assert LatencyTable(built.table, built.meta).head(16, 1000).measured_classes == (10, 100)
+
+
+@pytest.fixture
+def one_head(tmp_path, monkeypatch):
+    """A folder with a table of an earlier bpnas, which has one head, and its records under their usual name."""
+    for name, here in (("table.parquet", "table.parquet"), ("records.sqlite", "s9.sqlite"), ("small.toml",) * 2):
+        shutil.copy(ROOT / "tests/earlier" / name, tmp_path / here)
+    monkeypatch.chdir(tmp_path)
+
+
+MEASURE = "profile-device --serial mock:s9 --backbone small.toml --input-size 32 --classes 10 --paths K1G1 --sessions 1"
+
+
+def test_a_table_with_one_head_says_what_adds_more_and_that_works_as_typed(one_head, cli):
+    with pytest.raises(TableError, match="no second head at 32 from which one of 55") as caught:
+        LatencyTable.load("table.parquet").backbone(classes=55)
+    measure, build = re.findall(r"(profile-device --.*?) and .*? with (build-table \S+)", str(caught.value))[0]
+    assert measure == f"{MEASURE} --records s9.sqlite" and build == "build-table s9.sqlite"
+    assert (
+        f"-> time more heads, and nothing else, with {measure}" in cli("build-table", "doctor", "table.parquet").stdout
+    )
+    pytest.importorskip("torch")
+    done = cli(*shlex.split(measure), "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout)["measured"] == 2, done.stderr
+    assert cli(*shlex.split(build)).exit_code == 0
+    assert LatencyTable.load("s9.parquet").head(classes=55).measured_classes == (10, 100)
+    assert "one head" not in cli("build-table", "doctor", "s9.parquet").stdout
+
+
+def test_every_command_that_needs_another_head_says_so(one_head, cli, tmp_path):
+    pytest.importorskip("torch")
+    from tests.image_folders import write_imagenet
+
+    write_imagenet(tmp_path / "images", classes=3, train=4)
+    table, other = ("--table", "table.parquet"), ("--data", "imagenet:images", "--input-size", "32")
+    shutil.copytree(ROOT / "tests/earlier/finished", "finished")
+    for words in (
+        (*table, *other),
+        (*table, *other, "--plan"),
+        (*table, "--deploy-classes", "3", "--plan"),
+        ("study", "strategies", *table, *other, "--constraints", "2"),
+        ("study", "random-stage2", *table, *other, "--proposals", "K1G1", "--target", "2"),
+        ("retrain", "finished", "--data", "imagenet:images", *table),
+    ):
+        done = cli("run-search", *words)
+        assert done.exit_code == 1 and f"with {MEASURE} --records s9.sqlite" in done.stderr, (words, done.stderr)
+        assert done.stderr.count("Error: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ({"name": "local"}, ["--serial local", "--backbone tiny.toml", "--sessions 1", "--records local.sqlite"]),
+        ({"os": "Android 9", "affinity": "f0"}, ["profile-device --affinity f0 --warmup-runs 1", "bench.sqlite"]),
+        (
+            {"runtime": "onnxruntime", "sessions": 4},
+            ["--runtime onnxruntime --warmup-runs 1 --warmup-seconds 0 --runs 3"],
+        ),
+    ],
+)
+def test_the_command_is_for_that_device_and_those_settings(plan, words, tmp_path):
+    file = write_records(tmp_path / "r.sqlite", make_plan(backbone(16), **plan))
+    built = build_table([file])
+    with pytest.raises(TableError) as caught:
+        LatencyTable(built.table, built.meta).head(16, 100)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "--serial" in str(caught.value) or plan.get("name") != "local"
+
+
+def test_an_imported_table_has_no_records(tmp_path):
+    file = write(tmp_path / "t.parquet", imported=ImportedFrom("their-reader", "theirs.yaml", "12" * 32))
+    with pytest.raises(TableError, match="its source has no other, so take images of 10 classes") as caught:
+        LatencyTable.load(file).backbone(16, 7)
+    assert "--records" not in str(caught.value)
