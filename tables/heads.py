@@ -9,10 +9,11 @@ shown.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bpnas.profiler.paths import HeadPart
+from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.paths import HeadPart, head_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,23 @@ def measured_heads(keys: Iterable[str], head: HeadPart) -> dict[int, str]:
     before, behind = f"head@{head.c_in}-{head.channels}-", f"x{head.input_size}"
     classes = (key[len(before) : -len(behind)] for key in keys if key.startswith(before) and key.endswith(behind))
     return {count: f"{before}{count}{behind}" for count in sorted(map(int, classes))}
+
+
+def heads_by_size(keys: Collection[str], backbones: Iterable[Backbone]) -> dict[int, tuple[int, ...]]:
+    """The numbers of classes of all heads of these backbones that have an entry, ascending, by input size.
+
+    Args:
+        keys: of the entries.
+    """
+    return {each.input_size: tuple(measured_heads(keys, head_part(each))) for each in backbones}
+
+
+def heads_text(heads: Mapping[int, Sequence[int]]) -> str:
+    """Such heads for people; sizes without any are left out."""
+    listed = (
+        f"{', '.join(f'{count:,}' for count in found)} classes at {size}" for size, found in heads.items() if found
+    )
+    return "; ".join(listed) or "none"
 
 
 def interpolated(head: HeadPart, measured_ms: Mapping[int, float]) -> HeadLatency | None:

@@ -157,7 +157,7 @@ def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Se
             line += f"; above the limit of {limit:.4g} ms"
         lines.append(line)
     if predicted is not None:
-        lines.append(f"Timed and predicted {network.head_note}")
+        lines.append(f"The prediction is {network.head_note}")
     if network.deployed_note:
         what = "" if limit is None else f"; the limit of {limit:.4g} ms is for that one"
         lines.append(f"By table it takes {network.deployed_note}{what}")

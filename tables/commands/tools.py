@@ -100,6 +100,7 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
     Nothing is averaged: entries that differ between tables are refused.
     """
     from bpnas.tables.commands.text import check_folder, coverage_text, missing_text, models_text
+    from bpnas.tables.heads import heads_by_size, heads_text
     from bpnas.tables.schema import write_table
     from bpnas.tables.tools.merge import merge_tables
 
@@ -108,9 +109,11 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
     write_table(out, merged.table, merged.meta)
     meta = merged.meta
     sizes = sorted({b.input_size for b in meta.backbones})
+    heads = heads_by_size(merged.table["key"].to_pylist(), meta.backbones)
     text = [
         f"{out}: {merged.table.num_rows:,} entries of {meta.label}",
         coverage_text(meta),
+        f"Heads of {heads_text(heads)}",
     ]
     if meta.missing:
         text.append(missing_text(meta))
@@ -122,6 +125,7 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
         "device": meta.device_name,
         "mock": meta.mock,
         "input_sizes": sizes,
+        "head_classes": {str(size): list(found) for size, found in heads.items()},
         "paths": len(meta.paths),
         "models": meta.models.to_dict(),
     }

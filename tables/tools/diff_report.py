@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bpnas.tables.build import name_some
+from bpnas.tables.heads import heads_text
 from bpnas.tables.table_meta import TableMeta
 from bpnas.tables.tools.diff import FALSE_DISCOVERY_RATE, TableDiff
 from bpnas.tables.tools.show import align
@@ -26,6 +27,11 @@ def diff_lines(diff: TableDiff, limit: int, width: int | None = None) -> list[st
         f"B: {diff.b}, {diff.b_meta.label}",
         *(f"   {field}" for field in diff.different),
         f"{len(diff.entries):,} entries in both{_only('A', diff.only_a)}{_only('B', diff.only_b)}",
+        *(
+            f"Heads only in {name}: {heads_text(heads)}"
+            for name, heads in (("A", diff.heads_a), ("B", diff.heads_b))
+            if heads
+        ),
         "",
         *_groups(diff, width),
         "",
@@ -52,6 +58,8 @@ def diff_result(diff: TableDiff, limit: int) -> dict[str, Any]:
         "forced": list(diff.forced),
         "only_a": list(diff.only_a),
         "only_b": list(diff.only_b),
+        "heads_only_a": {str(size): list(found) for size, found in diff.heads_a.items()},
+        "heads_only_b": {str(size): list(found) for size, found in diff.heads_b.items()},
         "spearman": diff.spearman,
         "kendall": diff.kendall,
         "groups": [asdict(group) for group in diff.groups],

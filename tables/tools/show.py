@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpnas.base.errors import UsageError
-from bpnas.profiler.paths import head_part, select_paths
+from bpnas.profiler.paths import select_paths
 from bpnas.tables.build import name_some
-from bpnas.tables.heads import measured_heads
+from bpnas.tables.heads import heads_by_size, heads_text
 from bpnas.tables.latency_table import to_pandas
 from bpnas.tables.schema import COLUMNS, read_table
 from bpnas.tables.table_meta import TableMeta
@@ -78,7 +78,7 @@ def view_table(
         raise UsageError(f"no column is called {column!r}; there are {', '.join(COLUMNS)}")
     descending = sort is not None and sort.startswith("-")
     rows = rows.sort_values([column, "key"], ascending=[not descending, True], na_position="last")
-    heads = {b.input_size: tuple(measured_heads(frame["key"], head_part(b))) for b in meta.backbones}
+    heads = heads_by_size(frame["key"].tolist(), meta.backbones)
     return TableView(path, meta, digest, rows, kinds, doubtful, heads)
 
 
@@ -124,9 +124,8 @@ def header_lines(view: TableView) -> list[str]:
         lines.append(f"{'statistic':9} {meta.statistic} instead of medians")
     sizes = ", ".join(f"{b.input_size} ({b.classes} classes)" for b in meta.backbones)
     lines.append(f"{'backbone':9} {meta.backbones[0].name} at input size {sizes}")
-    heads = [f"{', '.join(f'{count:,}' for count in counts)} classes at {size}" for size, counts in view.heads.items()]
     others = "; others are interpolated" if all(len(counts) > 1 for counts in view.heads.values()) else ""
-    lines.append(f"{'heads':9} {'; '.join(heads) or 'none'}{others}")
+    lines.append(f"{'heads':9} {heads_text(view.heads)}{others}")
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in view.kinds.items())
     lines.append(f"{'entries':9} {sum(view.kinds.values()):,} ({kinds}); {len(meta.paths)} of 272 paths at every site")
     missing = f"{len(meta.missing):,}: {name_some(meta.missing)}" if meta.missing else "none"

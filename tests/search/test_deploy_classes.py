@@ -145,7 +145,7 @@ def test_the_next_steps_train_and_time_it_with_that_head(here, cli, table, least
     timed = cli("run-search", "measure", "run", "--sessions", "1", "--runs", "3", "--seconds", "0")
     assert timed.exit_code == 0, timed.stderr
     assert f"predicts {own.predicted_latency_ms:.4g} ms" in timed.stdout and "above the limit" not in timed.stdout
-    assert "Timed and predicted with a head of 10 classes" in timed.stdout
+    assert "The prediction is with a head of 10 classes\n" in timed.stdout
     assert f"By table it takes {own.deployed_latency_ms:.4g} ms with a head of 20 classes" in timed.stdout
 
     # No table is needed, as the search knew that head.

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,3 +180,50 @@ def test_an_imported_table_has_no_records(tmp_path):
     with pytest.raises(TableError, match="its source has no other, so take images of 10 classes") as caught:
         LatencyTable.load(file).backbone(16, 7)
     assert "--records" not in str(caught.value)
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """Tables of one device: an old one with one head at each size, one with all heads, one with another alone."""
+    monkeypatch.chdir(tmp_path)
+    large = replace(backbone(32), classes=1000)
+    for name, sizes, heads in (
+        ("old", (backbone(16), large), ()),
+        ("new", (backbone(16), large), HEAD_CLASSES),
+        ("odd", (replace(backbone(16), classes=37),), ()),
+    ):
+        write(tmp_path / f"{name}.parquet", make_plan(*sizes, heads=heads))
+    return ("old.parquet", "new.parquet", "odd.parquet")
+
+
+def test_tables_with_different_heads_are_joined_and_keep_all_of_them(tables, cli):
+    done = cli("build-table", "merge", *tables, "--out", "all.parquet")
+    assert done.exit_code == 0, done.stderr
+    assert "Heads of 10, 37, 100, 1,000 classes at 16; 10, 100, 1,000 classes at 32\n" in done.stdout
+    joined, new = LatencyTable.load("all.parquet"), LatencyTable.load("new.parquet")
+    for classes in (10, 100, 1000, 55):
+        assert joined.head(16, classes).latency_ms == new.head(16, classes).latency_ms or classes == 55
+    assert joined.head(16, 37).measured_classes == () and joined.head(16, 55).measured_classes == (37, 100)
+    answer = json.loads(cli("build-table", "merge", *tables[::-1], "--out", "b.parquet", "--json").stdout)
+    assert answer["head_classes"] == {"16": [10, 37, 100, 1000], "32": [10, 100, 1000]}
+    assert Path("all.parquet").read_bytes() == Path("b.parquet").read_bytes()
+    # Two old ones with one head each are together as good as a new one.
+    assert cli("build-table", "merge", "old.parquet", "odd.parquet", "--out", "c.parquet").exit_code == 0
+    assert LatencyTable.load("c.parquet").head(16, 20).measured_classes == (10, 37)
+
+
+def test_heads_that_only_one_table_has_are_named(tables, cli):
+    done = cli("build-table", "diff", "old.parquet", "new.parquet")
+    assert done.exit_code == 0 and "Heads only in A" not in done.stdout
+    assert "Heads only in B: 100, 1,000 classes at 16; 10, 100 classes at 32\n" in done.stdout
+    found = json.loads(cli("build-table", "diff", "new.parquet", "odd.parquet", "--json").stdout)
+    assert found["heads_only_a"] == {"16": [10, 100, 1000], "32": [10, 100, 1000]}
+    assert found["heads_only_b"] == {"16": [37]}
+    assert "Heads" not in cli("build-table", "diff", "old.parquet", "old.parquet").stdout
+    refused = cli("build-table", "merge", "old.parquet", write_other("other.parquet"), "--out", "d.parquet")
+    assert refused.exit_code == 1 and "entries with different numbers in both" in refused.stderr
+
+
+def write_other(name):
+    """A table of the same device whose entries were measured again."""
+    return write(Path(name), make_plan(backbone(16), heads=(55,)), lambda row: row | {"latency_ms": 1.01})

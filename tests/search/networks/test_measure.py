@@ -75,6 +75,16 @@ def test_a_limit_is_held_against_both(network: Path, cli: Any) -> None:
     assert answer["limit_ms"] == 0.001 and answer["within_limit"] is False
 
 
+def test_a_head_that_the_table_interpolated_is_told(network: Path, measure: Any, cli: Any) -> None:
+    assert measure(network, "--runtime", "tflite")["head_interpolated_from"] == []
+    assert "interpolated" not in cli("run-search", "measure", network, "--runtime", "tflite").stdout
+    write(network, head_interpolated_from=[10, 100])
+    answer = measure(network, "--runtime", "tflite")
+    assert answer["head_interpolated_from"] == [10, 100] and answer["classes"] == 10
+    text = cli("run-search", "measure", network, "--runtime", "tflite").stdout
+    assert "The prediction is with a head of 10 classes that is interpolated from 10 and 100\n" in text
+
+
 def test_a_damaged_measurement_is_named(network: Path, cli: Any) -> None:
     write(network, measured=[{"latency_ms": -1}])
     for command in ("measure", "export"):
