@@ -83,7 +83,7 @@ class CampaignOptions:
             UsageError: one of them is not there, or they are not alike.
             DeviceError: one of them cannot be used.
         """
-        from bpnas.android_bench.open_device import open_device
+        from bpnas.android_bench.opening import open_device
 
         with ExitStack() as stack:
             devices = {
@@ -157,7 +157,7 @@ def fail_for(failures: Sequence[Failure]) -> None:
 
 def _serials(serials: tuple[str, ...]) -> tuple[str, ...]:
     if not serials:
-        from bpnas.android_bench.connect import choose_serial
+        from bpnas.android_bench.serials import choose_serial
 
         return (choose_serial(),)
     twice = [serial for serial in serials if serials.count(serial) > 1]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bpnas.android_bench.model_inputs import numbers_text
+from bpnas.base.columns import align, terminal_width, wrapped
 from bpnas.base.command import Command, Option, echo, fail, print_result
 from bpnas.base.errors import UsageError
 from bpnas.base.plain_text import storable
@@ -179,8 +180,8 @@ def _milliseconds(latency_ms: float) -> str:
 
 
 def _timing_table(path: Path, timed: Sequence[Timing], info: DeviceInfo) -> str:
-    device = f"{info.name} (MOCK)" if info.mock else info.name
-    rows = [("model", "ms", "+-", "sessions", "MACs", "parameters", "runtime", "device", "flags")]
+    width, runtimes = terminal_width(), len({timing.runtime for timing in timed}) > 1
+    rows = [("model", "ms", "+-", "sessions", "MACs", "parameters", *["runtime"] * runtimes, "flags")]
     for timing in timed:
         found = timing.estimate
         cells = (
@@ -190,14 +191,9 @@ def _timing_table(path: Path, timed: Sequence[Timing], info: DeviceInfo) -> str:
             "-" if timing.size.macs is None else f"{timing.size.macs / 1e6:.1f} M",
             "-" if timing.size.parameters is None else f"{timing.size.parameters / 1e6:.2f} M",
         )
-        rows.append((timing.name, *cells, timing.runtime, device, " ".join(timing.flags)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        padded = [
-            text.rjust(width) if 0 < n < 6 else text.ljust(width)
-            for n, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    what = f"on {info.model}" + (": computed, not measured" if info.mock else "")
-    return "\n".join([*lines, f"{path}: median of the sessions' medians {what}, and half its 95 % confidence interval"])
+        rows.append((timing.name, *cells, *[timing.runtime] * runtimes, " ".join(timing.flags)))
+    on = info.model + (" (MOCK: computed, not measured)" if info.mock else "")
+    on += "" if runtimes else f", {info.runtime}"
+    note = f"{path}: median of the sessions' medians on {on}, and half its 95 % confidence interval"
+    lines = align(rows, "<>>>>>" + "<" * runtimes + "<", width, whole_names=True)
+    return "\n".join([*lines, *wrapped([note], width)])

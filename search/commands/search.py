@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bpnas.base.columns import terminal_width
 from bpnas.base.command import Command, print_result
 from bpnas.search.commands.display import display
 from bpnas.search.commands.export import int8_text
@@ -219,7 +220,7 @@ def _show_plan(plan: SearchPlan, as_json: bool) -> None:
     from bpnas.search.plan_cost import plan_cost
 
     costs = plan_cost(plan)
-    print_result(plan_values(plan, costs), as_json, plan_text(plan, costs))
+    print_result(plan_values(plan, costs), as_json, plan_text(plan, costs, terminal_width()))
 
 
 def _images_of_stage2(

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpnas.base.columns import shortened
 from bpnas.search.data.evaluation_images import on_images
 from bpnas.tables.heads import head_text
 
@@ -43,8 +44,8 @@ def plan_values(plan: SearchPlan, costs: Sequence[StageCost]) -> dict[str, Any]:
     }
 
 
-def plan_text(plan: SearchPlan, costs: Sequence[StageCost]) -> str:
-    """The same for people."""
+def plan_text(plan: SearchPlan, costs: Sequence[StageCost], width: int | None = None) -> str:
+    """The same for people; `width` of the terminal, in characters, which its table does not exceed."""
     meta = plan.table.meta
     origin = _origin(meta.mock, meta.imported is not None)
     lines = [
@@ -64,7 +65,11 @@ def plan_text(plan: SearchPlan, costs: Sequence[StageCost]) -> str:
     for cost in costs:
         counts = f"{cost.images:9,} {cost.epochs:6} {cost.trainings:9,}"
         time = f"{_duration(cost.cost_hours * 3600):>11}"
-        lines.append(f"{cost.stage:12} {counts} {time}  {cost.data} at {cost.input_size} px")
+        row, of = f"{cost.stage:12} {counts} {time}  ", f"{cost.data} at {cost.input_size} px"
+        if width is not None and len(row) + len(of) > width:
+            lines += [row.rstrip(), f"  {shortened(of, max(width - 2, 0))}"]
+        else:
+            lines.append(row + of)
     lines.append(f"{'all':39} {_duration(sum(cost.cost_hours for cost in costs) * 3600):>11}")
     lines.append("Times are extrapolated from a few steps of training on this machine.")
     lines.append("Nothing was written.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 
 from bpnas.base.errors import UsageError
@@ -64,8 +62,3 @@ def models_text(models: TableModels) -> list[str]:
         elif record.unavailable:
             lines.append(f"  {record.name} at {record.input_size}: not available, {record.unavailable}")
     return lines
-
-
-def terminal_width() -> int | None:
-    """In characters; None where nobody looks at a terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

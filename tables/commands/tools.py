@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from bpnas.base.columns import terminal_width, wrapped
 from bpnas.base.command import Command, echo, fail, print_result
 from bpnas.tables.commands.table_path import TablePath
 
@@ -31,7 +32,6 @@ def show(
     as_json: bool,
 ) -> None:
     """Show what TABLE is, and its rows."""
-    from bpnas.tables.commands.text import terminal_width
     from bpnas.tables.tools.show import as_records, describe, header_lines, row_lines, view_table
 
     view = view_table(table, kind=kind, paths=paths, site=site, sort=sort)
@@ -41,8 +41,9 @@ def show(
     if as_csv:
         echo(rows.to_csv(index=False).removesuffix("\n"))
         return
-    lines = [f"{table}:", *header_lines(view), ""]
-    lines += row_lines(rows, terminal_width()) if len(rows) else ["No entry matches."]
+    width = terminal_width()
+    lines = [f"{table}:", *wrapped(header_lines(view), width, " " * 10), ""]
+    lines += row_lines(rows, width) if len(rows) else ["No entry matches."]
     if len(rows) < len(view.rows):
         lines.append(f"{len(view.rows) - len(rows):,} more; --limit 0 shows all")
     result = {**describe(view), "rows": as_records(rows)} if as_json else {}
@@ -79,7 +80,6 @@ def diff(a: Path, b: Path, force: bool, limit: int | None, as_json: bool) -> Non
 
     Says of every entry how much slower or faster it is, and whether that is more than noise.
     """
-    from bpnas.tables.commands.text import terminal_width
     from bpnas.tables.tools.diff import diff_tables
     from bpnas.tables.tools.diff_report import diff_lines, diff_result
 

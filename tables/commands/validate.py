@@ -47,9 +47,9 @@ def validate(
     """
     import json
 
-    from bpnas.android_bench.connect import choose_serial
     from bpnas.android_bench.device import DeviceOptions
-    from bpnas.android_bench.open_device import open_device
+    from bpnas.android_bench.opening import open_device
+    from bpnas.android_bench.serials import choose_serial
     from bpnas.base.files import write_atomically
     from bpnas.profiler.campaign.records import Records
     from bpnas.profiler.commands.campaign_display import campaign_display

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from bpnas.base.columns import align, wrapped
 from bpnas.tables.build import name_some
 from bpnas.tables.heads import heads_text
 from bpnas.tables.table_meta import TableMeta
 from bpnas.tables.tools.diff import FALSE_DISCOVERY_RATE, TableDiff
-from bpnas.tables.tools.show import align
 
 
 def diff_lines(diff: TableDiff, limit: int, width: int | None = None) -> list[str]:
@@ -45,7 +45,7 @@ def diff_lines(diff: TableDiff, limit: int, width: int | None = None) -> list[st
         lines += ["", *align([["key", "A ms", "B ms", "B/A", "q", "B is"], *cells], "<>>>><", width)]
     if len(shown) < len(diff.entries):
         lines.append(f"{len(diff.entries) - len(shown):,} more; --limit 0 shows all")
-    return lines
+    return wrapped(lines, width)
 
 
 def diff_result(diff: TableDiff, limit: int) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _only(name: str, keys: tuple[str, ...]) -> str:
 
 
 def _groups(diff: TableDiff, width: int | None) -> list[str]:
-    head = ["", "entries", "B/A median", "10 %", "90 %", "slower", "faster", "within noise", "undecided"]
+    head = ["B/A of", "entries", "median", "10 %", "90 %", "slower", "faster", "within noise", "undecided"]
     cells = [
         [
             g.name,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpnas.base.columns import align
 from bpnas.base.errors import UsageError
 from bpnas.profiler.paths import select_paths
 from bpnas.tables.build import name_some
@@ -19,7 +19,6 @@ from bpnas.tables.table_meta import TableMeta
 if TYPE_CHECKING:
     import pandas as pd
 
-_LEAST_NAME = 20  # characters of a name that stay, however narrow the terminal is
 _SHOWN = ("key", "latency_ms", "low_ms", "high_ms", "mad_ms", "sessions", "flags")
 
 
@@ -153,31 +152,6 @@ def row_lines(rows: pd.DataFrame, width: int | None = None) -> list[str]:
     """Rows in columns, headings first; `width` as in `align`."""
     cells = [[_cell(value) for value in row] for row in rows[list(_SHOWN)].itertuples(index=False)]
     return align([list(_SHOWN), *cells], "<>>>>><", width)
-
-
-def align(cells: Sequence[Sequence[str]], sides: str, width: int | None = None) -> list[str]:
-    """Cells as lines of columns.
-
-    Args:
-        cells: rows of texts.
-        sides: of each column, whether it is aligned left (`<`) or right (`>`).
-        width: of the terminal, in characters: the first column, where long names are, is shortened to fit, and what
-            is too long all the same is cut; None does neither.
-    """
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rest = sum(widths[1:]) + 2 * len(widths[1:])
-    if width is not None:
-        widths[0] = min(widths[0], max(width - rest, _LEAST_NAME))
-    lines = []
-    for row in cells:
-        fitted = [_cut(row[0], widths[0]), *row[1:]]
-        line = "  ".join(f"{c:{side}{w}}" for c, side, w in zip(fitted, sides, widths, strict=True)).rstrip()
-        lines.append(line if width is None else _cut(line, width))
-    return lines
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _cell(value: Any) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
 from bpnas.android_bench.model_file import ModelFile
 from bpnas.android_bench.model_inputs import InputChoices
 from bpnas.android_bench.runner.device import NativeDevice
+from bpnas.android_bench.serials import connect
 from tests.model_graphs import convolution, write_graph
 from tests.phone.chaos import write_fake_runner
 

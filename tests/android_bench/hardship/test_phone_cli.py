@@ -24,7 +24,7 @@ PHONES = (
 
 
 def attach(monkeypatch: pytest.MonkeyPatch, *devices: Attached) -> None:
-    monkeypatch.setattr("bpnas.android_bench.connect.attached_devices", lambda: devices)
+    monkeypatch.setattr("bpnas.android_bench.serials.attached_devices", lambda: devices)
 
 
 def say(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> list[tuple[str, str | None]]:

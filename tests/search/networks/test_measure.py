@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bpnas.android_bench.measurement import RunSettings
-from bpnas.android_bench.open_device import open_device
+from bpnas.android_bench.opening import open_device
 from bpnas.profiler import to_onnx, to_tflite
 from bpnas.profiler.campaign.records import Records, Setup
 from bpnas.profiler.models.graph import EXPORT_VERSION
