@@ -13,6 +13,7 @@ import click
 from bpnas.base.columns import NARROW, align, shortened, terminal_width
 from bpnas.base.command import Command, fail, print_result
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import counted
 
 if TYPE_CHECKING:
     from bpnas.android_bench.runner.lines import OperatorTime, Profiled
@@ -66,7 +67,7 @@ def doctor(serial: str | None, directory: str | None, as_json: bool) -> None:
     result = {"serial": serial, "errors": errors, "findings": [asdict(finding) for finding in findings]}
     print_result(result, as_json, "\n".join(lines))
     if errors:
-        fail(f"{printable(serial)}: {errors} thing{'s' * (errors > 1)} to mend before a campaign can run", 1)
+        fail(f"{printable(serial)}: {counted(errors, 'thing')} to mend before a campaign can run", 1)
 
 
 @click.command(cls=Command, short_help="Build the runner for a phone.")
@@ -93,7 +94,7 @@ def bundle(arch: str, out: Path | None, wheels: Path | None, runtimes: tuple[str
         "files": len(built.files),
         "bytes": size,
     }
-    text = f"{built.directory}: {len(built.files)} files, {size / 1e6:.1f} MB, SHA-256 {built.sha256}"
+    text = f"{built.directory}: {counted(len(built.files), 'file')}, {size / 1e6:.1f} MB, SHA-256 {built.sha256}"
     print_result(result, as_json, text)
 
 
@@ -176,9 +177,10 @@ def _operator_lines(profile: Profiled) -> Iterator[str]:
         yield f"{_milliseconds(profile.inference_ns):>11} ms  one inference while profiled, by the runner's own clock"
     if below:
         verb = "is" if below == 1 else "are"
-        yield f"{below} of {len(profile.operators)} operators {verb} below the resolution of the runtime's clock, 1 us"
+        these = f"{below} of {counted(len(profile.operators), 'operator')} {verb}"
+        yield f"{these} below the resolution of the runtime's clock, 1 us"
     if profile.runs is not None:
-        yield f"medians of {profile.runs} inferences; behind them the 10th and the 90th percentile"
+        yield f"medians of {counted(profile.runs, 'inference')}; behind them the 10th and the 90th percentile"
 
 
 def _spread(time: OperatorTime) -> str:

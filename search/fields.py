@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bpnas.base.plurals import entries
 from bpnas.profiler.backbone import BackboneError
 from bpnas.profiler.block import Block, BlockError
 from bpnas.search.errors import RunError
@@ -130,7 +131,7 @@ class Fields:
         if not isinstance(value, list):
             raise self._wrong(name, "a list")
         if count is not None and len(value) != count:
-            raise FieldError(f"{self._name(name)} must have {count} entries, not {len(value)}")
+            raise FieldError(f"{self._name(name)} must have {entries(count)}, not {len(value)}")
         return value
 
     def texts(self, name: str, count: int | None = None) -> list[str]:

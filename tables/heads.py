@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bpnas.base.plurals import counted
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import HeadPart, head_part
 
@@ -44,7 +45,8 @@ class HeadLatency:
 def head_text(classes: int, measured_classes: Sequence[int] = ()) -> str:
     """For people: with which head a latency is, and from which ones that was interpolated if it was not measured."""
     measured = " and ".join(f"{count:,}" for count in measured_classes)
-    return f"with a head of {classes:,} classes{' that is interpolated from ' * bool(measured)}{measured}"
+    origin = f" that is interpolated from {measured}" if measured else ""
+    return f"with a head of {counted(classes, 'class', 'classes')}{origin}"
 
 
 def measured_heads(keys: Iterable[str], head: HeadPart) -> dict[int, str]:

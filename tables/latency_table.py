@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import counted
 from bpnas.profiler.backbone import Backbone, Site
 from bpnas.profiler.block import Block, BlockPath
 from bpnas.profiler.networks import Fold, fold_of, parse_network
@@ -126,7 +127,7 @@ class LatencyTable:
                 return other
         if len(found) == 1:
             return found[0]
-        there = ", ".join(f"{b.input_size} with {b.classes} classes" for b in self.meta.backbones)
+        there = ", ".join(f"{b.input_size} with {counted(b.classes, 'class', 'classes')}" for b in self.meta.backbones)
         if found or (sized and classes is not None and not one_size):
             raise TableError(f"the table holds input sizes {there}: say which one is meant")
         if sized and classes is not None:
@@ -219,7 +220,9 @@ class LatencyTable:
         backbone = self.backbone(input_size, classes)
         sites = backbone.sites
         if len(blocks) != len(sites):
-            raise TableError(f"the table's backbone has {len(sites)} sites, but {len(blocks)} blocks were given")
+            raise TableError(
+                f"the table's backbone has {counted(len(sites), 'site')}, but {len(blocks)} blocks were given"
+            )
         for number, (block, site) in enumerate(zip(blocks, sites, strict=True)):
             if block is None and not site.is_residual:
                 raise TableError(f"site {number} changes the shape, so Skip cannot be there")

@@ -14,6 +14,7 @@ from bpnas.base.columns import align, terminal_width, wrapped
 from bpnas.base.command import Command, Option, echo, fail, print_result
 from bpnas.base.errors import UsageError
 from bpnas.base.plain_text import storable
+from bpnas.base.plurals import counted
 
 if TYPE_CHECKING:
     from bpnas.android_bench.device import DeviceInfo
@@ -55,7 +56,7 @@ def time_files(options: Iterable[click.Parameter], given: set[str], **parameters
     for each in found.left_out:
         echo(f"Left out: {each.reason}", err=True)
     if not found.groups:
-        raise UsageError(f"none of the {len(found.left_out)} files can be timed, for the reasons above")
+        raise UsageError(f"none of the {counted(len(found.left_out), 'file')} can be timed, for the reasons above")
     for name, sizes in _taken_as_one(found):
         echo(f"{name}: the open batch is taken as 1, {sizes}; --input-shape gives another", err=True)
     _time_others(found.groups, parameters, found.left_out)
@@ -137,7 +138,7 @@ def _fail_for(timed: TimedModels, left_out: Sequence[LeftOut]) -> None:
         again = "; what failed is noted in the records, and the same command tries it again" if reasons else ""
         more = f" and {len(untimed) - _MOST_NAMED} more" if len(untimed) > _MOST_NAMED else ""
         named = ", ".join(untimed[:_MOST_NAMED])
-        fail(f"{len(untimed)} of {total} models could not be timed: {named}{more}{again}", 1)
+        fail(f"{len(untimed)} of {counted(total, 'model')} could not be timed: {named}{more}{again}", 1)
 
 
 def _timing_fields(timing: Timing, info: DeviceInfo) -> dict[str, Any]:

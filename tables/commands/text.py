@@ -8,7 +8,6 @@ from bpnas.base.errors import UsageError
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import head_part, stem_part
 from bpnas.tables.additivity.model_record import TableModels
-from bpnas.tables.build import name_some
 from bpnas.tables.latency_table import LatencyTable
 from bpnas.tables.table_meta import TableMeta
 
@@ -23,12 +22,6 @@ def coverage_text(meta: TableMeta) -> str:
     """What a table is for."""
     sizes = ", ".join(map(str, sorted({b.input_size for b in meta.backbones})))
     return f"Backbone {meta.backbones[0].name} at input size {sizes}; {len(meta.paths)} of 272 paths at every site"
-
-
-def missing_text(meta: TableMeta) -> str:
-    """What a table lacks."""
-    entries = "1 planned entry is" if len(meta.missing) == 1 else f"{len(meta.missing):,} planned entries are"
-    return f"{entries} missing: {name_some(meta.missing)}"
 
 
 def next_step(path: Path, table: LatencyTable) -> str:

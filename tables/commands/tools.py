@@ -9,6 +9,7 @@ import click
 
 from bpnas.base.columns import terminal_width, wrapped
 from bpnas.base.command import Command, echo, fail, print_result
+from bpnas.base.plurals import counted, entries
 from bpnas.tables.commands.table_path import TablePath
 
 
@@ -66,7 +67,7 @@ def doctor(table: Path, as_json: bool) -> None:
     result = {"table": str(table), "errors": errors, "findings": [asdict(finding) for finding in findings]}
     print_result(result, as_json, "\n".join([f"{table}:", *finding_lines(findings)]))
     if errors:
-        fail(f"{table}: {errors} thing{'s' * (errors > 1)} to mend before this table can be relied on", 1)
+        fail(f"{table}: {counted(errors, 'thing')} to mend before this table can be relied on", 1)
 
 
 @click.command(cls=Command, short_help="Compare two tables, entry by entry.")
@@ -99,7 +100,8 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
 
     Nothing is averaged: entries that differ between tables are refused.
     """
-    from bpnas.tables.commands.text import check_folder, coverage_text, missing_text, models_text
+    from bpnas.tables.build import missing_text
+    from bpnas.tables.commands.text import check_folder, coverage_text, models_text
     from bpnas.tables.heads import heads_by_size, heads_text
     from bpnas.tables.schema import write_table
     from bpnas.tables.tools.merge import merge_tables
@@ -111,12 +113,12 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
     sizes = sorted({b.input_size for b in meta.backbones})
     heads = heads_by_size(merged.table["key"].to_pylist(), meta.backbones)
     text = [
-        f"{out}: {merged.table.num_rows:,} entries of {meta.label}",
+        f"{out}: {entries(merged.table.num_rows)} of {meta.label}",
         coverage_text(meta),
         f"Heads of {heads_text(heads)}",
     ]
     if meta.missing:
-        text.append(missing_text(meta))
+        text.append(missing_text(meta.missing))
     text.extend(models_text(meta.models))
     result = {
         "table": str(out),
@@ -176,7 +178,7 @@ def import_(
     write_table(path, imported.table, imported.meta)
     left = sum(map(len, imported.mismatches.values()))
     text = [
-        f"{path}: {imported.table.num_rows:,} entries of {imported.meta.label}",
+        f"{path}: {entries(imported.table.num_rows)} of {imported.meta.label}",
         coverage_text(imported.meta),
         f"{imported.rows - left:,} of {imported.rows:,} rows of {file} have exactly the operators of ours"
         + ("; left out:" if left else ""),

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bpnas.base.columns import align, wrapped
+from bpnas.base.plurals import entries
 from bpnas.tables.build import name_some
 from bpnas.tables.heads import heads_text
 from bpnas.tables.table_meta import TableMeta
@@ -26,7 +27,7 @@ def diff_lines(diff: TableDiff, limit: int, width: int | None = None) -> list[st
         f"A: {diff.a}, {diff.a_meta.label}",
         f"B: {diff.b}, {diff.b_meta.label}",
         *(f"   {field}" for field in diff.different),
-        f"{len(diff.entries):,} entries in both{_only('A', diff.only_a)}{_only('B', diff.only_b)}",
+        f"{entries(len(diff.entries))} in both{_only('A', diff.only_a)}{_only('B', diff.only_b)}",
         *(
             f"Heads only in {name}: {heads_text(heads)}"
             for name, heads in (("A", diff.heads_a), ("B", diff.heads_b))
@@ -106,7 +107,7 @@ def _basis(diff: TableDiff) -> str:
     if not decided:
         return "No entry has a confidence interval in both tables, so nothing is said about what is noise."
     return (
-        f"'slower' and 'faster': the 95 % intervals do not meet, and the p-value q, adjusted for {decided:,} entries "
+        f"'slower' and 'faster': the 95 % intervals do not meet, and the p-value q, adjusted for {entries(decided)} "
         f"(Benjamini-Hochberg), is at most {FALSE_DISCOVERY_RATE:g};\nassumed are independent, normally distributed "
         "sessions."
     )

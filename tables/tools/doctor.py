@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpnas.base.findings import Finding
+from bpnas.base.plurals import entries as count_of
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import head_part, stem_part
-from bpnas.tables.build import name_some
+from bpnas.tables.build import missing_text, name_some
 from bpnas.tables.coverage import paths_at, paths_everywhere
 from bpnas.tables.errors import TableError
 from bpnas.tables.heads import measured_heads
@@ -80,11 +81,11 @@ def _missing(meta: TableMeta, entries: int) -> Iterator[Finding]:
     if meta.missing:
         yield Finding(
             "warning",
-            f"{len(meta.missing):,} planned entries are missing: {name_some(meta.missing)}",
+            missing_text(meta.missing),
             "finish the campaign with the same profile-device command, and build the table again",
         )
     elif meta.imported is None:
-        yield Finding("ok", f"{entries:,} entries, none of those planned is missing")
+        yield Finding("ok", f"{count_of(entries)}, none of those planned is missing")
 
 
 def _impossible(frame: pd.DataFrame) -> Iterator[Finding]:
@@ -139,7 +140,7 @@ def _intervals(frame: pd.DataFrame) -> Iterator[Finding]:
             "measure more sessions of them, on a quieter and cooler device",
         )
     elif known.any():
-        yield Finding("ok", f"known to {half.max():.1%} or better: {int(known.sum()):,} entries")
+        yield Finding("ok", f"known to {half.max():.1%} or better: {count_of(int(known.sum()))}")
     unknown = sorted(frame["key"][~known & (frame["sessions"] != 1).fillna(True)])  # of one session: said already
     if unknown:
         yield Finding("warning", _list("without a confidence interval", unknown, len(frame)))
@@ -204,7 +205,8 @@ def _coverage(meta: TableMeta, keys: set[str], backbone: Backbone) -> Iterator[F
             remedy,
         )
     else:
-        yield Finding("ok", f"{name}: {everywhere} of 272 paths at all {len(backbone.sites)} sites")
+        sites = "its only site" if len(backbone.sites) == 1 else f"all {len(backbone.sites)} sites"
+        yield Finding("ok", f"{name}: {everywhere} of 272 paths at {sites}")
     absent = [part.key for part in (stem_part(backbone), head_part(backbone)) if part.key not in keys]
     if absent:
         yield Finding("error", f"{name}: no entry {' nor '.join(absent)}, which every network has", remedy)
@@ -226,6 +228,6 @@ def _heads(frame: pd.DataFrame, meta: TableMeta) -> Iterator[Finding]:
 
 def _list(what: str, entries: Sequence[str], of: int = 0) -> str:
     """The number of entries, and the first ones by name, unless they are all `of` the table."""
-    if len(entries) == of:
+    if len(entries) == of > 1:
         return f"{what}: all {of:,} entries"
-    return f"{what}: {len(entries):,} entr{'y' if len(entries) == 1 else 'ies'} ({name_some(entries)})"
+    return f"{what}: {count_of(len(entries))} ({name_some(entries)})"

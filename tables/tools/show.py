@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpnas.base.columns import align
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import counted
 from bpnas.profiler.paths import select_paths
 from bpnas.tables.build import name_some
 from bpnas.tables.heads import heads_by_size, heads_text
@@ -143,8 +144,8 @@ def _settings(meta: TableMeta) -> str:
     if s is None:
         return "unknown"
     return (
-        f"{s.threads} thread{'s' * (s.threads > 1)}, warm-up {s.warmup_runs} runs and {s.warmup_seconds:g} s, "
-        f"{s.runs} samples and {s.seconds:g} s; export version {meta.export_version}"
+        f"{counted(s.threads, 'thread')}, warm-up {counted(s.warmup_runs, 'run')} and {s.warmup_seconds:g} s, "
+        f"{counted(s.runs, 'sample')} and {s.seconds:g} s; export version {meta.export_version}"
     )
 
 

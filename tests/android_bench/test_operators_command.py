@@ -88,7 +88,7 @@ def test_nothing_that_an_older_runner_says_is_taken_for_0(operators: Operators) 
     assert operators(profile).stdout.splitlines()[1:] == [
         "   < 0.0010 ms  Conv  a",
         "   < 0.0010 ms  together",
-        "1 of 1 operators is below the resolution of the runtime's clock, 1 us",
+        "1 of 1 operator is below the resolution of the runtime's clock, 1 us",
     ]
     result = json.loads(operators(profile, "--json").stdout)
     assert (result["below_clock"], result["inference_ns"]) == (1, None)

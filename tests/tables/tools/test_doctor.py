@@ -127,7 +127,7 @@ def test_many_unused_sessions_are_a_warning_and_few_are_not(file):
 
 def test_missing_entries_are_named(file):
     write(file, change=lambda row: None if row["key"] == ENTRY else row, missing=[ENTRY])
-    assert level(file, f"1 planned entries are missing: {ENTRY}") == "warning"
+    assert level(file, f"1 planned entry is missing: {ENTRY}") == "warning"
     assert level(file, "12 of 272 paths have an entry at every site") == "warning"
 
 

@@ -42,7 +42,7 @@ def test_the_header_says_what_the_table_is(cli, table):
     for text in (
         "bench: Test Bench 1, sdm845, none 1, arm64",
         "tflite, tflite 2, SHA-256 abababababab…",
-        "1 thread, warm-up 1 runs and 0 s, 3 samples and 0 s; export version 1",
+        "1 thread, warm-up 1 run and 0 s, 3 samples and 0 s; export version 1",
         "tiny at input size 16 (10 classes)",
         f"{len(KEYS)} (head 1, join 2, path {len(KEYS) - 4}, stem 1); 13 of 272 paths at every site",
         "missing   none",

@@ -395,7 +395,7 @@ def test_failures_are_reported_and_make_an_exit_code(cli, here, known_device):
     known_device(KnownDevice(refused=networks_of(3)[0].key))
     done = cli("build-table", "validate", "t.parquet", "--serial", "local", "--networks", "3", "--sessions", "1")
     assert done.exit_code == 1
-    assert "2 networks that nothing" in done.stdout and "1 models failed" in done.stderr
+    assert "2 networks that nothing" in done.stdout and "1 model failed" in done.stderr
     assert json.loads(Path("t.validation.json").read_text())["failures"][0]["kind"] == "crash"
     known_device(KnownDevice(refused=networks_of(1)[0].key))
     Path("t.validation.json").unlink()
