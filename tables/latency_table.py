@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,7 @@ from bpnas.tables.errors import MissingEntryError, TableError
 from bpnas.tables.heads import HeadLatency, interpolated, measured_heads
 from bpnas.tables.more_heads import more_heads
 from bpnas.tables.schema import read_table
+from bpnas.tables.shipped import MOCK_TABLE
 from bpnas.tables.table_meta import TableMeta
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: str | Path, additivity: str | None = None) -> LatencyTable:
-        """Read and verify a table file; `additivity` chooses the model to predict with.
+        """Read and verify a table file, or `mock:s9`; `additivity` chooses the model to predict with.
 
         Raises:
             TableError: there is no such file, it is no table, it is damaged, or of another schema version; or it does
@@ -88,8 +88,7 @@ class LatencyTable:
     @classmethod
     def mock_s9(cls) -> LatencyTable:
         """The table that comes with bpnas: a computed Galaxy S9, default backbone, 32 and 224 pixels; not measured."""
-        with resources.as_file(resources.files("bpnas.tables") / "mock_s9.parquet") as path:
-            return cls.load(path)
+        return cls.load(MOCK_TABLE)
 
     def with_additivity(self, additivity: str) -> LatencyTable:
         """The same table with another model. Raises UsageError, TableError."""

@@ -21,7 +21,6 @@ from bpnas.search.commands.options import (
     wait_passively,
 )
 from bpnas.search.data.evaluation_images import on_images
-from bpnas.tables.commands.table_path import TablePath
 
 
 @click.command(cls=Command, short_help="Train a searched network once more, also on other images.")
@@ -31,7 +30,7 @@ from bpnas.tables.commands.table_path import TablePath
 @retrain_options
 @click.option(
     "--table",
-    type=TablePath(),
+    type=click.Path(dir_okay=False),
     help="Latency table: needed where the images have other classes than the search and what it is deployed for.  "
     "[default: as the search predicted]",
 )

@@ -42,7 +42,7 @@ from bpnas.search.commands.search_text import (
     result_text,
     result_values,
 )
-from bpnas.tables.commands.table_path import table_name
+from bpnas.tables.shipped import beside_table
 
 if TYPE_CHECKING:
     from bpnas.search.networks.export import Int8Result
@@ -188,7 +188,7 @@ def search(
         return
     with process_group(), display(loaded.meta.mock) as progress:
         speaks = is_main()
-        directory = out or Path("runs") / f"{Path(table).stem}-seed{seed}"
+        directory = out or Path("runs") / f"{beside_table(table).name}-seed{seed}"
         plan = plan_search(request, loaded)
         if speaks:
             progress.note(
@@ -203,9 +203,7 @@ def search(
     again = typed(context, without=("stage", "as_json"))
     data_words = _images_of_stage2(data, connections_data, input_size, connections_input_size)
     recipe = typed(context, only=("preset", *RETRAIN_OVERRIDES))
-    following = following_lines(
-        table_name(table), result, ["run-search", *again], data_words, loaded.input_sizes, recipe
-    )
+    following = following_lines(table, result, ["run-search", *again], data_words, loaded.input_sizes, recipe)
     found = result_values(result) | {
         "proposals_classes": None if plan.space is None else plan.space.backbone.classes,
         "int8": {str(place): asdict(each) for place, each in quantized.items()},

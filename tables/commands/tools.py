@@ -10,11 +10,10 @@ import click
 from bpnas.base.columns import terminal_width, wrapped
 from bpnas.base.command import Command, echo, fail, print_result
 from bpnas.base.plurals import counted, entries
-from bpnas.tables.commands.table_path import TablePath
 
 
 @click.command(cls=Command, short_help="Show a table: what it is, and rows of it.")
-@click.argument("table", type=TablePath(path_type=Path))
+@click.argument("table", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--kind", help="Only entries of this kind: path, stem, head, join ...")
 @click.option("--path", "paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.")
 @click.option("--site", help="Only paths at sites that match, as in 24-32s2x56 or '*x56'.")
@@ -52,7 +51,7 @@ def show(
 
 
 @click.command(cls=Command, short_help="Examine a table, and say what to mend.")
-@click.argument("table", type=TablePath(path_type=Path))
+@click.argument("table", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def doctor(table: Path, as_json: bool) -> None:
     """Examine TABLE, and say line by line what is doubtful about it and how to mend it.
@@ -71,8 +70,8 @@ def doctor(table: Path, as_json: bool) -> None:
 
 
 @click.command(cls=Command, short_help="Compare two tables, entry by entry.")
-@click.argument("a", type=TablePath(path_type=Path))
-@click.argument("b", type=TablePath(path_type=Path))
+@click.argument("a", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("b", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Compare also what was run with other settings or model files.")
 @click.option("--limit", type=click.IntRange(0), help="Most entries; 0: all.  [default: 10, with --json all]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -56,10 +56,11 @@ def validate(
     from bpnas.profiler.commands.campaign_options import fail_for, failure_fields, given_options, most_sessions
     from bpnas.tables.commands.text import check_folder
     from bpnas.tables.latency_table import LatencyTable
+    from bpnas.tables.shipped import beside_table
     from bpnas.tables.validation.time_networks import plan_networks, refuse_mock_mismatch, time_networks
     from bpnas.tables.validation.validate import validate as compare
 
-    out = out or table.with_suffix(".validation.json")
+    out = out or Path(f"{beside_table(table)}.validation.json")
     check_folder(out)
     most = most_sessions(sessions, max_sessions)
     loaded = LatencyTable.load(table)
@@ -71,7 +72,7 @@ def validate(
         plan = plan_networks(
             meta, device, networks=networks, sessions=sessions, seed=seed, input_sizes=tuple(dict.fromkeys(input_sizes))
         )
-        file = Path(records) if records else table.with_suffix(".validation.sqlite")
+        file = Path(records) if records else Path(f"{beside_table(table)}.validation.sqlite")
         display = campaign_display(device.info.label, file, plan.setup.device, plan.setup.settings)
         with Records.write(file) as store, display as show:
             timed = time_networks(
