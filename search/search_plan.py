@@ -31,6 +31,8 @@ from bpnas.tables.heads import head_text
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
 
+_MOST_CLASSES = 1_000_000  # of any head
+
 Stage = Literal["proposals", "connections", "all"]
 
 
@@ -106,8 +108,8 @@ class SearchRequest:
             raise UsageError(f"stage {self.stage!r} is unknown: use proposals, connections or all")
         if self.stage == "proposals" and self.proposals:
             raise UsageError("with given proposals there is nothing to do in stage proposals: use stage connections")
-        if self.deploy_classes is not None and self.deploy_classes < 1:
-            raise UsageError(f"a head has at least one class, not the {self.deploy_classes} of --deploy-classes")
+        if self.deploy_classes is not None and not 2 <= self.deploy_classes <= _MOST_CLASSES:
+            raise UsageError(f"--deploy-classes must be from 2 to {_MOST_CLASSES:,}, not {self.deploy_classes:,}")
         if self.proposals and self.constraints:
             raise UsageError("limits are for the search of proposals; with given ones, leave --constraints out")
         self.execution.check()

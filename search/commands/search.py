@@ -84,7 +84,7 @@ _OVERRIDES = {
 @click.option("--connections-input-size", type=click.IntRange(8), help="The same for stage 2.")
 @click.option(
     "--deploy-classes",
-    type=click.IntRange(1),
+    type=click.IntRange(2, 1_000_000),
     metavar="N",
     help="The targets hold with a head of N classes, for a network that is retrained on N.  [default: as the images]",
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bpnas.base.columns import terminal_width
 from bpnas.base.command import Command, print_result
 from bpnas.profiler.cli import main as profile_device
 
@@ -94,7 +95,7 @@ def validate(
             "failures": failure_fields(timed.campaign.failures),
         }
         write_atomically(out, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-        print_result(content | {"out": str(out)}, as_json, f"{report.to_text()}\n\nAll of it: {out}")
+        print_result(content | {"out": str(out)}, as_json, f"{report.to_text(terminal_width())}\n\nAll of it: {out}")
     fail_for(timed.campaign.failures)
 
 

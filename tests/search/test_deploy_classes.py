@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from bpnas.base.errors import UsageError
 from bpnas.profiler import Block
 from bpnas.profiler.paths import HEAD_CLASSES
 from bpnas.search import InfeasibleLimitError
@@ -197,6 +198,36 @@ def test_a_run_of_an_earlier_bpnas_is_as_it_was_searched(tmp_path, cli, monkeypa
     again = ("run-search", "--table", "table.parquet", *micro.split())
     assert cli(*again).exit_code == 0
     assert cli(*again, "--deploy-classes", "10").exit_code == 0  # the same head
+
+
+@pytest.mark.parametrize("classes", [0, 1, -5, 1_000_001])
+def test_a_head_that_cannot_be_is_refused(table, cli, classes):
+    with pytest.raises(UsageError, match="--deploy-classes must be from 2 to 1,000,000"):
+        plan_search(request(deploy_classes=classes), table)
+    done = search(cli, 9, "--deploy-classes", classes)
+    assert done.exit_code == 2 and "--deploy-classes" in done.stderr
+
+
+def test_several_targets_all_hold_with_that_head(here, cli, table, least_ms):
+    targets = f"{least_ms + 0.6},{least_ms + 0.8},{least_ms + 2}"
+    words = ["--table", "t.parquet", "--input-size", SIZE, "--proposals", ",".join(GIVEN), "--stage", "connections"]
+    done = cli("run-search", *words, "--targets", targets, "--deploy-classes", DEPLOYED, "--json", *STAGE2)
+    assert done.exit_code == 0, done.stderr
+    networks = json.loads(done.stdout)["networks"]
+    assert len(networks) == 3
+    for each in networks:
+        assert each["deployed_latency_ms"] <= each["target_ms"] and each["deploy_classes"] == DEPLOYED
+        assert each["deployed_latency_ms"] == pytest.approx(each["predicted_latency_ms"] + 0.5)
+
+
+def test_without_a_target_it_is_that_of_the_middle_proposal_with_that_head(here, cli, table):
+    words = ["--table", "t.parquet", "--input-size", SIZE, *STAGE1, *STAGE2, "--deploy-classes", DEPLOYED, "--json"]
+    done = cli("run-search", *words)
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    middle = found["proposals"][len(found["proposals"]) // 2]
+    assert found["network"]["target_ms"] == pytest.approx(middle["latency_ms"] + 0.5)
+    assert found["proposals_classes"] == OWN and found["network"]["within_limit"] is True
 
 
 def test_a_damaged_head_is_named(here, cli, least_ms):

@@ -188,6 +188,15 @@ def test_text_and_json_say_the_same(fitted):
     assert json.loads(json.dumps(report.to_dict()))["sizes"][0]["models"][0]["accuracy"]["within_10"] == 0.8
 
 
+@pytest.mark.parametrize("width", [80, 60])
+def test_the_text_fits_a_terminal_with_all_its_figures(fitted, width):
+    report = validate(fitted, timed_with(fitted))
+    text = report.to_text(width)
+    named = [line for line in text.splitlines() if "@" in line]  # a network's name is one word
+    assert max(len(line) for line in text.splitlines() if line not in named) <= width
+    assert " ".join(text.split()) == " ".join(report.to_text().split())
+
+
 # Timing
 
 
