@@ -10,6 +10,7 @@ import click
 
 from bpnas.android_bench.device import RUNTIMES
 from bpnas.base.command import Command, echo, print_result
+from bpnas.base.plurals import counted
 from bpnas.profiler.cli import main as profile_device
 from bpnas.profiler.commands.models import ABOUT_BACKBONES, ABOUT_FILES
 from bpnas.search.commands.display import display
@@ -77,7 +78,7 @@ def export(
 def int8_text(result: Int8Result) -> str:
     """What int8 cost, for people."""
     images = result.accuracy_on
-    where = f"on {result.test_images} test images" if images is None else on_images(images)
+    where = f"on {counted(result.test_images, 'test image')}" if images is None else on_images(images)
     lines = [
         f"{name}: accuracy {loss.int8_accuracy * 100:.2f}%, in float32 {loss.float32_accuracy * 100:.2f}%, a loss of "
         f"{loss.loss_points:.2f} points {where}"
@@ -144,7 +145,7 @@ def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Se
         line = f"{each.file}: {each.latency_ms:.4g} ms on {each.model}"
         line += " (MOCK: computed, not measured)" if each.mock else ""
         if each.low_ms is not None and each.high_ms is not None:
-            line += f", 95 % interval {each.low_ms:.4g} to {each.high_ms:.4g}, {each.sessions} sessions"
+            line += f", 95 % interval {each.low_ms:.4g} to {each.high_ms:.4g}, {counted(each.sessions, 'session')}"
         if each.flags:
             line += f", flags: {' '.join(each.flags)}"
         if ".int8." in each.file:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from bpnas.base.files import write_atomically
+from bpnas.base.plurals import entries
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone
 from bpnas.profiler.block import Block
 from bpnas.search.data.evaluation_images import EvaluationImages
@@ -239,7 +240,7 @@ def check_sites(blocks: Sequence[Block | None], backbone: Backbone) -> None:
     """Refuse blocks that do not fit the sites of a backbone. Raises FieldError."""
     sites = backbone.sites
     if len(blocks) != len(sites):
-        raise FieldError(f"'blocks' must have {len(sites)} entries, one per site of the backbone, not {len(blocks)}")
+        raise FieldError(f"'blocks' must have {entries(len(sites))}, one per site of the backbone, not {len(blocks)}")
     for number, (block, site) in enumerate(zip(blocks, sites, strict=True)):
         if block is None and not site.is_residual:
             raise FieldError(f"'blocks[{number}]' is {SKIP} at a site that changes the shape")

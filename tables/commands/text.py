@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import counted
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import head_part, stem_part
 from bpnas.tables.additivity.model_record import TableModels
@@ -51,7 +52,7 @@ def models_text(models: TableModels) -> list[str]:
         error = record.error
         if error is not None:
             found = f"mean error {error.mape:.1%}, bias {error.bias:+.1%}, {error.within_5:.0%} within 5%"
-            lines.append(f"  {record.name} at {record.input_size}: {found} ({error.networks} networks)")
+            lines.append(f"  {record.name} at {record.input_size}: {found} ({counted(error.networks, 'network')})")
         elif record.unavailable:
             lines.append(f"  {record.name} at {record.input_size}: not available, {record.unavailable}")
     return lines

@@ -148,14 +148,15 @@ def _intervals(frame: pd.DataFrame) -> Iterator[Finding]:
 
 def _quarantined(frame: pd.DataFrame) -> Iterator[Finding]:
     unused, used = int(frame["quarantined"].sum()), int(frame["sessions"].sum())
+    share = f"{unused:,} of {unused + used:,}"
     if unused > QUARANTINED_SHARE * (unused + used):
         yield Finding(
             "warning",
-            f"{unused:,} of {unused + used:,} sessions were measured, but are not used",
+            f"sessions that were measured, but are not used: {share}",
             "look for what slows the device down (heat, other programs), and measure again",
         )
     elif unused:
-        yield Finding("ok", f"{unused:,} of {unused + used:,} sessions are left out, with a reason")
+        yield Finding("ok", f"sessions that are left out, with a reason: {share}")
 
 
 def _flags(frame: pd.DataFrame) -> Iterator[Finding]:

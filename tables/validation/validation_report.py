@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bpnas.base.columns import wrapped
+from bpnas.base.plurals import counted
 from bpnas.tables.additivity.accuracy import Accuracy
 
 
@@ -95,7 +96,10 @@ class ValidationReport:
         statistic = "" if self.statistic == "median" else f", {self.statistic} instead of medians"
         lines = [f"{self.device}, {self.runtime}{mock}{statistic}; the table predicts with {self.default!r}"]
         for size in self.sizes:
-            lines += ["", f"Input size {size.input_size}, {size.networks} networks that nothing was fitted to:"]
+            lines += [
+                "",
+                f"Input size {size.input_size}, {counted(size.networks, 'network')} that nothing was fitted to:",
+            ]
             lines += _fitted("", _HEADINGS, "", width)
             for one in (*size.models, *size.baselines, size.repetition):
                 lines += _fitted(one.predictor, _figures(one), one.note, width)

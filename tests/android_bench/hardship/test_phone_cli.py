@@ -195,7 +195,7 @@ def test_a_bundle_with_nothing_said(cli: Cli, built: list[tuple[object, ...]], t
     result = cli("profile-device", "bundle")
     assert result.exit_code == 0
     assert built == [("arm64", tmp_path / "cache/bpnas/bundles", ("tflite", "onnxruntime"), None)]
-    assert result.stdout == f"{tmp_path}/bundle-arm64-ab: 1 files, 2.5 MB, SHA-256 {'ab' * 32}\n"
+    assert result.stdout == f"{tmp_path}/bundle-arm64-ab: 1 file, 2.5 MB, SHA-256 {'ab' * 32}\n"
 
 
 def test_a_bundle_with_everything_said(cli: Cli, built: list[tuple[object, ...]], tmp_path: Path) -> None:

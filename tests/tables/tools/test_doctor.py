@@ -120,9 +120,9 @@ def test_the_widest_interval_is_named_first(file):
 
 def test_many_unused_sessions_are_a_warning_and_few_are_not(file):
     write(file, change=one(quarantined=2))
-    assert level(file, f"2 of {3 * len(KEYS) + 2} sessions are left out") == "ok"
+    assert level(file, f"left out, with a reason: 2 of {3 * len(KEYS) + 2}") == "ok"
     write(file, change=lambda row: {**row, "quarantined": 1})
-    assert level(file, f"{len(KEYS)} of {4 * len(KEYS)} sessions were measured, but are not used") == "warning"
+    assert level(file, f"are not used: {len(KEYS)} of {4 * len(KEYS)}") == "warning"
 
 
 def test_missing_entries_are_named(file):
