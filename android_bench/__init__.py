@@ -9,7 +9,6 @@ from bpnas.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bpnas.android_bench.adb.attached import Attached
-    from bpnas.android_bench.connect import attached_devices, choose_serial, connect
     from bpnas.android_bench.device import RUNTIMES, Conditions, Device, DeviceInfo, DeviceOptions
     from bpnas.android_bench.doctor import diagnose
     from bpnas.android_bench.errors import (
@@ -23,10 +22,11 @@ if TYPE_CHECKING:
     from bpnas.android_bench.measurement import Failure, Measurement, Outcome, RunRequest, RunSettings
     from bpnas.android_bench.model_inputs import ModelInput, read_inputs
     from bpnas.android_bench.model_size import ModelSize, read_size
-    from bpnas.android_bench.open_device import open_device
+    from bpnas.android_bench.opening import open_device
     from bpnas.android_bench.operators import ModelFormatError, Operator, read_operators
     from bpnas.android_bench.remote import Remote
     from bpnas.android_bench.runner.bundle import Bundle, build_bundle
+    from bpnas.android_bench.serials import attached_devices, choose_serial, connect
 
 _HOMES = {
     "Attached": "adb.attached",
@@ -52,12 +52,12 @@ _HOMES = {
     "RunSettings": "measurement",
     "RuntimeUnavailableError": "errors",
     "UnknownSerialError": "errors",
-    "attached_devices": "connect",
+    "attached_devices": "serials",
     "build_bundle": "runner.bundle",
-    "choose_serial": "connect",
-    "connect": "connect",
+    "choose_serial": "serials",
+    "connect": "serials",
     "diagnose": "doctor",
-    "open_device": "open_device",
+    "open_device": "opening",
     "read_inputs": "model_inputs",
     "read_operators": "operators",
     "read_size": "model_size",

@@ -10,27 +10,29 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bpnas.base.columns import NARROW, align, shortened, terminal_width
 from bpnas.base.command import Command, fail, print_result
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import counted
 
 if TYPE_CHECKING:
     from bpnas.android_bench.runner.lines import OperatorTime, Profiled
 
-_COLUMNS = 80  # of the narrowest terminal that people use
+
+_LEAST_NAME = 12  # characters of an operator that stay
 
 
 @click.command(cls=Command, short_help="List the phones that are attached.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def devices(as_json: bool) -> None:
     """List the phones that are attached: serial, state, model, and how each is reached."""
-    from bpnas.android_bench.connect import attached_devices
+    from bpnas.android_bench.serials import attached_devices
     from bpnas.base.plain_text import printable
 
     header = ("serial", "state", "model", "via")
     rows = [tuple(printable(text) for text in (d.serial, d.state, d.model, d.via)) for d in attached_devices()]
     if rows:
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows)]
+        lines = align([header, *rows], "<<<<", terminal_width(), whole_names=True)
         if any(row[1] != "device" for row in rows):
             lines.append("What keeps a phone in another state than 'device': profile-device doctor --serial SERIAL")
     else:
@@ -53,8 +55,8 @@ def doctor(serial: str | None, directory: str | None, as_json: bool) -> None:
 
     Exit code 1 if something keeps a campaign from running; warnings alone give 0.
     """
-    from bpnas.android_bench.connect import choose_serial
     from bpnas.android_bench.doctor import diagnose
+    from bpnas.android_bench.serials import choose_serial
     from bpnas.base.findings import finding_lines
     from bpnas.base.plain_text import printable
 
@@ -65,7 +67,7 @@ def doctor(serial: str | None, directory: str | None, as_json: bool) -> None:
     result = {"serial": serial, "errors": errors, "findings": [asdict(finding) for finding in findings]}
     print_result(result, as_json, "\n".join(lines))
     if errors:
-        fail(f"{printable(serial)}: {errors} thing{'s' * (errors > 1)} to mend before a campaign can run", 1)
+        fail(f"{printable(serial)}: {counted(errors, 'thing')} to mend before a campaign can run", 1)
 
 
 @click.command(cls=Command, short_help="Build the runner for a phone.")
@@ -92,7 +94,7 @@ def bundle(arch: str, out: Path | None, wheels: Path | None, runtimes: tuple[str
         "files": len(built.files),
         "bytes": size,
     }
-    text = f"{built.directory}: {len(built.files)} files, {size / 1e6:.1f} MB, SHA-256 {built.sha256}"
+    text = f"{built.directory}: {counted(len(built.files), 'file')}, {size / 1e6:.1f} MB, SHA-256 {built.sha256}"
     print_result(result, as_json, text)
 
 
@@ -127,12 +129,12 @@ def operators(
     at least 50 inferences and a second (10 of a slow model), and an operator that runs others, such as a loop, is
     listed without them. The runtimes count in whole microseconds: what takes less is shown as '< 0.0010 ms'.
     """
-    from bpnas.android_bench.connect import choose_serial
     from bpnas.android_bench.device import DeviceOptions
     from bpnas.android_bench.measurement import RunSettings
     from bpnas.android_bench.model_file import open_model_file
     from bpnas.android_bench.model_inputs import InputChoices
     from bpnas.android_bench.runner.device import open_native_device
+    from bpnas.android_bench.serials import choose_serial
 
     choices = InputChoices.parse(input_shapes, input_values)
     file = open_model_file(model, choices)
@@ -159,11 +161,11 @@ def operators(
 
 def _operator_lines(profile: Profiled) -> Iterator[str]:
     spreads = [_spread(time) for time in profile.operators]
-    width = max(map(len, spreads), default=0)
+    width, columns = max(map(len, spreads), default=0), terminal_width() or NARROW
     for time, spread in zip(profile.operators, spreads, strict=True):
         shown = _at_most(time.ns + time.resolution_ns) if time.below_clock else _milliseconds(time.ns)
         beginning = f"{shown:>11} ms  {spread:<{width}}  " if width else f"{shown:>11} ms  "
-        yield beginning + _shortened(f"{time.type}  {time.name}", _COLUMNS - len(beginning))
+        yield beginning + shortened(f"{time.type}  {time.name}", max(columns - len(beginning), _LEAST_NAME))
     lowest = sum(time.ns for time in profile.operators)
     below = sum(time.below_clock for time in profile.operators)
     if not lowest:
@@ -175,23 +177,16 @@ def _operator_lines(profile: Profiled) -> Iterator[str]:
         yield f"{_milliseconds(profile.inference_ns):>11} ms  one inference while profiled, by the runner's own clock"
     if below:
         verb = "is" if below == 1 else "are"
-        yield f"{below} of {len(profile.operators)} operators {verb} below the resolution of the runtime's clock, 1 us"
+        these = f"{below} of {counted(len(profile.operators), 'operator')} {verb}"
+        yield f"{these} below the resolution of the runtime's clock, 1 us"
     if profile.runs is not None:
-        yield f"medians of {profile.runs} inferences; behind them the 10th and the 90th percentile"
+        yield f"medians of {counted(profile.runs, 'inference')}; behind them the 10th and the 90th percentile"
 
 
 def _spread(time: OperatorTime) -> str:
     if time.below_clock or time.p10_ns is None or time.p90_ns is None:
         return ""
     return f"{_milliseconds(time.p10_ns)} to {_milliseconds(time.p90_ns)}"
-
-
-def _shortened(text: str, width: int) -> str:
-    """Cut in its middle: a name's beginning has its kind, and its end tells it from others."""
-    if len(text) <= width:
-        return text
-    half = (width - 3) // 2
-    return f"{text[: width - 3 - half]}...{text[len(text) - half :]}"
 
 
 def _milliseconds(ns: float) -> str:

@@ -58,7 +58,7 @@ def diagnose(serial: str, base: str | None = None) -> tuple[Finding, ...]:
     Raises:
         UnknownSerialError: there is no such device.
     """
-    from bpnas.android_bench.connect import connect
+    from bpnas.android_bench.serials import connect
 
     if serial.startswith("mock:"):
         MockDevice(serial.removeprefix("mock:"), "tflite")  # which refuses a name that there is not

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from bpnas.android_bench.measurement import RunSettings
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import counted
 
 
 @runtime_checkable
@@ -31,7 +32,7 @@ def check_threads(device: object, settings: RunSettings, name: str, affinity: st
     cores = device.cores if isinstance(device, HasCores) else None
     if cores is None or settings.threads <= cores:
         return
-    some = f"{cores} core{'s' * (cores != 1)}"
+    some = counted(cores, "core")
     where = f"--affinity {affinity} has {some}" if affinity else f"without --affinity a model has {some}"
     more = ", or name more cores with --affinity" if affinity else ""
     raise UsageError(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bpnas.android_bench.device import Device
 from bpnas.android_bench.measurement import RunSettings
-from bpnas.android_bench.open_device import open_device
+from bpnas.android_bench.opening import open_device
 from bpnas.profiler import Backbone, Records, run_campaign
 from bpnas.profiler.campaign.records import Plan, Setup
 from bpnas.profiler.campaign.run import Progress

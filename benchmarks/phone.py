@@ -29,14 +29,14 @@ from pathlib import Path
 from adb_shell.adb_device import AdbDeviceTcp
 from campaign_overhead import time_campaign
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
 from bpnas.android_bench.measurement import Measurement, RunRequest, RunSettings
-from bpnas.android_bench.open_device import open_device
+from bpnas.android_bench.opening import open_device
 from bpnas.android_bench.phone.facts import read_facts
 from bpnas.android_bench.remote import FileToPush
 from bpnas.android_bench.runner.lines import runner_arguments
 from bpnas.android_bench.runner.program import choose_program
+from bpnas.android_bench.serials import connect
 from bpnas.profiler import Backbone
 from bpnas.profiler.campaign.model_files import export_part
 from bpnas.profiler.paths import enumerate_parts

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import counted
 from bpnas.profiler.block import Coding
 
 Schedule = Literal["cosine", "constant"]
@@ -259,7 +260,7 @@ def _check_training(name: str, train: TrainSettings) -> None:
     check_rate(train.learning_rate, f" of {name}")
     if not 0 <= train.warmup_epochs < train.epochs:
         raise UsageError(
-            f"the warm-up of {name} must be shorter than its {train.epochs} epochs, and not below 0: "
+            f"the warm-up of {name} must be shorter than its {counted(train.epochs, 'epoch')}, and not below 0: "
             f"it is {train.warmup_epochs}"
         )
     if not 0 <= train.label_smoothing < 1:

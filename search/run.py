@@ -69,6 +69,7 @@ def run_search(
     connections_data: str | None = None,
     input_size: int | None = None,
     connections_input_size: int | None = None,
+    deploy_classes: int | None = None,
     proposals: Sequence[Block | str] = (),
     seed: int = 0,
     executor: ExecutorKind = "local",
@@ -109,6 +110,7 @@ def run_search(
         connections_data=connections_data,
         input_size=input_size,
         connections_input_size=connections_input_size,
+        deploy_classes=deploy_classes,
         proposals=tuple(Block.parse(block) if isinstance(block, str) else block for block in proposals),
         seed=seed,
         execution=Execution(
@@ -153,6 +155,8 @@ def carry_out(plan: SearchPlan, out: str | Path, progress: Progress | None = Non
         plan = _as_begun(plan, directory)
         if plan.limits_from and not directory.has("proposals.json"):
             watcher.note(f"latency limits of the block proposals: {plan.limits_from}")
+        if plan.deploy_classes is not None:
+            watcher.note(plan.heads)
         _check_batches(plan, directory)
         found = _proposals(plan, directory, watcher)
         if plan.request.stage != "proposals":
@@ -275,20 +279,20 @@ def _search_proposals(
 def _networks(
     plan: SearchPlan, directory: RunDirectory, watcher: Progress, blocks: tuple[Block, ...]
 ) -> tuple[NetworkResult, ...]:
-    request, backbone, target_ms = plan.request, plan.backbone, plan.target_ms
+    request, target_ms = plan.request, plan.target_ms
     if target_ms is None:
-        target_ms = default_target(plan.table, backbone, blocks)
+        target_ms = default_target(plan.table, plan.deployed, blocks)
     with threads_kept():
         set_threads(default_threads("local", None))
         return run_connections(
             directory,
             plan.table,
-            backbone,
+            plan.backbone,
             blocks,
             request.connections_data or request.data,
-            target_ms,
+            (target_ms, *plan.further_ms),
             request.preset,
             request.seed,
             watcher if is_main() else Silent(),
-            plan.further_ms,
+            plan.deploy_classes,
         )

@@ -64,6 +64,7 @@ _OPTIONS = {
     "input_size": "--input-size",
     "connections_input_size": "--connections-input-size",
     "seed": "--seed",
+    "deploy_classes": "--deploy-classes",
     "target_ms": "--target",
     "targets_ms": "--targets",
     "constraints_ms": "--constraints",

@@ -26,9 +26,12 @@ from bpnas.search.proposals.limits import (
     reference_block,
 )
 from bpnas.search.proposals.space import BlockSpace
+from bpnas.tables.heads import head_text
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
+
+_MOST_CLASSES = 1_000_000  # of any head
 
 Stage = Literal["proposals", "connections", "all"]
 
@@ -77,6 +80,8 @@ class SearchRequest:
             at `target_ms`, by default the middle one of them. More of them may be asked for later.
         data, connections_data: images of the two stages (see `Source`); None for those of the first.
         input_size, connections_input_size: in pixels; None for the images' own size.
+        deploy_classes: targets hold for the network with a head of that many classes, which will be deployed, while it
+            is searched and trained with the classes of its images; None for the same head.
         proposals: blocks in place of a search for them.
         seed: of all random choices.
         execution: where the candidates of stage 1 are trained.
@@ -92,6 +97,7 @@ class SearchRequest:
     connections_data: str | None = None
     input_size: int | None = None
     connections_input_size: int | None = None
+    deploy_classes: int | None = None
     proposals: tuple[Block, ...] = ()
     seed: int = 0
     execution: Execution = Execution()
@@ -102,6 +108,8 @@ class SearchRequest:
             raise UsageError(f"stage {self.stage!r} is unknown: use proposals, connections or all")
         if self.stage == "proposals" and self.proposals:
             raise UsageError("with given proposals there is nothing to do in stage proposals: use stage connections")
+        if self.deploy_classes is not None and not 2 <= self.deploy_classes <= _MOST_CLASSES:
+            raise UsageError(f"--deploy-classes must be from 2 to {_MOST_CLASSES:,}, not {self.deploy_classes:,}")
         if self.proposals and self.constraints:
             raise UsageError("limits are for the search of proposals; with given ones, leave --constraints out")
         self.execution.check()
@@ -118,6 +126,7 @@ class SearchPlan:
         space: the blocks of stage 1; None if they are given.
         limits_ms: of stage 1; none if the blocks are given.
         backbone: of the networks.
+        deployed: the same with the head that will be deployed, for which targets hold.
         target_ms: of the network that the supernet aims at; None where it is known only with the proposals.
         further_ms: targets of further networks.
         limits_from: where the limits come from, for people; empty where they were given.
@@ -129,6 +138,7 @@ class SearchPlan:
     space: BlockSpace | None
     limits_ms: tuple[float, ...]
     backbone: Backbone
+    deployed: Backbone
     target_ms: float | None
     further_ms: tuple[float, ...]
     limits_from: str = ""
@@ -143,9 +153,25 @@ class SearchPlan:
     @property
     def head_notes(self) -> tuple[str, ...]:
         """For people: which heads' latencies are interpolated."""
-        backbones = [*([] if self.space is None else [self.space.backbone]), self.backbone]
+        backbones = [*([] if self.space is None else [self.space.backbone]), self.backbone, self.deployed]
         notes = (self.table.head(each.input_size, each.classes).note for each in backbones)
         return tuple(dict.fromkeys(note for note in notes if note))
+
+    @property
+    def deploy_classes(self) -> int | None:
+        """Of the head that will be deployed, where the networks have another one; else None."""
+        return None if self.deployed == self.backbone else self.deployed.classes
+
+    @property
+    def heads(self) -> str:
+        """For people: with which heads the latencies of both stages are."""
+        stages = [] if self.space is None else [f"of stage 1 {head_text(self.space.backbone.classes)}"]
+        if self.request.stage != "proposals":
+            later = f"of targets and stage 2 {head_text(self.deployed.classes)}"
+            if self.deploy_classes is not None:
+                later += f", which will be deployed (trained with {self.backbone.classes:,})"
+            stages.append(later)
+        return f"latencies {', '.join(stages)}"
 
     @property
     def input_sizes(self) -> tuple[int, int]:
@@ -170,6 +196,7 @@ class SearchPlan:
             "constraints_ms": list(self.limits_ms),
             "bands": request.bands,
             "target_ms": self.target_ms,
+            "deploy_classes": self.deploy_classes,
             "proposals": [str(block) for block in request.proposals],
             "seed": request.seed,
             "schedule": schedule,
@@ -196,7 +223,7 @@ class SearchPlan:
 
         Where a target is far below the limits of stage 1, little is left to choose from.
         """
-        table, backbone, candidates = self.table, self.backbone, self.typical_blocks()
+        table, backbone, candidates = self.table, self.deployed, self.typical_blocks()
         blocks: list[Block | None] = []
         skippable: list[tuple[float, int]] = []
         for number, site in enumerate(backbone.sites):
@@ -229,6 +256,9 @@ def plan_search(request: SearchRequest, table: LatencyTable) -> SearchPlan:
     backbone = None if given else _backbone(table, source, request.input_size)
     later_size = request.connections_input_size or (request.input_size if later == source else None)
     later_backbone = _backbone(table, later, later_size)
+    deployed = later_backbone
+    if request.deploy_classes is not None:
+        deployed = table.backbone(later_backbone.input_size, request.deploy_classes)
     targets = sorted({float(ms) for ms in request.targets_ms})
     for wanted_ms in (*targets, *([] if request.target_ms is None else [request.target_ms])):
         check_latency_ms(wanted_ms, "latency target")
@@ -237,26 +267,30 @@ def plan_search(request: SearchRequest, table: LatencyTable) -> SearchPlan:
     limits_from = ""
     if backbone is not None:
         space = BlockSpace(table, backbone.input_size, preset.proposals.coding, backbone.classes)
-        limits, limits_from = _limits(request, space, later_backbone)
+        limits, limits_from = _limits(request, space, deployed)
     target_ms = request.target_ms
     if target_ms is None and targets:
         target_ms = targets[len(targets) // 2]
-    if target_ms is None and space is not None and later_backbone == space.backbone:
+    if target_ms is None and space is not None and deployed == space.backbone:
         target_ms = limits[len(limits) // 2]
     wanted = [ms for ms in (*targets, target_ms) if ms is not None]
     check_lambda(preset.connections.lambda_below)
     if wanted and request.stage != "proposals":
         if given:
             for wanted_ms in wanted:
-                check_target(table, later_backbone, given, wanted_ms)
+                check_target(table, deployed, given, wanted_ms)
         else:
-            _check_reachable(table, later_backbone, wanted)
+            _check_reachable(table, deployed, wanted)
     further = tuple(ms for ms in targets if ms != target_ms)
-    return SearchPlan(request, table, (source, later), space, limits, later_backbone, target_ms, further, limits_from)
+    sources = (source, later)
+    return SearchPlan(request, table, sources, space, limits, later_backbone, deployed, target_ms, further, limits_from)
 
 
 def _limits(request: SearchRequest, space: BlockSpace, later: Backbone) -> tuple[tuple[float, ...], str]:
     """The limits of stage 1, and where they come from.
+
+    Args:
+        later: what targets are for.
 
     Raises:
         UsageError, InfeasibleLimitError: one that is given is no latency or cannot be met.
@@ -269,7 +303,7 @@ def _limits(request: SearchRequest, space: BlockSpace, later: Backbone) -> tuple
     targets = sorted({*request.targets_ms, *([] if request.target_ms is None else [request.target_ms])})
     table, here, text = space.table, space.backbone, ""
     if targets and later != here:
-        # A target at another input size is worth as much here as MobileNetV2's block is at both.
+        # A target for another input size or head is worth as much here as MobileNetV2's block is at both.
         there = set(table.paths(later.input_size, later.classes))
         if not (common := [path for path in space.paths if path in there]):
             raise UsageError("the table has no path at both input sizes: name the limits of stage 1 with --constraints")
@@ -277,9 +311,13 @@ def _limits(request: SearchRequest, space: BlockSpace, later: Backbone) -> tuple
         ours, theirs = (
             table.network([block] * len(size.sites), size.input_size, size.classes) for size in (here, later)
         )
+        heads = later.classes != here.classes
+        at_later, at_here = (
+            f"at {each.input_size} px{f' {head_text(each.classes)}' if heads else ''}" for each in (later, here)
+        )
         text = (
-            f"; so much do {', '.join(f'{ms:.4g}' for ms in targets)} ms at {later.input_size} px correspond to at "
-            f"{here.input_size} px, as {block} at every site takes {theirs:.4g} and {ours:.4g} ms"
+            f"; so much do {', '.join(f'{ms:.4g}' for ms in targets)} ms {at_later} correspond to {at_here}, "
+            f"as {block} at every site takes {theirs:.4g} and {ours:.4g} ms"
         )
         targets = [ms * ours / theirs for ms in targets]
     found = default_limits(space, targets)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpnas.base.collection import no_collection
+from bpnas.base.plurals import counted
 from bpnas.profiler.backbone import IMAGE_CHANNELS
 from bpnas.profiler.block import BlockPath, ComplexPath
 from bpnas.profiler.campaign.estimate import PRECISION, Estimate, estimate, estimate_part
@@ -319,3 +320,9 @@ def geometry(part: Part) -> dict[str, Any]:
 def name_some(keys: Sequence[str]) -> str:
     """The first few keys, for a message."""
     return ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
+
+
+def missing_text(missing: Sequence[str]) -> str:
+    """What a table lacks of what was planned, for people."""
+    entries = counted(len(missing), "planned entry is", "planned entries are")
+    return f"{entries} missing: {name_some(missing)}"

@@ -10,6 +10,7 @@ import click
 
 from bpnas.base.command import Command, DefaultGroup, print_result
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import entries
 from bpnas.tables.additivity.model_record import MODEL_NAMES
 from bpnas.tables.commands.tools import diff, doctor, import_, merge, show
 from bpnas.tables.commands.validate import validate
@@ -64,15 +65,8 @@ def build(
 
     A table is of one device, one runtime and one setting; anything else is refused, and nothing is filled in.
     """
-    from bpnas.tables.build import build_table
-    from bpnas.tables.commands.text import (
-        check_folder,
-        coverage_text,
-        default_path,
-        missing_text,
-        models_text,
-        next_step,
-    )
+    from bpnas.tables.build import build_table, missing_text
+    from bpnas.tables.commands.text import check_folder, coverage_text, default_path, models_text, next_step
     from bpnas.tables.latency_table import LatencyTable
     from bpnas.tables.schema import write_table
 
@@ -111,11 +105,14 @@ def build(
         "largest_drift_correction": round(built.largest_correction, 4),
         "models": meta.models.to_dict(),
     }
-    text = [f"{path}: {built.table.num_rows} entries of {meta.device.label}", coverage_text(meta)]
+    text = [f"{path}: {entries(built.table.num_rows)} of {meta.device.label}", coverage_text(meta)]
     if meta.missing:
-        text.append(missing_text(meta))
+        text.append(missing_text(meta.missing))
     if doubtful:
-        text.append(f"{doubtful} entries are doubtful: {', '.join(f'{flag} {flags[flag]}' for flag in sorted(flags))}")
+        are = "is" if doubtful == 1 else "are"
+        text.append(
+            f"{entries(doubtful)} {are} doubtful: {', '.join(f'{flag} {flags[flag]}' for flag in sorted(flags))}"
+        )
     if built.largest_correction:
         text.append(f"Drift of the device was corrected, by {built.largest_correction:.1%} at most")
     text.extend(models_text(meta.models))

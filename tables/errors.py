@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bpnas.base.errors import BpnasError
+from bpnas.base.plurals import counted
 
 
 class TableError(BpnasError):
@@ -31,7 +32,7 @@ def shown(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, list | dict):
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value):,} values"
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {counted(len(value), 'value')}"
     return in_short(repr(value[:100] if isinstance(value, str) else value), 60)
 
 

@@ -9,10 +9,12 @@ shown.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bpnas.profiler.paths import HeadPart
+from bpnas.base.plurals import counted
+from bpnas.profiler.backbone import Backbone
+from bpnas.profiler.paths import HeadPart, head_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class HeadLatency:
     @property
     def note(self) -> str:
         """For people: where the latency comes from if it was not measured, else nothing."""
-        return head_note(self.classes, self.measured_classes)
+        return head_text(self.classes, self.measured_classes) if self.measured_classes else ""
 
     @property
     def facts(self) -> dict[str, list[int]]:
@@ -40,12 +42,11 @@ class HeadLatency:
         return {"head_interpolated_from": list(self.measured_classes)} if self.measured_classes else {}
 
 
-def head_note(classes: int, measured_classes: Sequence[int]) -> str:
-    """For people: that a head's latency was interpolated, and from what; nothing if it was measured."""
-    if not measured_classes:
-        return ""
+def head_text(classes: int, measured_classes: Sequence[int] = ()) -> str:
+    """For people: with which head a latency is, and from which ones that was interpolated if it was not measured."""
     measured = " and ".join(f"{count:,}" for count in measured_classes)
-    return f"with a head of {classes:,} classes that is interpolated from {measured}"
+    origin = f" that is interpolated from {measured}" if measured else ""
+    return f"with a head of {counted(classes, 'class', 'classes')}{origin}"
 
 
 def measured_heads(keys: Iterable[str], head: HeadPart) -> dict[int, str]:
@@ -53,6 +54,23 @@ def measured_heads(keys: Iterable[str], head: HeadPart) -> dict[int, str]:
     before, behind = f"head@{head.c_in}-{head.channels}-", f"x{head.input_size}"
     classes = (key[len(before) : -len(behind)] for key in keys if key.startswith(before) and key.endswith(behind))
     return {count: f"{before}{count}{behind}" for count in sorted(map(int, classes))}
+
+
+def heads_by_size(keys: Collection[str], backbones: Iterable[Backbone]) -> dict[int, tuple[int, ...]]:
+    """The numbers of classes of all heads of these backbones that have an entry, ascending, by input size.
+
+    Args:
+        keys: of the entries.
+    """
+    return {each.input_size: tuple(measured_heads(keys, head_part(each))) for each in backbones}
+
+
+def heads_text(heads: Mapping[int, Sequence[int]]) -> str:
+    """Such heads for people; sizes without any are left out."""
+    listed = (
+        f"{', '.join(f'{count:,}' for count in found)} classes at {size}" for size, found in heads.items() if found
+    )
+    return "; ".join(listed) or "none"
 
 
 def interpolated(head: HeadPart, measured_ms: Mapping[int, float]) -> HeadLatency | None:

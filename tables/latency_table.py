@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import counted
 from bpnas.profiler.backbone import Backbone, Site
 from bpnas.profiler.block import Block, BlockPath
 from bpnas.profiler.networks import Fold, fold_of, parse_network
@@ -29,7 +29,9 @@ from bpnas.tables.additivity.models import AS_MEASURED, PLAIN_SUM, AdditiveModel
 from bpnas.tables.additivity.sound_weights import SoundWeights
 from bpnas.tables.errors import MissingEntryError, TableError
 from bpnas.tables.heads import HeadLatency, interpolated, measured_heads
+from bpnas.tables.more_heads import more_heads
 from bpnas.tables.schema import read_table
+from bpnas.tables.shipped import MOCK_TABLE
 from bpnas.tables.table_meta import TableMeta
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: str | Path, additivity: str | None = None) -> LatencyTable:
-        """Read and verify a table file; `additivity` chooses the model to predict with.
+        """Read and verify a table file, or `mock:s9`; `additivity` chooses the model to predict with.
 
         Raises:
             TableError: there is no such file, it is no table, it is damaged, or of another schema version; or it does
@@ -86,8 +88,7 @@ class LatencyTable:
     @classmethod
     def mock_s9(cls) -> LatencyTable:
         """The table that comes with bpnas: a computed Galaxy S9, default backbone, 32 and 224 pixels; not measured."""
-        with resources.as_file(resources.files("bpnas.tables") / "mock_s9.parquet") as path:
-            return cls.load(path)
+        return cls.load(MOCK_TABLE)
 
     def with_additivity(self, additivity: str) -> LatencyTable:
         """The same table with another model. Raises UsageError, TableError."""
@@ -118,26 +119,31 @@ class LatencyTable:
         """
         sized = [b for b in self.meta.backbones if input_size in (None, b.input_size)]
         found = [b for b in sized if classes in (None, b.classes)]
-        if not found and classes is not None and len({b.input_size for b in sized}) == 1:
+        one_size = len({b.input_size for b in sized}) == 1
+        if not found and classes is not None and one_size:
             other = replace(sized[0], classes=classes)
             if self._head(head_part(other)) is not None:
                 return other
         if len(found) == 1:
             return found[0]
-        there = ", ".join(f"{b.input_size} with {b.classes} classes" for b in self.meta.backbones)
-        if found or (sized and classes is not None and input_size is None):
+        there = ", ".join(f"{b.input_size} with {counted(b.classes, 'class', 'classes')}" for b in self.meta.backbones)
+        if found or (sized and classes is not None and not one_size):
             raise TableError(f"the table holds input sizes {there}: say which one is meant")
         if sized and classes is not None:
             raise TableError(
-                f"the table holds input sizes {there}, and no second head at {input_size} from which one of {classes} "
-                "classes could be interpolated; call the profile-device command of its records once more, which adds "
-                "the heads, and build the table again"
+                f"the table holds input sizes {there}, and no second head at {sized[0].input_size} from which one of "
+                f"{classes} classes could be interpolated; {more_heads(self.meta, sized[0], self._least_sessions)}"
             )
         size = "" if input_size is None else f" --input-size {input_size}"
         raise TableError(
             f"the table holds input sizes {there}, not what is asked for; measure it with profile-device{size} "
             "on the same records and build the table again"
         )
+
+    @property
+    def _least_sessions(self) -> int:
+        """Behind any entry; 1 where nobody said."""
+        return min((count for count in self._table["sessions"].to_pylist() if count), default=1)
 
     def head(self, input_size: int | None = None, classes: int | None = None) -> HeadLatency:
         """Latency of the head, and whether it was measured or interpolated between heads of other numbers of classes.
@@ -213,7 +219,9 @@ class LatencyTable:
         backbone = self.backbone(input_size, classes)
         sites = backbone.sites
         if len(blocks) != len(sites):
-            raise TableError(f"the table's backbone has {len(sites)} sites, but {len(blocks)} blocks were given")
+            raise TableError(
+                f"the table's backbone has {counted(len(sites), 'site')}, but {len(blocks)} blocks were given"
+            )
         for number, (block, site) in enumerate(zip(blocks, sites, strict=True)):
             if block is None and not site.is_residual:
                 raise TableError(f"site {number} changes the shape, so Skip cannot be there")

@@ -19,6 +19,7 @@ from bpnas.base.files import write_atomically
 from bpnas.tables.check_metadata import check_metadata
 from bpnas.tables.check_rows import check_form, check_rows
 from bpnas.tables.errors import TableError, ViolationError, in_short
+from bpnas.tables.shipped import table_bytes
 from bpnas.tables.table_meta import REMEDY, TableMeta
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def is_table_file(path: str | Path) -> bool:
 
 
 def read_table(path: Path) -> tuple[pa.Table, TableMeta, str]:
-    """The content, the metadata and the hash of a table file.
+    """The content, the metadata and the hash of a table file, or of `mock:s9`.
 
     Raises:
         TableError: there is no such file, it is no table, it is damaged, of another schema version, or says what cannot
@@ -108,7 +109,7 @@ def read_table(path: Path) -> tuple[pa.Table, TableMeta, str]:
     import pyarrow.parquet as pq
 
     try:
-        content = path.read_bytes()
+        content = table_bytes(path)
     except OSError as error:
         raise TableError(f"{path}: the table cannot be read ({error.strerror}); make one with build-table") from error
     if not content.startswith(b"PAR1"):

@@ -2,10 +2,13 @@
 
 import ast
 import re
+import subprocess
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -55,6 +58,30 @@ def test_every_name_is_there(face):
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match=f"module '{face}' has no attribute 'Nonsense'"):
         _ = package.Nonsense
+
+
+def packages(name="bpnas"):
+    package = import_module(name)
+    yield package
+    for each in iter_modules(package.__path__, f"{name}."):
+        if each.ispkg:
+            yield from packages(each.name)
+
+
+def test_no_public_name_is_also_a_modules():
+    """Else it would be the module for whoever imports it after that was loaded."""
+    for package in packages():
+        below = {each.name for each in iter_modules(package.__path__)}
+        assert not below & set(getattr(package, "__all__", ())), package.__name__
+
+
+def test_a_name_is_the_same_whatever_was_loaded_before():
+    program = (
+        "import bpnas.android_bench.opening, bpnas.android_bench.serials\n"
+        "from bpnas.android_bench import connect, open_device\n"
+        "assert callable(connect) and callable(open_device)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", program], check=True)
 
 
 @pytest.mark.parametrize("face", FACES)

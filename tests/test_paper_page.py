@@ -29,6 +29,9 @@ def test_the_small_flow_of_the_page_ends_on_the_device(cli, shared_data, tmp_pat
     network = json.loads((tmp_path / "runs/small-retrained/network.json").read_text())
     assert network["mock"] is True and network["within_limit"] is True and network["measured"][0]["mock"] is True
     assert network["backbone"]["classes"] == 20 and network["head_interpolated_from"] == [10, 100]
+    searched = json.loads((tmp_path / "runs/small/network.json").read_text())
+    assert (searched["backbone"]["classes"], searched["deploy_classes"]) == (10, 20)
+    assert searched["deployed_latency_ms"] == network["predicted_latency_ms"] <= searched["limit_ms"]
     config = json.loads((tmp_path / "runs/small/config.json").read_text())
     assert config["preset"]["proposals"]["strategy"] == "paper" and config["target_ms"] == 2.5
     for run, stages in (("small", ["proposals", "connections", "retraining"]), ("small-retrained", ["retraining"])):

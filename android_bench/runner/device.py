@@ -13,7 +13,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DEVICE_FOLDER, Conditions, Device, DeviceInfo, DeviceOptions
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.measurement import Feed, Measurement, Outcome, RunRequest, RunSettings
@@ -27,6 +26,7 @@ from bpnas.android_bench.runner.held_device import HeldDevice
 from bpnas.android_bench.runner.installed import NEW_RUNNER
 from bpnas.android_bench.runner.lines import Profiled, Refused, Timed, parse_line, runner_arguments
 from bpnas.android_bench.runner.session import EXIT_MODELS, MayNotStartError, NativeSession, start_error
+from bpnas.android_bench.serials import connect
 from bpnas.android_bench.threads import check_threads
 from bpnas.base.errors import UsageError
 from bpnas.base.plain_text import printable

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from bpnas.base.errors import BpnasError, UsageError
 from bpnas.base.plain_text import shortened
+from bpnas.base.plurals import entries
 from bpnas.base.strict_json import kind_of, parsed
 
 MOST_MS = 1e9
@@ -152,7 +153,7 @@ class Fields:
         if not isinstance(value, list | tuple):
             raise self._wrong(name, "a list")
         if count is not None and len(value) != count:
-            raise FieldError(f"{self._name(name)} must have {count} entries, not {len(value)}")
+            raise FieldError(f"{self._name(name)} must have {entries(count)}, not {len(value)}")
         return list(value)
 
     def texts(self, name: str, count: int | None = None) -> list[str]:

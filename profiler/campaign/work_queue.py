@@ -12,6 +12,7 @@ from typing import Self
 from bpnas.android_bench.errors import DeviceError
 from bpnas.android_bench.measurement import Outcome, RunRequest
 from bpnas.android_bench.model_file import remove_files
+from bpnas.base.plurals import counted
 from bpnas.profiler.campaign.model_files import ModelFiles
 from bpnas.profiler.campaign.sentinel import SentinelTasks, is_sentinel
 from bpnas.profiler.campaign.session import Task
@@ -179,8 +180,8 @@ class Share(Iterator[RunRequest]):
             if self._taken:
                 (key, session), *others = self._taken
                 raise DeviceError(
-                    f"the device ended without an answer for {key} in session {session} and {len(others)} others; "
-                    "restart it and call the same command again"
+                    f"the device ended without an answer for {key} in session {session} and "
+                    f"{counted(len(others), 'other')}; restart it and call the same command again"
                 )
 
     def __enter__(self) -> Self:

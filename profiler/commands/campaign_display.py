@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpnas.base.command import echo
 from bpnas.base.durations import duration
+from bpnas.base.plurals import counted
 from bpnas.profiler.campaign.estimate import Estimate
 from bpnas.profiler.campaign.rounds import Assessment
 from bpnas.profiler.campaign.run import CampaignResult, Progress
@@ -28,12 +29,14 @@ _UNITS = (("_c", 1, " °C"), ("_ns", 1e-3, " us"), ("_mhz", 1, " MHz"), ("_perce
 
 def campaign_text(path: Path, label: str, result: CampaignResult) -> str:
     """How a call of a campaign ended, for people."""
-    lines = [f"{path}: {result.done} of {result.total} sessions measured on {label}, {result.measured} of them now"]
+    sessions = counted(result.total, "session")
+    lines = [f"{path}: {result.done:,} of {sessions} measured on {label}, {result.measured:,} of them now"]
     lines.extend(_quality(result.assessment))
     if result.is_complete:
         lines.append(f"Next: build-table {path}")
     else:
-        lines.append(f"{result.total - result.done} are left: call the same command again to resume")
+        left = result.total - result.done
+        lines.append(f"{left:,} {'is' if left == 1 else 'are'} left: call the same command again to resume")
     lines.extend(f"Lost on the way: {sentence}" for sentence in result.lost)
     return "\n".join(lines)
 
@@ -54,8 +57,9 @@ def _quality(found: Assessment) -> Iterator[str]:
         more = ", ..." if len(found.short) > len(worst) else ""
         remedy = "the same command measures these once more"
         if all(one.measured >= found.max_sessions for one in found.short):
-            remedy = f"each has {found.max_sessions} sessions, and --max-sessions allows more"
-        yield f"{len(found.short)} parts are not known to within {100 * found.precision:g}%: {names}{more}; {remedy}"
+            remedy = f"each has {counted(found.max_sessions, 'session')}, and --max-sessions allows more"
+        parts = f"{counted(len(found.short), 'part')} {'is' if len(found.short) == 1 else 'are'}"
+        yield f"{parts} not known to within {100 * found.precision:g}%: {names}{more}; {remedy}"
     if found.doubts:
         yield "Flags: " + ", ".join(f"{flag} {count}" for flag, count in found.doubts.items())
     if "clock" in found.doubts:
@@ -137,10 +141,12 @@ def _bar_display(bar: LiveBar, label: str, beginning: Callable[[Progress], str])
 
 
 def _beginning(now: Progress, label: str, records: Path, session_seconds: float) -> str:
-    what = f"{now.parts:,} models" if now.parts != 1 else "1 model"
+    what, sessions = counted(now.parts, "model"), counted(now.total, "session")
     if now.done == now.total:
-        return f"{what} on {label}: all {now.total:,} sessions are in {records}"
-    left = f"{now.total - now.done:,} of {now.total:,} sessions are left" if now.done else f"{now.total:,} sessions"
+        every = "the session is" if now.total == 1 else f"all {sessions} are"
+        return f"{what} on {label}: {every} in {records}"
+    missing = now.total - now.done
+    left = f"{missing:,} of {sessions} {'is' if missing == 1 else 'are'} left" if now.done else sessions
     least = f", {duration((now.total - now.done) * session_seconds)} at the least" if session_seconds else ""
     return (
         f"{what} on {label}: {left}{least}. Every sample is kept in {records}. Stop this when you like: the same "
@@ -163,10 +169,8 @@ def _plain_display(label: str, beginning: Callable[[Progress], str]) -> Callable
         warned = len(now.lost)
         if time.monotonic() - last >= _PLAIN_LINE_SECONDS or now.done + now.failures == now.total:
             last = time.monotonic()
-            echo(
-                f"{label}: {now.done:,} of {now.total:,} sessions, {', '.join([*_pace(now), *_conditions(now)])}",
-                err=True,
-            )
+            done = f"{now.done:,} of {counted(now.total, 'session')}"
+            echo(f"{label}: {', '.join([done, *_pace(now), *_conditions(now)])}", err=True)
 
     return show
 

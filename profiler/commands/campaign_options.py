@@ -14,6 +14,7 @@ from bpnas.android_bench.device import Device, DeviceOptions
 from bpnas.android_bench.measurement import Failure, RunSettings
 from bpnas.base.command import fail
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import counted
 from bpnas.profiler.campaign.records import Plan, Records, Setup
 from bpnas.profiler.campaign.rounds import MAX_SESSIONS
 from bpnas.profiler.campaign.run import CampaignResult, refuse_unequal, run_campaign
@@ -83,7 +84,7 @@ class CampaignOptions:
             UsageError: one of them is not there, or they are not alike.
             DeviceError: one of them cannot be used.
         """
-        from bpnas.android_bench.open_device import open_device
+        from bpnas.android_bench.opening import open_device
 
         with ExitStack() as stack:
             devices = {
@@ -149,15 +150,15 @@ def fail_for(failures: Sequence[Failure]) -> None:
     if failures:
         first = failures[0]
         fail(
-            f"{len(failures)} models failed, the first one, {first.key}, with {first.kind}: {first.message}; "
-            "all are noted in the records, call the same command again to try them again",
+            f"{counted(len(failures), 'model')} failed, the first one, {first.key}, with {first.kind}: "
+            f"{first.message}; all are noted in the records, call the same command again to try them again",
             1,
         )
 
 
 def _serials(serials: tuple[str, ...]) -> tuple[str, ...]:
     if not serials:
-        from bpnas.android_bench.connect import choose_serial
+        from bpnas.android_bench.serials import choose_serial
 
         return (choose_serial(),)
     twice = [serial for serial in serials if serials.count(serial) > 1]

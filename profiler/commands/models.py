@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bpnas.android_bench.model_inputs import numbers_text
+from bpnas.base.columns import align, terminal_width, wrapped
 from bpnas.base.command import Command, Option, echo, fail, print_result
 from bpnas.base.errors import UsageError
 from bpnas.base.plain_text import storable
+from bpnas.base.plurals import counted
 
 if TYPE_CHECKING:
     from bpnas.android_bench.device import DeviceInfo
@@ -54,7 +56,7 @@ def time_files(options: Iterable[click.Parameter], given: set[str], **parameters
     for each in found.left_out:
         echo(f"Left out: {each.reason}", err=True)
     if not found.groups:
-        raise UsageError(f"none of the {len(found.left_out)} files can be timed, for the reasons above")
+        raise UsageError(f"none of the {counted(len(found.left_out), 'file')} can be timed, for the reasons above")
     for name, sizes in _taken_as_one(found):
         echo(f"{name}: the open batch is taken as 1, {sizes}; --input-shape gives another", err=True)
     _time_others(found.groups, parameters, found.left_out)
@@ -136,7 +138,7 @@ def _fail_for(timed: TimedModels, left_out: Sequence[LeftOut]) -> None:
         again = "; what failed is noted in the records, and the same command tries it again" if reasons else ""
         more = f" and {len(untimed) - _MOST_NAMED} more" if len(untimed) > _MOST_NAMED else ""
         named = ", ".join(untimed[:_MOST_NAMED])
-        fail(f"{len(untimed)} of {total} models could not be timed: {named}{more}{again}", 1)
+        fail(f"{len(untimed)} of {counted(total, 'model')} could not be timed: {named}{more}{again}", 1)
 
 
 def _timing_fields(timing: Timing, info: DeviceInfo) -> dict[str, Any]:
@@ -179,8 +181,8 @@ def _milliseconds(latency_ms: float) -> str:
 
 
 def _timing_table(path: Path, timed: Sequence[Timing], info: DeviceInfo) -> str:
-    device = f"{info.name} (MOCK)" if info.mock else info.name
-    rows = [("model", "ms", "+-", "sessions", "MACs", "parameters", "runtime", "device", "flags")]
+    width, runtimes = terminal_width(), len({timing.runtime for timing in timed}) > 1
+    rows = [("model", "ms", "+-", "sessions", "MACs", "parameters", *["runtime"] * runtimes, "flags")]
     for timing in timed:
         found = timing.estimate
         cells = (
@@ -190,14 +192,9 @@ def _timing_table(path: Path, timed: Sequence[Timing], info: DeviceInfo) -> str:
             "-" if timing.size.macs is None else f"{timing.size.macs / 1e6:.1f} M",
             "-" if timing.size.parameters is None else f"{timing.size.parameters / 1e6:.2f} M",
         )
-        rows.append((timing.name, *cells, timing.runtime, device, " ".join(timing.flags)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        padded = [
-            text.rjust(width) if 0 < n < 6 else text.ljust(width)
-            for n, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    what = f"on {info.model}" + (": computed, not measured" if info.mock else "")
-    return "\n".join([*lines, f"{path}: median of the sessions' medians {what}, and half its 95 % confidence interval"])
+        rows.append((timing.name, *cells, *[timing.runtime] * runtimes, " ".join(timing.flags)))
+    on = info.model + (" (MOCK: computed, not measured)" if info.mock else "")
+    on += "" if runtimes else f", {info.runtime}"
+    note = f"{path}: median of the sessions' medians on {on}, and half its 95 % confidence interval"
+    lines = align(rows, "<>>>>>" + "<" * runtimes + "<", width, whole_names=True)
+    return "\n".join([*lines, *wrapped([note], width)])

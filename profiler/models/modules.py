@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast, overload
 import torch
 from torch import Tensor, nn
 
+from bpnas.base.plurals import counted
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone, BackboneError, Site
 from bpnas.profiler.block import Block, BlockPath, ComplexPath, SimplePath
 from bpnas.profiler.models.graph import EXPORT_VERSION, Activation, Array, Graph, Shape
@@ -161,7 +162,9 @@ class Network(nn.Module):
         super().__init__()
         sites = backbone.sites
         if len(blocks) != len(sites):
-            raise BackboneError(f"backbone {backbone.name} has {len(sites)} sites, but {len(blocks)} blocks were given")
+            raise BackboneError(
+                f"backbone {backbone.name} has {counted(len(sites), 'site')}, but {len(blocks)} blocks were given"
+            )
         for number, (block, site) in enumerate(zip(blocks, sites, strict=True)):
             if block is None and not site.is_residual:
                 raise BackboneError(f"site {number} of {backbone.name} changes the shape, so it cannot be Skip")

@@ -10,6 +10,7 @@ import click
 
 from bpnas.android_bench.device import RUNTIMES
 from bpnas.base.command import Command, echo, print_result
+from bpnas.base.plurals import counted
 from bpnas.profiler.cli import main as profile_device
 from bpnas.profiler.commands.models import ABOUT_BACKBONES, ABOUT_FILES
 from bpnas.search.commands.display import display
@@ -77,7 +78,7 @@ def export(
 def int8_text(result: Int8Result) -> str:
     """What int8 cost, for people."""
     images = result.accuracy_on
-    where = f"on {result.test_images} test images" if images is None else on_images(images)
+    where = f"on {counted(result.test_images, 'test image')}" if images is None else on_images(images)
     lines = [
         f"{name}: accuracy {loss.int8_accuracy * 100:.2f}%, in float32 {loss.float32_accuracy * 100:.2f}%, a loss of "
         f"{loss.loss_points:.2f} points {where}"
@@ -121,9 +122,11 @@ def measure(run: Path, runtime: str | None, as_json: bool, **parameters: Any) ->
     predicted, limit = network.predicted_latency_ms, network.target_ms
     summary = {
         "network": str(network.path),
+        "classes": network.backbone.classes,
         "predicted_latency_ms": predicted,
         "head_interpolated_from": network.values.get("head_interpolated_from", []),
-        **limit_facts(predicted, limit),
+        **network.deployed_facts,
+        **limit_facts(network.limited_ms, limit),
         "measured": [asdict(each) for each in found],
         "warnings": warnings,
         "records": str(timed.records),
@@ -137,13 +140,12 @@ def measure(run: Path, runtime: str | None, as_json: bool, **parameters: Any) ->
 
 def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Sequence[str]) -> str:
     lines, predicted, limit = [], network.predicted_latency_ms, network.target_ms
-    note = f" {network.head_note}" if network.head_note else ""
     floats = {each.runtime: each.latency_ms for each in found if ".int8." not in each.file}
     for each in found:
         line = f"{each.file}: {each.latency_ms:.4g} ms on {each.model}"
         line += " (MOCK: computed, not measured)" if each.mock else ""
         if each.low_ms is not None and each.high_ms is not None:
-            line += f", 95 % interval {each.low_ms:.4g} to {each.high_ms:.4g}, {each.sessions} sessions"
+            line += f", 95 % interval {each.low_ms:.4g} to {each.high_ms:.4g}, {counted(each.sessions, 'session')}"
         if each.flags:
             line += f", flags: {' '.join(each.flags)}"
         if ".int8." in each.file:
@@ -151,10 +153,15 @@ def _measured_text(network: NetworkFile, found: Sequence[Measured], warnings: Se
             line += "" if beside is None else f"; {beside / each.latency_ms:.2f} times as fast as in float32"
         elif predicted is not None:
             ratio = predicted / each.latency_ms
-            line += f"; the table predicts {predicted:.4g} ms{note}, {ratio:.3f} times that ({(ratio - 1) * 100:+.1f}%)"
-        if limit is not None and each.latency_ms > limit:
+            line += f"; the table predicts {predicted:.4g} ms, {ratio:.3f} times that ({(ratio - 1) * 100:+.1f}%)"
+        if limit is not None and network.deploy_classes is None and each.latency_ms > limit:
             line += f"; above the limit of {limit:.4g} ms"
         lines.append(line)
+    if predicted is not None:
+        lines.append(f"The prediction is {network.head_note}")
+    if network.deployed_note:
+        what = "" if limit is None else f"; the limit of {limit:.4g} ms is for that one"
+        lines.append(f"By table it takes {network.deployed_note}{what}")
     lines += [f"Warning: {sentence}" for sentence in warnings]
     return "\n".join([*lines, f"All of it: {network.path}"])
 

@@ -13,7 +13,7 @@ from bpnas.base.errors import UsageError
 from bpnas.base.plain_numbers import read_number, read_whole_number
 from bpnas.base.plain_text import shown
 from bpnas.tables.additivity.model_record import MODEL_NAMES
-from bpnas.tables.commands.table_path import MOCK_TABLE, TablePath, table_name
+from bpnas.tables.shipped import MOCK_TABLE
 
 if TYPE_CHECKING:
     from bpnas.profiler.block import Block
@@ -69,7 +69,7 @@ RETRAIN_OVERRIDES = {
 
 table_option = click.option(
     "--table",
-    type=TablePath(),
+    type=click.Path(dir_okay=False),
     help="Latency table; 'mock:s9' is the computed one that comes with bpnas.  [default: the one in this directory]",
 )
 additivity_option = click.option(
@@ -227,7 +227,7 @@ def typed(context: click.Context, *, without: Sequence[str] = (), only: Sequence
         if isinstance(parameter, click.Option) and parameter.is_flag:
             words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
         else:
-            words += [parameter.opts[0], table_name(str(value))]
+            words += [parameter.opts[0], str(value)]
     return words
 
 

@@ -21,7 +21,6 @@ from bpnas.search.commands.options import (
     wait_passively,
 )
 from bpnas.search.data.evaluation_images import on_images
-from bpnas.tables.commands.table_path import TablePath
 
 
 @click.command(cls=Command, short_help="Train a searched network once more, also on other images.")
@@ -31,8 +30,9 @@ from bpnas.tables.commands.table_path import TablePath
 @retrain_options
 @click.option(
     "--table",
-    type=TablePath(),
-    help="Latency table: needed where the images have another number of classes.  [default: as the search predicted]",
+    type=click.Path(dir_okay=False),
+    help="Latency table: needed where the images have other classes than the search and what it is deployed for.  "
+    "[default: as the search predicted]",
 )
 @additivity_option
 @click.option(
@@ -88,10 +88,11 @@ def retrain(
     if not speaks:
         return
     mock = " (mock: computed, not measured)" if result.mock else ""
-    latency = "latency unknown"
+    latency, written = "latency unknown", NetworkFile.load(result.directory)
     if result.predicted_latency_ms is not None:
-        note = NetworkFile.load(result.directory).head_note
-        latency = f"{result.predicted_latency_ms:.4g} ms by table{mock}{', ' if note else ''}{note}"
+        latency = f"{result.predicted_latency_ms:.4g} ms by table{mock} {written.head_note}"
+    if written.deployed_note:
+        latency += f", {written.deployed_note}"
     limit = "" if result.limit_ms is None else f", limit {result.limit_ms:.4g} ms"
     text = (
         f"Accuracy {result.accuracy * 100:.1f}% {on_images(result.accuracy_on)}, {latency}{limit}\n"
@@ -104,8 +105,10 @@ def retrain(
         "mock": result.mock,
         "accuracy": result.accuracy,
         "accuracy_on": None if result.accuracy_on is None else asdict(result.accuracy_on),
+        "classes": written.backbone.classes,
         "predicted_latency_ms": result.predicted_latency_ms,
-        **limit_facts(result.predicted_latency_ms, result.limit_ms),
+        **written.deployed_facts,
+        **limit_facts(result.limited_ms, result.limit_ms),
         "cost": cost_values(result.cost),
     }
     if result.above_limit is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bpnas.base.columns import terminal_width
 from bpnas.base.command import Command, print_result
 from bpnas.search.commands.display import display
 from bpnas.search.commands.export import int8_text
@@ -34,13 +35,14 @@ from bpnas.search.commands.options import (
 )
 from bpnas.search.commands.search_text import (
     following_lines,
+    head_lines,
     network_folder,
     plan_text,
     plan_values,
     result_text,
     result_values,
 )
-from bpnas.tables.commands.table_path import table_name
+from bpnas.tables.shipped import beside_table
 
 if TYPE_CHECKING:
     from bpnas.search.networks.export import Int8Result
@@ -81,6 +83,12 @@ _OVERRIDES = {
 @input_size_option
 @click.option("--connections-input-size", type=click.IntRange(8), help="The same for stage 2.")
 @click.option(
+    "--deploy-classes",
+    type=click.IntRange(2, 1_000_000),
+    metavar="N",
+    help="The targets hold with a head of N classes, for a network that is retrained on N.  [default: as the images]",
+)
+@click.option(
     "--proposals",
     help="Blocks in place of stage 1: a run directory, a proposals.json, or texts as 'K3E6G1,K1G1+K5E3G2'.",
 )
@@ -120,6 +128,7 @@ def search(
     connections_data: str | None,
     input_size: int | None,
     connections_input_size: int | None,
+    deploy_classes: int | None,
     proposals: str | None,
     out: str | None,
     seed: int,
@@ -160,6 +169,7 @@ def search(
         connections_data=connections_data,
         input_size=input_size,
         connections_input_size=connections_input_size,
+        deploy_classes=deploy_classes,
         proposals=given_proposals(proposals),
         seed=seed,
         execution=Execution(
@@ -178,7 +188,7 @@ def search(
         return
     with process_group(), display(loaded.meta.mock) as progress:
         speaks = is_main()
-        directory = out or Path("runs") / f"{Path(table).stem}-seed{seed}"
+        directory = out or Path("runs") / f"{beside_table(table).name}-seed{seed}"
         plan = plan_search(request, loaded)
         if speaks:
             progress.note(
@@ -192,9 +202,13 @@ def search(
     context = click.get_current_context()
     again = typed(context, without=("stage", "as_json"))
     data_words = _images_of_stage2(data, connections_data, input_size, connections_input_size)
-    following = following_lines(table_name(table), result, ["run-search", *again], data_words, loaded.input_sizes)
-    found = result_values(result) | {"int8": {str(place): asdict(each) for place, each in quantized.items()}}
-    text = result_text(result, loaded.meta.imported is not None, following, plan.head_notes)
+    recipe = typed(context, only=("preset", *RETRAIN_OVERRIDES))
+    following = following_lines(table, result, ["run-search", *again], data_words, loaded.input_sizes, recipe)
+    found = result_values(result) | {
+        "proposals_classes": None if plan.space is None else plan.space.backbone.classes,
+        "int8": {str(place): asdict(each) for place, each in quantized.items()},
+    }
+    text = result_text(result, loaded.meta.imported is not None, following, head_lines(plan))
     for place, each in quantized.items():
         text += f"\nInt8 in {place}:\n{int8_text(each)}"
     print_result(found, as_json, text)
@@ -204,7 +218,7 @@ def _show_plan(plan: SearchPlan, as_json: bool) -> None:
     from bpnas.search.plan_cost import plan_cost
 
     costs = plan_cost(plan)
-    print_result(plan_values(plan, costs), as_json, plan_text(plan, costs))
+    print_result(plan_values(plan, costs), as_json, plan_text(plan, costs, terminal_width()))
 
 
 def _images_of_stage2(

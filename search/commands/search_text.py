@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpnas.base.columns import shortened
 from bpnas.search.data.evaluation_images import on_images
+from bpnas.tables.heads import head_text
 
 if TYPE_CHECKING:
     from bpnas.search.connections.run import NetworkResult
@@ -28,6 +30,8 @@ def plan_values(plan: SearchPlan, costs: Sequence[StageCost]) -> dict[str, Any]:
         "additivity": plan.table.additivity,
         "preset": plan.request.preset.name,
         "stage": plan.request.stage,
+        "classes": plan.backbone.classes,
+        "deploy_classes": plan.deploy_classes,
         "interpolated_heads": list(plan.head_notes),
         "proposals": [str(block) for block in plan.request.proposals],
         "limits_ms": list(plan.limits_ms),
@@ -40,13 +44,13 @@ def plan_values(plan: SearchPlan, costs: Sequence[StageCost]) -> dict[str, Any]:
     }
 
 
-def plan_text(plan: SearchPlan, costs: Sequence[StageCost]) -> str:
-    """The same for people."""
+def plan_text(plan: SearchPlan, costs: Sequence[StageCost], width: int | None = None) -> str:
+    """The same for people; `width` of the terminal, in characters, which its table does not exceed."""
     meta = plan.table.meta
     origin = _origin(meta.mock, meta.imported is not None)
     lines = [
         f"Device: {meta.device_name}, {meta.runtime}{origin}; networks are predicted by {plan.table.additivity!r}",
-        *(f"Latencies are {note}" for note in plan.head_notes),
+        *head_lines(plan),
         f"Limits of the block proposals: {_all_ms(plan.limits_ms) or 'none, the blocks are given'}",
     ]
     if plan.limits_from:
@@ -61,11 +65,20 @@ def plan_text(plan: SearchPlan, costs: Sequence[StageCost]) -> str:
     for cost in costs:
         counts = f"{cost.images:9,} {cost.epochs:6} {cost.trainings:9,}"
         time = f"{_duration(cost.cost_hours * 3600):>11}"
-        lines.append(f"{cost.stage:12} {counts} {time}  {cost.data} at {cost.input_size} px")
+        row, of = f"{cost.stage:12} {counts} {time}  ", f"{cost.data} at {cost.input_size} px"
+        if width is not None and len(row) + len(of) > width:
+            lines += [row.rstrip(), f"  {shortened(of, max(width - 2, 0))}"]
+        else:
+            lines.append(row + of)
     lines.append(f"{'all':39} {_duration(sum(cost.cost_hours for cost in costs) * 3600):>11}")
     lines.append("Times are extrapolated from a few steps of training on this machine.")
     lines.append("Nothing was written.")
     return "\n".join(lines)
+
+
+def head_lines(plan: SearchPlan) -> list[str]:
+    """With which heads the latencies of a plan, and of what comes of it, are."""
+    return [f"{plan.heads[0].upper()}{plan.heads[1:]}", *(f"Latencies are {note}" for note in plan.head_notes)]
 
 
 def _origin(mock: bool, imported: bool) -> str:
@@ -100,23 +113,26 @@ def _network_as_dict(network: NetworkResult) -> dict[str, Any]:
 
     return {
         "blocks": ["skip" if block is None else str(block) for block in network.blocks],
+        "classes": network.backbone.classes,
         "predicted_latency_ms": network.predicted_latency_ms,
+        "deploy_classes": network.deploy_classes,
+        "deployed_latency_ms": network.deployed_latency_ms,
         "target_ms": network.target_ms,
         "accuracy": network.accuracy,
         "accuracy_on": None if network.accuracy_on is None else asdict(network.accuracy_on),
-        **limit_facts(network.predicted_latency_ms, network.target_ms),
+        **limit_facts(network.limited_ms, network.target_ms),
         "argmax_latency_ms": network.argmax_latency_ms,
     }
 
 
-def result_text(result: SearchResult, imported: bool, following: Sequence[str], head_notes: Sequence[str] = ()) -> str:
-    """The same for people; `following` are lines on what comes next."""
+def result_text(result: SearchResult, imported: bool, following: Sequence[str], heads: Sequence[str] = ()) -> str:
+    """The same for people; `following` are lines on what comes next, `heads` those of `head_lines`."""
     from bpnas.search.spent import cost_lines
 
     mock = _origin(result.mock, imported)
     lines = [
         f"Device: {result.device}, {result.runtime}{mock}; networks are predicted by {result.additivity!r}",
-        *(f"Latencies are {note}" for note in head_notes),
+        *heads,
         "Block proposals:",
     ]
     for p in result.proposals:
@@ -131,13 +147,13 @@ def result_text(result: SearchResult, imported: bool, following: Sequence[str], 
         lines.append(f"Files: {result.directory}/proposals.json")
     else:
         lines.append(
-            f"Network: {network.predicted_latency_ms:.4g} ms by table{mock}, target {network.target_ms:g} ms, "
+            f"Network: {_latency_text(network, mock)}, target {network.target_ms:g} ms, "
             f"accuracy {network.accuracy * 100:.1f}% {on_images(network.accuracy_on)}"
         )
         lines += [f"  site {n:2d}  {'skip' if block is None else block}" for n, block in enumerate(network.blocks)]
         lines.append(f"Files: {result.directory}/network.json, network.onnx, network.tflite")
         lines += [
-            f"Further network: {each.predicted_latency_ms:.4g} ms by table{mock}, target {each.target_ms:g} ms, "
+            f"Further network: {_latency_text(each, mock)}, target {each.target_ms:g} ms, "
             f"accuracy {each.accuracy * 100:.1f}% {on_images(each.accuracy_on)}; files: {network_folder(result, each)}"
             for each in result.networks
             if each != network
@@ -146,8 +162,22 @@ def result_text(result: SearchResult, imported: bool, following: Sequence[str], 
     return "\n".join([*lines, *following])
 
 
+def _latency_text(network: NetworkResult, mock: str) -> str:
+    """The latency that its limit is for, and with which head that is."""
+    own = head_text(network.backbone.classes)
+    if network.deploy_classes is None:
+        return f"{network.predicted_latency_ms:.4g} ms by table{mock} {own}"
+    deployed = f"{network.limited_ms:.4g} ms by table{mock} {head_text(network.deploy_classes)}, which will be deployed"
+    return f"{deployed} ({network.predicted_latency_ms:.4g} ms {own}, as it is now)"
+
+
 def following_lines(
-    table: str, result: SearchResult, again: Sequence[str], data: Sequence[str], sizes: Sequence[int]
+    table: str,
+    result: SearchResult,
+    again: Sequence[str],
+    data: Sequence[str],
+    sizes: Sequence[int],
+    recipe: Sequence[str] = (),
 ) -> list[str]:
     """Commands that can be typed next.
 
@@ -156,21 +186,32 @@ def following_lines(
         again: the words of the same command without its stage.
         data: those that name the images of the second stage.
         sizes: input sizes of the table.
+        recipe: the words about the training of the network.
     """
     if result.network is None:
         return [f"Next: {shlex.join([*again, '--stage', 'connections'])}"]
     out = str(result.directory)
     study = ["run-search", "study", "connections", "--table", table, "--proposals", out, *data]
-    lines = [
-        f"Next, time it on the device: {shlex.join(['run-search', 'measure', out])}",
+    lines, timed = [], out
+    if result.network.deploy_classes is not None:
+        classes = result.network.deploy_classes
+        kind, _, place = data[1].partition(":")
+        images = f"imagenet:{place}" if kind.startswith("imagenet100") and classes == 1000 else "folder:IMAGES"
+        retrain = shlex.join(["run-search", "retrain", out, "--data", images, *recipe])
+        whose = ", from a folder of yours for IMAGES" * images.endswith("IMAGES")
+        lines.append(f"Next, train it with the {classes:,} classes that it will be deployed with{whose}: {retrain}")
+        timed = f"{out}-retrained"
+    lines += [
+        f"{'Then' if lines else 'Next'}, time it on the device: {shlex.join(['run-search', 'measure', timed])}",
         f"or hold it against simpler networks: {shlex.join(study)}",
     ]
     if {32, 224} <= set(sizes):
         paper = shlex.join(["run-search", "--table", table, "--preset", "paper"])
+        deployed = "--deploy-classes 1000 --target 55"
         lines += [
             "The paper's flow, with folders of yours for CIFAR10 and IMAGENET (T = 55 ms is for its Galaxy S9):",
-            f"  {paper} --data cifar10:CIFAR10 --connections-data imagenet100:IMAGENET --target 55 --out runs/paper",
-            f"  run-search retrain runs/paper --data imagenet:IMAGENET --preset paper --table {shlex.quote(table)}",
+            f"  {paper} --data cifar10:CIFAR10 --connections-data imagenet100:IMAGENET {deployed} --out runs/paper",
+            "  run-search retrain runs/paper --data imagenet:IMAGENET --preset paper",
             "  run-search measure runs/paper-retrained",
         ]
     return lines

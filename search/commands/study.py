@@ -11,6 +11,7 @@ import click
 from bpnas.base.command import Group, print_result
 from bpnas.search.commands.display import display
 from bpnas.search.commands.options import seed_numbers, table_here
+from bpnas.tables.shipped import beside_table
 
 if TYPE_CHECKING:
     from bpnas.search.presets import Preset
@@ -60,7 +61,7 @@ def run_and_print(
     seeds = seed_numbers(options["seeds"])
     file = options["table"] or table_here()
     table = LatencyTable.load(file, options["additivity"])
-    out = options["out"] or Path("runs") / f"{Path(file).stem}-{name}"
+    out = options["out"] or Path("runs") / f"{beside_table(file).name}-{name}"
     with display(table.meta.mock) as progress:
         same = {option: options[option] for option in ("data", "input_size", "retrain")}
         threads = options["threads"] or 1

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bpnas.base.command import Command, print_result
+from bpnas.base.plurals import counted
 from bpnas.search.commands.options import json_option
 
 
@@ -31,7 +32,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
         latency = row["predicted_latency_ms"]
         mock = " (mock: computed, not measured)" if row["mock"] else ""
         about = "" if latency is None else f", {latency:.4g} ms by table{mock}"
-        seeds = f"{len(row['seeds'])} seed{'s' if len(row['seeds']) > 1 else ''}"
+        seeds = counted(len(row["seeds"]), "seed")
         lines.append(f"{row['network']}{about}, {seeds}")
         lines += [f"  {name + ':':18} {_percent(figure)}" for name, figure in row["figures"].items()]
         if row["hours"] is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from bpnas.base.command import Command, print_result
+from bpnas.base.plurals import counted
 from bpnas.search.commands.display import display
 from bpnas.search.commands.options import together, wait_passively
 from bpnas.search.commands.transfer_options import (
@@ -95,9 +96,11 @@ def _command(
             speaks = is_main()
             result = run_embedding(found, backbone, out=folder, seed=seed, progress=progress)
         images = result["training"]
+        identities = counted(images["identities"], "identity", "identities")
+        trained_on = f"{counted(images['images'], 'image')} of {identities}"
         lines = [
             network_line(result),
-            f"Trained on {images['images']} images of {images['identities']} identities, {settings.train.length_text}",
+            f"Trained on {trained_on}, {settings.train.length_text}",
             *texts.scores(result),
             *[f"Evaluated on {result['judged_on']}"] * ("judged_on" in result),
             *closing_lines(result),
@@ -110,12 +113,17 @@ def _command(
 
 
 def _rank_1(result: Mapping[str, Any]) -> list[str]:
-    return [f"Rank 1 among {row['distractors']} distractors: {row['rate'] * 100:.2f}%" for row in result["rank_1"]]
+    return [
+        f"Rank 1 among {counted(row['distractors'], 'distractor')}: {row['rate'] * 100:.2f}%"
+        for row in result["rank_1"]
+    ]
 
 
 def _ranks(result: Mapping[str, Any]) -> list[str]:
     ranks = ", ".join(f"Rank-{rank} {result[f'rank_{rank}'] * 100:.2f}%" for rank in (1, 5, 10))
-    return [f"{ranks}, mAP {result['mean_average_precision'] * 100:.2f}% ({result['queries']} queries)"]
+    return [
+        f"{ranks}, mAP {result['mean_average_precision'] * 100:.2f}% ({counted(result['queries'], 'query', 'queries')})"
+    ]
 
 
 face = _command(

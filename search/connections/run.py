@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ from bpnas.search.training.divergence import stage_in
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
 
-_SETTINGS = ("target_ms", "connections_data", "connections_input_size", "preset.connections")
+_SETTINGS = ("target_ms", "deploy_classes", "connections_data", "connections_input_size", "preset.connections")
 _NETWORK = ("retraining.jsonl", "network.json")
 
 
@@ -79,11 +79,13 @@ class NetworkResult:
     Attributes:
         backbone: where the blocks sit.
         blocks: one per site, None for Skip.
-        predicted_latency_ms: by the table's model; at most `target_ms`.
-        target_ms: its limit.
+        predicted_latency_ms: by the table's model.
+        target_ms: its limit: of this latency, or of `deployed_latency_ms` where that is there.
         accuracy: 0..1, after retraining, on `accuracy_on`.
         argmax_latency_ms: of the paper's argmax per site, which may miss the target.
         accuracy_on: the images; None where an earlier bpnas trained it and did not note them.
+        deploy_classes: of the head that will be deployed, where that is another one; else None.
+        deployed_latency_ms: the latency with that head, as `argmax_latency_ms` then is, too.
     """
 
     backbone: Backbone
@@ -93,6 +95,13 @@ class NetworkResult:
     accuracy: float
     argmax_latency_ms: float
     accuracy_on: EvaluationImages | None = None
+    deploy_classes: int | None = None
+    deployed_latency_ms: float | None = None
+
+    @property
+    def limited_ms(self) -> float:
+        """The latency that its limit is for."""
+        return self.predicted_latency_ms if self.deployed_latency_ms is None else self.deployed_latency_ms
 
 
 def check_target(table: LatencyTable, backbone: Backbone, proposals: Sequence[Block], target_ms: float) -> None:
@@ -122,31 +131,34 @@ def run_connections(
     backbone: Backbone,
     proposals: Sequence[Block],
     data: str,
-    target_ms: float,
+    targets_ms: Sequence[float],
     preset: Preset,
     seed: int,
     progress: Progress,
-    further_ms: Sequence[float] = (),
+    deploy_classes: int | None = None,
 ) -> tuple[NetworkResult, ...]:
     """Search the connections, retrain the network that they name, export it; every epoch is a checkpoint.
 
     Args:
-        target_ms: what the latency loss aims at, and the limit of the first network, whose files are in `directory`.
-        further_ms: limits of further networks out of the same supernet, each retrained and kept in
-            `networks/LIMITms` below [ours].
+        targets_ms: what the latency loss aims at, and the limit of the first network, whose files are in `directory`;
+            then limits of further networks out of the same supernet, each retrained and kept in `networks/LIMITms`
+            below [ours].
+        deploy_classes: all these limits hold with a head of that many classes; None for that of `backbone`.
 
     Returns:
-        The network of `target_ms` and those of `further_ms`.
+        The networks in the order of `targets_ms`.
 
     Raises:
         DivergedError: the supernet or a network came to numbers that are not finite.
     """
-    for ms in (target_ms, *further_ms):
-        check_target(table, backbone, proposals, ms)
+    deployed = backbone if deploy_classes is None else replace(backbone, classes=deploy_classes)
+    target_ms, *further_ms = targets_ms
+    for ms in targets_ms:
+        check_target(table, deployed, proposals, ms)
     places = {target_ms: directory, **{ms: directory.below(Path("networks", limit_name(ms))) for ms in further_ms}}
     if from_main(all(place.has("network.json") for place in places.values())):
         progress.note("the network is there already")
-        return tuple(_read_network(place, table, backbone, ms) for ms, place in places.items())
+        return tuple(_read_network(place, table, backbone, deployed, ms) for ms, place in places.items())
     dataset = load_data(data, backbone.input_size, preset.later_images)
     count = len(dataset.train.first(preset.retraining.train_images))
     if count < world_size():
@@ -159,17 +171,19 @@ def run_connections(
         if from_main(place.has("connections.json")):
             continue
         if derivation is None:
-            derivation = _search(directory, table, backbone, proposals, dataset, target_ms, preset, seed, progress)
+            derivation = _search(
+                directory, table, backbone, deployed, proposals, dataset, target_ms, preset, seed, progress
+            )
         place.write_json("connections.json", derivation(ms))
     results = []
     for ms, place in places.items():
         if from_main(place.has("network.json")):
-            results.append(_read_network(place, table, backbone, ms))
+            results.append(_read_network(place, table, backbone, deployed, ms))
         else:
             found = from_main(place.read_json("connections.json") if is_main() else {})
             # Networks of one run are trained alike: once one of them is, the recipe is settled.
             with _one_recipe(directory):
-                results.append(_retrain(place, table, backbone, dataset, ms, preset, seed, progress, found))
+                results.append(_retrain(place, table, backbone, deployed, dataset, ms, preset, seed, progress, found))
     return tuple(results)
 
 
@@ -177,6 +191,7 @@ def _search(
     directory: RunDirectory,
     table: LatencyTable,
     backbone: Backbone,
+    deployed: Backbone,
     proposals: Sequence[Block],
     dataset: Dataset,
     target_ms: float,
@@ -184,7 +199,10 @@ def _search(
     seed: int,
     progress: Progress,
 ) -> Callable[[float], dict[str, Any]]:
-    """Train the supernet as far as that is not done, and return what derives a network within a limit from it."""
+    """Train the supernet as far as that is not done, and return what derives a network within a limit from it.
+
+    All its latencies are those of `deployed`: the same with another head, or with none.
+    """
     settings = preset.connections
     checkpoint = directory.checkpoints / "connections.pt"
     progress.stage("block connections", settings.train.epochs, finished_epochs(checkpoint))
@@ -211,7 +229,7 @@ def _search(
         progress.step(f"epoch {epoch.epoch + 1}: loss {epoch.weight_loss:.3f}{loss}, latency {epoch.latency_ms:.4g} ms")
 
     latencies = candidate_latencies(table, backbone, proposals)
-    fixed = table.fixed(backbone.input_size, backbone.classes)
+    fixed = table.fixed(deployed.input_size, deployed.classes)
     model_seed = derived_seed(seed, "supernet")
     supernet = new_supernet(backbone, proposals, settings, model_seed)
     stage = stage_in(directory, "the connection search", lines="connections.jsonl", checkpoint=checkpoint, retry=_RETRY)
@@ -230,7 +248,7 @@ def _search(
         )
 
     def exact_ms(choices: tuple[int, ...]) -> float:
-        return table.network(chosen_blocks(learned.candidates, choices), backbone.input_size, backbone.classes)
+        return table.network(chosen_blocks(learned.candidates, choices), deployed.input_size, deployed.classes)
 
     def as_dict(assignment: Assignment) -> dict[str, Any]:
         blocks = block_texts(chosen_blocks(learned.candidates, assignment.choices))
@@ -240,6 +258,8 @@ def _search(
     def derived(limit_ms: float) -> dict[str, Any]:
         choice = choose_network(supernet, learned, latencies, dataset, settings, limit_ms, fixed, exact_ms)
         result = {"mock": table.meta.mock, "target_ms": limit_ms, "argmax": as_dict(choice.argmax)}
+        if deployed != backbone:
+            result["deploy_classes"] = deployed.classes
         if not choice.evaluated:
             return result | {"chosen": as_dict(choice.chosen)}
         evaluated = {one: {**as_dict(one), "inherited_accuracy": score} for one, score in choice.evaluated}
@@ -258,6 +278,7 @@ def _retrain(
     directory: RunDirectory,
     table: LatencyTable,
     backbone: Backbone,
+    deployed: Backbone,
     dataset: Dataset,
     target_ms: float,
     preset: Preset,
@@ -275,11 +296,21 @@ def _retrain(
         argmax_ms = argmax.latency("latency_ms")
         if fields.latency("target_ms") != target_ms:
             raise FieldError(f"'target_ms' is not the {target_ms:g} ms of this network")
-    facts = {**latency_facts(table, blocks, backbone, target_ms), "argmax": argmax.values}
-    _check_latency(path, facts["predicted_latency_ms"], target_ms, fields.part("chosen").values.get("latency_ms"))
+    facts = {**latency_facts(table, blocks, backbone, target_ms, deployed.classes), "argmax": argmax.values}
+    limited = table.network(blocks, deployed.input_size, deployed.classes)
+    _check_latency(path, limited, target_ms, fields.part("chosen").values.get("latency_ms"))
     reached = train_network(directory, blocks, backbone, dataset, preset, seed, progress, facts)
-    predicted_ms = facts["predicted_latency_ms"]
-    return NetworkResult(backbone, blocks, predicted_ms, target_ms, reached.accuracy, argmax_ms, reached.accuracy_on)
+    return NetworkResult(
+        backbone,
+        blocks,
+        facts["predicted_latency_ms"],
+        target_ms,
+        reached.accuracy,
+        argmax_ms,
+        reached.accuracy_on,
+        facts.get("deploy_classes"),
+        facts.get("deployed_latency_ms"),
+    )
 
 
 @contextmanager
@@ -296,23 +327,32 @@ def _one_recipe(directory: RunDirectory) -> Iterator[None]:
         ) from None
 
 
-def _read_network(directory: RunDirectory, table: LatencyTable, backbone: Backbone, target_ms: float) -> NetworkResult:
+def _read_network(
+    directory: RunDirectory, table: LatencyTable, backbone: Backbone, deployed: Backbone, target_ms: float
+) -> NetworkResult:
     """The network that an earlier call has left."""
     file = NetworkFile.load(directory.root / "network.json")
     check_weights(file.path)
     with fields_of(f"{file.path}: is damaged"):
         fields = Fields(file.values)
         accuracy, argmax_ms = fields.share("accuracy"), fields.part("argmax").latency("latency_ms")
-        if (file.backbone, file.target_ms) != (backbone, target_ms):
-            raise FieldError("its backbone or its target_ms is not that of this search")
-    _check_latency(
-        file.path,
-        table.network(file.blocks, backbone.input_size, backbone.classes),
+        other_head = None if deployed == backbone else deployed.classes
+        if (file.backbone, file.target_ms, file.deploy_classes) != (backbone, target_ms, other_head):
+            raise FieldError("its backbone, target_ms or deploy_classes is not that of this search")
+        predicted_ms = fields.latency("predicted_latency_ms")
+    limited = table.network(file.blocks, deployed.input_size, deployed.classes)
+    _check_latency(file.path, limited, target_ms, file.limited_ms)
+    return NetworkResult(
+        backbone,
+        file.blocks,
+        predicted_ms,
         target_ms,
-        file.predicted_latency_ms,
+        accuracy,
+        argmax_ms,
+        file.accuracy_on,
+        other_head,
+        file.deployed_latency_ms,
     )
-    predicted_ms = fields.latency("predicted_latency_ms")
-    return NetworkResult(backbone, file.blocks, predicted_ms, target_ms, accuracy, argmax_ms, file.accuracy_on)
 
 
 def _check_latency(path: Path, latency_ms: float, target_ms: float, stored_ms: Any) -> None:

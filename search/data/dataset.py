@@ -319,11 +319,11 @@ def check_classes(dataset: Dataset, classes: int, input_size: int) -> None:
     """Refuse images whose classes a head of `classes` outputs does not fit.
 
     Raises:
-        UsageError: it does not; the message says how to profile a backbone whose head does.
+        UsageError: it does not.
     """
     found = len(dataset.class_names)
     if found != classes:
         raise UsageError(
-            f"{dataset.source} has {found} classes, but the table's head at {input_size} pixels has {classes}: "
-            f"profile with profile-device --input-size {input_size} --classes {found}"
+            f"{dataset.source} has {found} classes, but the head of the network at {input_size} pixels has {classes}; "
+            "if the images have changed meanwhile, call the same command again"
         )

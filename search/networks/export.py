@@ -15,6 +15,7 @@ from torch import Tensor
 from bpnas.base.errors import UsageError
 from bpnas.base.files import write_atomically
 from bpnas.base.plain_text import shortened
+from bpnas.base.plurals import counted
 from bpnas.profiler.backbone import IMAGE_CHANNELS
 from bpnas.search.data.batches import AnySplit, in_order
 from bpnas.search.data.dataset import Dataset, load_data
@@ -133,7 +134,7 @@ def export_int8(
     for suffix, quantize in makers.items():
         content = quantize(floats[suffix], normal_images(dataset, calibration))
         path = network.path.with_suffix(f".int8{suffix}")
-        watcher.step(f"{path.name} is calibrated with {len(calibration)} images")
+        watcher.step(f"{path.name} is calibrated with {counted(len(calibration), 'image')}")
         before, after = (accuracy_of(each, dataset, test) for each in (floats[suffix], content))
         losses[path.name] = Int8Loss(before, after, (before - after) * 100)
         watcher.step(

@@ -14,7 +14,7 @@ from bpnas.search.data.dataset import Dataset
 from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.event_files import event_files
 from bpnas.search.networks.export import write_models
-from bpnas.search.networks.network_file import block_texts, file_digests, limit_facts, save_weights
+from bpnas.search.networks.network_file import block_texts, file_digests, limit_facts, limited_ms, save_weights
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress
 from bpnas.search.run_directory import RunDirectory
@@ -105,7 +105,7 @@ def train_network(
         "network.json",
         {
             **facts,
-            **limit_facts(facts.get("predicted_latency_ms"), facts.get("target_ms")),
+            **limit_facts(limited_ms(facts), facts.get("target_ms")),
             "backbone": backbone.to_dict(),
             "blocks": block_texts(blocks),
             "accuracy": reached,

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from bpnas.base.files import write_atomically
+from bpnas.base.plurals import entries
 from bpnas.profiler.backbone import IMAGE_CHANNELS, Backbone
 from bpnas.profiler.block import Block
 from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.errors import DivergedError, RunError
 from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.sealed import is_sealed, read_json, sealed_json, unsealed
-from bpnas.tables.heads import head_note
+from bpnas.tables.heads import head_text
 
 if TYPE_CHECKING:
     from bpnas.profiler.models.modules import Network
@@ -38,6 +39,9 @@ _REMEDY = (
 _LEAST_STD = 1e-6
 _MOST_PARAMETERS = 1_000_000_000
 
+DEPLOYED_FIELDS = ("deploy_classes", "deployed_latency_ms", "deployed_head_interpolated_from")
+"""Where the limit of a network holds with a head of another number of classes than its own: that head."""
+
 LATENCY_FIELDS = (
     "mock",
     "device",
@@ -48,6 +52,7 @@ LATENCY_FIELDS = (
     "predicted_latency_ms",
     "head_interpolated_from",
     "target_ms",
+    *DEPLOYED_FIELDS,
 )
 """What network.json says of the latency; all else is of the training, or belongs to the files next to it."""
 
@@ -64,7 +69,9 @@ class NetworkFile:
         mean, std: per channel, on the scale 0..1; the network gets (x / 255 - mean) / std.
         mock: whether its latencies are computed, not measured.
         predicted_latency_ms: by table; None where that is unknown.
-        target_ms: its latency limit; None where it has none.
+        target_ms: its latency limit; None where it has none. See `limited_ms`.
+        deploy_classes: of the head with which the limit holds, where that is another one than its own; else None.
+        deployed_latency_ms: by table, with that head.
         accuracy: 0..1, on `accuracy_on`; None where an earlier bpnas, or a person, wrote none.
         data: the images that it was trained on, as the user named them.
         digests: SHA-256 of the files next to it, by name; None where an earlier bpnas wrote none.
@@ -80,6 +87,8 @@ class NetworkFile:
     mock: bool
     predicted_latency_ms: float | None
     target_ms: float | None
+    deploy_classes: int | None
+    deployed_latency_ms: float | None
     accuracy: float | None
     accuracy_on: EvaluationImages | None
     data: str | None
@@ -110,8 +119,10 @@ class NetworkFile:
         blocks = parse_blocks(fields.texts("blocks"))
         check_sites(blocks, backbone)
         normal = fields.part("input")
-        if fields.has("head_interpolated_from"):
-            fields.wholes("head_interpolated_from", 1)
+        for name in ("head_interpolated_from", "deployed_head_interpolated_from"):
+            if fields.has(name):
+                fields.wholes(name, 1)
+        deploys = fields.has("deploy_classes")
         return cls(
             path,
             backbone,
@@ -122,6 +133,8 @@ class NetworkFile:
             fields.flag("mock"),
             fields.latency("predicted_latency_ms") if fields.has("predicted_latency_ms") else None,
             fields.latency("target_ms") if fields.has("target_ms") else None,
+            fields.whole("deploy_classes", 1) if deploys else None,
+            fields.latency("deployed_latency_ms") if deploys else None,
             fields.share("accuracy") if fields.has("accuracy") else None,
             EvaluationImages.read(fields, "accuracy_on"),
             fields.text("data") if fields.has("data") else None,
@@ -135,14 +148,32 @@ class NetworkFile:
         return self.path.with_suffix(".safetensors")
 
     @property
+    def limited_ms(self) -> float | None:
+        """The latency that its limit is for: with the head that will be deployed; None where it is unknown."""
+        return self.predicted_latency_ms if self.deploy_classes is None else self.deployed_latency_ms
+
+    @property
     def above_limit(self) -> str | None:
-        """A sentence, where its predicted latency is above its limit."""
-        return above_limit(self.path, self.predicted_latency_ms, self.target_ms)
+        """A sentence, where that latency is above its limit."""
+        return above_limit(self.path, self.limited_ms, self.target_ms, self.deploy_classes)
 
     @property
     def head_note(self) -> str:
-        """For people: that the predicted latency is with a head that was interpolated; nothing if it was measured."""
-        return head_note(self.backbone.classes, self.values.get("head_interpolated_from", ()))
+        """For people: with which head the predicted latency is, and whether that was interpolated."""
+        return head_text(self.backbone.classes, self.values.get("head_interpolated_from", ()))
+
+    @property
+    def deployed_note(self) -> str:
+        """For people: what its latency is with the head that will be deployed; nothing if that is its own."""
+        if self.deploy_classes is None:
+            return ""
+        head = head_text(self.deploy_classes, self.values.get("deployed_head_interpolated_from", ()))
+        return f"{self.deployed_latency_ms:.4g} ms {head}, which will be deployed"
+
+    @property
+    def deployed_facts(self) -> dict[str, Any]:
+        """`DEPLOYED_FIELDS`, where they are there."""
+        return {name: self.values[name] for name in DEPLOYED_FIELDS if name in self.values}
 
     @property
     def fingerprint(self) -> str:
@@ -193,12 +224,12 @@ def above_limit(
     """A sentence, where the latency that is predicted of the network of a network.json is above its limit.
 
     Args:
-        classes: of the head, where it is not the one that the network was searched with.
+        classes: of the head, where it is not the network's own.
     """
     if predicted_ms is None or limit_ms is None or predicted_ms <= limit_ms:
         return None
-    head = "" if classes is None else f" with a head of {classes} classes"
-    images = "" if classes is None else f", or with images of {classes} classes (--connections-data)"
+    head = "" if classes is None else f" with a head of {classes:,} classes"
+    images = "" if classes is None else f", or for that head (--deploy-classes {classes})"
     return (
         f"{path}: the network{head} takes {predicted_ms:.6g} ms by table, above its limit of {limit_ms:.6g} ms; "
         f"for one within it search again with a lower --target{images}"
@@ -209,7 +240,7 @@ def check_sites(blocks: Sequence[Block | None], backbone: Backbone) -> None:
     """Refuse blocks that do not fit the sites of a backbone. Raises FieldError."""
     sites = backbone.sites
     if len(blocks) != len(sites):
-        raise FieldError(f"'blocks' must have {len(sites)} entries, one per site of the backbone, not {len(blocks)}")
+        raise FieldError(f"'blocks' must have {entries(len(sites))}, one per site of the backbone, not {len(blocks)}")
     for number, (block, site) in enumerate(zip(blocks, sites, strict=True)):
         if block is None and not site.is_residual:
             raise FieldError(f"'blocks[{number}]' is {SKIP} at a site that changes the shape")
@@ -332,20 +363,45 @@ def _not_finite(weights: Path, name: str) -> RunError:
 
 
 def limit_facts(predicted_ms: float | None, limit_ms: float | None) -> dict[str, Any]:
-    """What network.json says of a limit: the limit, and whether the prediction is within it; None for unknown."""
+    """What network.json says of a limit: the limit, and whether the prediction is within it; None for unknown.
+
+    Args:
+        predicted_ms: with the head that will be deployed.
+    """
     within = None if predicted_ms is None or limit_ms is None else predicted_ms <= limit_ms
     return {"limit_ms": limit_ms, "within_limit": within}
 
 
+def limited_ms(facts: Mapping[str, Any]) -> float | None:
+    """Of `LATENCY_FIELDS` the latency that the limit is for: with the head that will be deployed; None for unknown."""
+    found: float | None = facts.get("deployed_latency_ms", facts.get("predicted_latency_ms"))
+    return found
+
+
 def latency_facts(
-    table: LatencyTable, blocks: Sequence[Block | None], backbone: Backbone, target_ms: float | None
+    table: LatencyTable,
+    blocks: Sequence[Block | None],
+    backbone: Backbone,
+    target_ms: float | None,
+    deploy_classes: int | None = None,
 ) -> dict[str, Any]:
     """`LATENCY_FIELDS` of network.json for `blocks`, one per site.
 
+    Args:
+        deploy_classes: of the head with which `target_ms` holds; None for that of `backbone`.
+
     Raises:
+        TableError: the table has no such head.
         MissingEntryError: the table lacks a part of the network.
     """
-    meta = table.meta
+    meta, deployed = table.meta, {}
+    if deploy_classes not in (None, backbone.classes):
+        head = table.head(backbone.input_size, deploy_classes)
+        deployed = {
+            "deploy_classes": deploy_classes,
+            "deployed_latency_ms": table.network(blocks, backbone.input_size, deploy_classes),
+            **{f"deployed_{name}": value for name, value in head.facts.items()},
+        }
     return {
         "mock": meta.mock,
         "device": meta.device_name,
@@ -356,4 +412,5 @@ def latency_facts(
         "predicted_latency_ms": table.network(blocks, backbone.input_size, backbone.classes),
         **table.head(backbone.input_size, backbone.classes).facts,
         "target_ms": target_ms,
+        **deployed,
     }

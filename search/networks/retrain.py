@@ -14,7 +14,15 @@ from bpnas.search.data.evaluation_images import EvaluationImages
 from bpnas.search.data.sources import Source
 from bpnas.search.errors import AboveLimitError, RunError
 from bpnas.search.execution.executor import default_threads
-from bpnas.search.networks.network_file import LATENCY_FIELDS, NetworkFile, above_limit, check_weights, latency_facts
+from bpnas.search.networks.network_file import (
+    DEPLOYED_FIELDS,
+    LATENCY_FIELDS,
+    NetworkFile,
+    above_limit,
+    check_weights,
+    latency_facts,
+    limited_ms,
+)
 from bpnas.search.networks.own_images import own_images
 from bpnas.search.presets import Preset
 from bpnas.search.progress import Progress, Silent
@@ -40,6 +48,8 @@ class Retrained:
         accuracy: 0..1, on `accuracy_on`.
         predicted_latency_ms: with the head for these classes; None where it is unknown.
         mock: whether that latency is computed from no measurement.
+        limited_ms: the latency that its limit is for: the same, but that with the head that will be deployed, where the
+            network was searched for that one and these are the classes that it was searched with.
         accuracy_on: the images; None where an earlier bpnas trained it and did not note them.
         limit_ms: the network's latency limit; None where it has none.
         above_limit: a sentence, where the latency is above the limit or unknown.
@@ -50,6 +60,7 @@ class Retrained:
     accuracy: float
     predicted_latency_ms: float | None
     mock: bool
+    limited_ms: float | None
     accuracy_on: EvaluationImages | None = None
     limit_ms: float | None = None
     above_limit: str | None = None
@@ -78,8 +89,8 @@ def retrain(
         data: the images (see `Source`), taken at the size that the network was searched for; default those that it was
             trained on.
         preset: its `retraining` is the recipe, and the result is evaluated on its `test_images`.
-        table: predicts the latency; needed where the images have another number of classes, since the head is then
-            another one.
+        table: predicts the latency; needed where the images have another number of classes than the network was
+            searched with and for, since the head is then another one.
         allow_above_limit: train it also where the latency with such a head is above the network's limit, or unknown.
         seed: of weights, order and augmentation.
         progress: is told what happens.
@@ -132,9 +143,16 @@ def retrain(
             found = train_network(directory, file.blocks, backbone, dataset, preset, seed, watcher, latency)
             write_cost(directory)
         cost = spent(directory)
-    limit_ms, predicted_ms = file.target_ms, latency["predicted_latency_ms"]
     return Retrained(
-        directory.root, found.accuracy, predicted_ms, latency["mock"], found.accuracy_on, limit_ms, doubt, cost
+        directory.root,
+        found.accuracy,
+        latency["predicted_latency_ms"],
+        latency["mock"],
+        limited_ms(latency),
+        found.accuracy_on,
+        file.target_ms,
+        doubt,
+        cost,
     )
 
 
@@ -150,23 +168,32 @@ def _read(directory: RunDirectory) -> Trained:
 
 
 def _latency(file: NetworkFile, backbone: Backbone, table: LatencyTable | None) -> dict[str, Any]:
-    """`LATENCY_FIELDS` with the head of `backbone`; without a table no latency of another head."""
+    """`LATENCY_FIELDS` with the head of `backbone`; without a table no latency of one that the search did not know."""
+    same = backbone == file.backbone
     if table is not None:
-        return latency_facts(table, file.blocks, backbone, file.target_ms)
+        return latency_facts(table, file.blocks, backbone, file.target_ms, file.deploy_classes if same else None)
     found = {name: file.values[name] for name in LATENCY_FIELDS if name in file.values}
     found |= {"predicted_latency_ms": file.predicted_latency_ms, "target_ms": file.target_ms}
-    if backbone != file.backbone:
-        found["predicted_latency_ms"] = None
-        found.pop("head_interpolated_from", None)
+    if same:
+        return found
+    for name in DEPLOYED_FIELDS:
+        found.pop(name, None)
+    found.pop("head_interpolated_from", None)
+    found["predicted_latency_ms"] = None
+    if backbone.classes == file.deploy_classes:
+        found["predicted_latency_ms"] = file.deployed_latency_ms
+        if "deployed_head_interpolated_from" in file.values:
+            found["head_interpolated_from"] = file.values["deployed_head_interpolated_from"]
     return found
 
 
 def _doubt(path: Path, file: NetworkFile, backbone: Backbone, latency: dict[str, Any]) -> str | None:
     """Why it is not known to be within its limit, and what to do; None where it is, or where it has none."""
-    predicted_ms, same = latency["predicted_latency_ms"], backbone.classes == file.backbone.classes
+    predicted_ms, same = limited_ms(latency), backbone.classes == file.backbone.classes
     if predicted_ms is None and not same:
+        deployed = "" if file.deploy_classes is None else f", to be deployed with {file.deploy_classes:,}"
         return (
-            f"{file.path}: was searched for {file.backbone.classes} classes, and the images have {backbone.classes}: "
-            "name the table that predicts the latency with such a head, --table TABLE"
+            f"{file.path}: was searched for {file.backbone.classes} classes{deployed}, and the images have "
+            f"{backbone.classes}: name the table that predicts the latency with such a head, --table TABLE"
         )
-    return above_limit(path, predicted_ms, file.target_ms, None if same else backbone.classes)
+    return above_limit(path, predicted_ms, file.target_ms, file.deploy_classes if same else backbone.classes)

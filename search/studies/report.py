@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bpnas.base.plurals import counted
 from bpnas.search.studies.statistics import Interval
 from bpnas.search.studies.study import StudyResult
 
@@ -48,7 +49,7 @@ POINTS = Unit(100.0, 1)
 
 def seed_count(count: int) -> str:
     """As in `3 seeds`."""
-    return f"{count} seed{'s' * (count != 1)}"
+    return counted(count, "seed")
 
 
 def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -71,5 +72,5 @@ def report_lines(result: StudyResult[Any]) -> list[str]:
         f"Device: {facts['device']}, {facts['runtime']}{mock}; networks are predicted by {facts['additivity']!r}",
         *result.found.heading,
         *result.found.lines,
-        f"Files: {result.directory}/study.csv, study.png, summary.json; {result.found.trainings} trainings",
+        f"Files: {result.directory}/study.csv, study.png, summary.json; {counted(result.found.trainings, 'training')}",
     ]

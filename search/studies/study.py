@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from bpnas.base.errors import UsageError
 from bpnas.base.files import write_atomically
+from bpnas.base.plurals import counted
 from bpnas.base.randomness import derived_seed
 from bpnas.profiler.backbone import Backbone
 from bpnas.search.data.sources import Source
@@ -233,7 +234,7 @@ def run_study(
             found = run(directory)
         values = {"study": name, **facts, **asdict(found.summary)}
         where = f"{meta.device_name}, {meta.runtime}" + (" (mock: computed, not measured)" if meta.mock else "")
-        title = f"{name}: {source.kind}, {len(request.seeds)} seeds, {limits} by the table of {where}"
+        title = f"{name}: {source.kind}, {counted(len(request.seeds), 'seed')}, {limits} by the table of {where}"
         write_atomically(directory.root / "study.csv", _table(name, found, facts))
         directory.write_json("summary.json", values)
         write_atomically(directory.root / "study.png", png(found.draw(title)))

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from bpnas.base.cores import usable_cores
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import counted
 
 
 def set_threads(count: int) -> None:
@@ -19,7 +20,7 @@ def set_threads(count: int) -> None:
     import torch
 
     if count > usable_cores():
-        raise UsageError(f"--threads {count}: there are {usable_cores()} cores for a training here, not more")
+        raise UsageError(f"--threads {count}: a training here has {counted(usable_cores(), 'core')}, not more")
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from bpnas.base.plurals import counted
 from bpnas.base.randomness import derived_seed
 from bpnas.search.data.batches import AnySplit, batch_count, batches, in_order, on_device, pick_device
 from bpnas.search.data.dataset import Dataset
@@ -129,8 +130,8 @@ def train(
         raise DataError(f"{dataset.source}: training needs at least two images")
     if min(settings.batch, len(split)) < world_size():
         raise DataError(
-            f"{dataset.source}: a batch of {min(settings.batch, len(split))} images is too small for {world_size()} "
-            "processes"
+            f"{dataset.source}: a batch of {counted(min(settings.batch, len(split)), 'image')} is too small for "
+            f"{world_size()} processes"
         )
     training = _Training(model, dataset, on_device(split, pick_device()), settings, seed)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 
 from bpnas.base.errors import UsageError
 from bpnas.base.files import missing_folder
 from bpnas.base.plain_text import shown
+from bpnas.base.plurals import counted
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import head_part, stem_part
 from bpnas.tables.additivity.model_record import TableModels
-from bpnas.tables.build import name_some
 from bpnas.tables.latency_table import LatencyTable
 from bpnas.tables.table_meta import TableMeta
 
@@ -42,12 +40,6 @@ def coverage_text(meta: TableMeta) -> str:
     return f"Backbone {meta.backbones[0].name} at input size {sizes}; {len(meta.paths)} of 272 paths at every site"
 
 
-def missing_text(meta: TableMeta) -> str:
-    """What a table lacks."""
-    entries = "1 planned entry is" if len(meta.missing) == 1 else f"{len(meta.missing):,} planned entries are"
-    return f"{entries} missing: {name_some(meta.missing)}"
-
-
 def next_step(path: Path, table: LatencyTable) -> str:
     """The command that goes on with a table: a search, or what a search still lacks."""
     sizes = [b.input_size for b in table.meta.backbones if _can_be_searched(table, b)]
@@ -75,12 +67,7 @@ def models_text(models: TableModels) -> list[str]:
         error = record.error
         if error is not None:
             found = f"mean error {error.mape:.1%}, bias {error.bias:+.1%}, {error.within_5:.0%} within 5%"
-            lines.append(f"  {record.name} at {record.input_size}: {found} ({error.networks} networks)")
+            lines.append(f"  {record.name} at {record.input_size}: {found} ({counted(error.networks, 'network')})")
         elif record.unavailable:
             lines.append(f"  {record.name} at {record.input_size}: not available, {record.unavailable}")
     return lines
-
-
-def terminal_width() -> int | None:
-    """In characters; None where nobody looks at a terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

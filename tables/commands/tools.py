@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from bpnas.base.columns import terminal_width, wrapped
 from bpnas.base.command import Command, echo, fail, print_result
-from bpnas.tables.commands.table_path import TablePath
+from bpnas.base.plurals import counted, entries
 
 
 @click.command(cls=Command, short_help="Show a table: what it is, and rows of it.")
-@click.argument("table", type=TablePath(path_type=Path))
+@click.argument("table", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--kind", help="Only entries of this kind: path, stem, head, join ...")
 @click.option("--path", "paths", help="Only paths that match, as in 'K3G1,K[35]E6G*'.")
 @click.option("--site", help="Only paths at sites that match, as in 24-32s2x56 or '*x56'.")
@@ -31,7 +32,6 @@ def show(
     as_json: bool,
 ) -> None:
     """Show what TABLE is, and its rows."""
-    from bpnas.tables.commands.text import terminal_width
     from bpnas.tables.tools.show import as_records, describe, header_lines, row_lines, view_table
 
     view = view_table(table, kind=kind, paths=paths, site=site, sort=sort)
@@ -41,8 +41,9 @@ def show(
     if as_csv:
         echo(rows.to_csv(index=False).removesuffix("\n"))
         return
-    lines = [f"{table}:", *header_lines(view), ""]
-    lines += row_lines(rows, terminal_width()) if len(rows) else ["No entry matches."]
+    width = terminal_width()
+    lines = [f"{table}:", *wrapped(header_lines(view), width, " " * 10), ""]
+    lines += row_lines(rows, width) if len(rows) else ["No entry matches."]
     if len(rows) < len(view.rows):
         lines.append(f"{len(view.rows) - len(rows):,} more; --limit 0 shows all")
     result = {**describe(view), "rows": as_records(rows)} if as_json else {}
@@ -50,7 +51,7 @@ def show(
 
 
 @click.command(cls=Command, short_help="Examine a table, and say what to mend.")
-@click.argument("table", type=TablePath(path_type=Path))
+@click.argument("table", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def doctor(table: Path, as_json: bool) -> None:
     """Examine TABLE, and say line by line what is doubtful about it and how to mend it.
@@ -65,12 +66,12 @@ def doctor(table: Path, as_json: bool) -> None:
     result = {"table": str(table), "errors": errors, "findings": [asdict(finding) for finding in findings]}
     print_result(result, as_json, "\n".join([f"{table}:", *finding_lines(findings)]))
     if errors:
-        fail(f"{table}: {errors} thing{'s' * (errors > 1)} to mend before this table can be relied on", 1)
+        fail(f"{table}: {counted(errors, 'thing')} to mend before this table can be relied on", 1)
 
 
 @click.command(cls=Command, short_help="Compare two tables, entry by entry.")
-@click.argument("a", type=TablePath(path_type=Path))
-@click.argument("b", type=TablePath(path_type=Path))
+@click.argument("a", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("b", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Compare also what was run with other settings or model files.")
 @click.option("--limit", type=click.IntRange(0), help="Most entries; 0: all.  [default: 10, with --json all]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -79,7 +80,6 @@ def diff(a: Path, b: Path, force: bool, limit: int | None, as_json: bool) -> Non
 
     Says of every entry how much slower or faster it is, and whether that is more than noise.
     """
-    from bpnas.tables.commands.text import terminal_width
     from bpnas.tables.tools.diff import diff_tables
     from bpnas.tables.tools.diff_report import diff_lines, diff_result
 
@@ -99,7 +99,9 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
 
     Nothing is averaged: entries that differ between tables are refused.
     """
-    from bpnas.tables.commands.text import check_folder, coverage_text, missing_text, models_text
+    from bpnas.tables.build import missing_text
+    from bpnas.tables.commands.text import check_folder, coverage_text, models_text
+    from bpnas.tables.heads import heads_by_size, heads_text
     from bpnas.tables.schema import write_table
     from bpnas.tables.tools.merge import merge_tables
 
@@ -108,12 +110,14 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
     write_table(out, merged.table, merged.meta)
     meta = merged.meta
     sizes = sorted({b.input_size for b in meta.backbones})
+    heads = heads_by_size(merged.table["key"].to_pylist(), meta.backbones)
     text = [
-        f"{out}: {merged.table.num_rows:,} entries of {meta.label}",
+        f"{out}: {entries(merged.table.num_rows)} of {meta.label}",
         coverage_text(meta),
+        f"Heads of {heads_text(heads)}",
     ]
     if meta.missing:
-        text.append(missing_text(meta))
+        text.append(missing_text(meta.missing))
     text.extend(models_text(meta.models))
     result = {
         "table": str(out),
@@ -122,6 +126,7 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
         "device": meta.device_name,
         "mock": meta.mock,
         "input_sizes": sizes,
+        "head_classes": {str(size): list(found) for size, found in heads.items()},
         "paths": len(meta.paths),
         "models": meta.models.to_dict(),
     }
@@ -172,7 +177,7 @@ def import_(
     write_table(path, imported.table, imported.meta)
     left = sum(map(len, imported.mismatches.values()))
     text = [
-        f"{path}: {imported.table.num_rows:,} entries of {imported.meta.label}",
+        f"{path}: {entries(imported.table.num_rows)} of {imported.meta.label}",
         coverage_text(imported.meta),
         f"{imported.rows - left:,} of {imported.rows:,} rows of {file} have exactly the operators of ours"
         + ("; left out:" if left else ""),

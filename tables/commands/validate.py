@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bpnas.base.columns import terminal_width
 from bpnas.base.command import Command, print_result
 from bpnas.profiler.cli import main as profile_device
 
@@ -47,19 +48,20 @@ def validate(
     """
     import json
 
-    from bpnas.android_bench.connect import choose_serial
     from bpnas.android_bench.device import DeviceOptions
-    from bpnas.android_bench.open_device import open_device
+    from bpnas.android_bench.opening import open_device
+    from bpnas.android_bench.serials import choose_serial
     from bpnas.base.files import write_atomically
     from bpnas.profiler.campaign.records import Records
     from bpnas.profiler.commands.campaign_display import campaign_display
     from bpnas.profiler.commands.campaign_options import fail_for, failure_fields, given_options, most_sessions
     from bpnas.tables.commands.text import check_folder
     from bpnas.tables.latency_table import LatencyTable
+    from bpnas.tables.shipped import beside_table
     from bpnas.tables.validation.time_networks import plan_networks, refuse_mock_mismatch, time_networks
     from bpnas.tables.validation.validate import validate as compare
 
-    out = out or table.with_suffix(".validation.json")
+    out = out or Path(f"{beside_table(table)}.validation.json")
     check_folder(out)
     most = most_sessions(sessions, max_sessions)
     loaded = LatencyTable.load(table)
@@ -71,7 +73,7 @@ def validate(
         plan = plan_networks(
             meta, device, networks=networks, sessions=sessions, seed=seed, input_sizes=tuple(dict.fromkeys(input_sizes))
         )
-        file = Path(records) if records else table.with_suffix(".validation.sqlite")
+        file = Path(records) if records else Path(f"{beside_table(table)}.validation.sqlite")
         display = campaign_display(device.info.label, file, plan.setup.device, plan.setup.settings)
         with Records.write(file) as store, display as show:
             timed = time_networks(
@@ -93,7 +95,7 @@ def validate(
             "failures": failure_fields(timed.campaign.failures),
         }
         write_atomically(out, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-        print_result(content | {"out": str(out)}, as_json, f"{report.to_text()}\n\nAll of it: {out}")
+        print_result(content | {"out": str(out)}, as_json, f"{report.to_text(terminal_width())}\n\nAll of it: {out}")
     fail_for(timed.campaign.failures)
 
 

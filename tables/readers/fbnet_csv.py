@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bpnas.base.errors import UsageError
+from bpnas.base.plurals import counted
 from bpnas.profiler.backbone import Site
 from bpnas.profiler.block import EXPANSIONS, GROUPS, KERNELS, ComplexPath
 from bpnas.profiler.paths import PathPart
@@ -74,7 +75,8 @@ class FbnetCsv:
 
 
 def _fields(path: Path, row: int, names: Sequence[str], values: list[str]) -> dict[str, str]:
-    found = f"{path}: line {row}: has {len(values)} fields, but the first line names {len(names)} columns"
+    columns = f"the first line names {counted(len(names), 'column')}"
+    found = f"{path}: line {row}: has {counted(len(values), 'field')}, but {columns}"
     if len(values) > len(names):
         raise TableError(f"{found}; write decimals with a point, as in 1.25, and put texts with commas in quotes")
     if len(values) < len(names):

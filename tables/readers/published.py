@@ -13,6 +13,7 @@ from bpnas.android_bench.device import DeviceInfo
 from bpnas.base.errors import BpnasError, UsageError
 from bpnas.base.file_kinds import kind_of
 from bpnas.base.plain_text import storable
+from bpnas.base.plurals import counted
 from bpnas.profiler.backbone import Backbone
 from bpnas.tables.build import geometry, name_some
 from bpnas.tables.coverage import paths_everywhere
@@ -88,7 +89,8 @@ def import_table(
     if not entries:
         reasons = "; ".join(f"{len(names):,} {reason}" for reason, names in mismatches.items())
         raise TableError(
-            f"{file}: none of its {len(rows):,} rows is a part of ours with exactly the same operators ({reasons})"
+            f"{file}: of its {counted(len(rows), 'row')}, none is a part of ours with exactly the same "
+            f"operators ({reasons})"
         )
     fixed = {"device": info.name, "runtime": info.runtime, "source": f"imported:{chosen.name}"}
     table = arrow_table({**entries[key], **fixed} for key in sorted(entries))

@@ -9,7 +9,7 @@ interval in both tables is undecided.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from bpnas.tables.build import name_some
 from bpnas.tables.errors import TableError
+from bpnas.tables.heads import heads_by_size
 from bpnas.tables.latency_table import to_pandas
 from bpnas.tables.schema import read_table
 from bpnas.tables.table_meta import TableMeta
@@ -97,6 +98,7 @@ class TableDiff:
         spearman, kendall: rank correlations of the latencies; None where fewer than three entries are there, or one
             table's are all equal.
         only_a, only_b: keys that only one has.
+        heads_a, heads_b: the numbers of classes of the heads that only one has, by input size.
     """
 
     a: Path
@@ -111,6 +113,8 @@ class TableDiff:
     kendall: float | None
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
+    heads_a: dict[int, tuple[int, ...]]
+    heads_b: dict[int, tuple[int, ...]]
 
 
 def diff_tables(a: Path, b: Path, force: bool = False) -> TableDiff:
@@ -139,6 +143,8 @@ def diff_tables(a: Path, b: Path, force: bool = False) -> TableDiff:
             f"{a} and {b}: no entry in common ({name_some(list(one.index[:1]))} | {name_some(list(other.index[:1]))}); "
             "tables are compared where they have the same paths at the same sites"
         )
+    backbones = (*a_meta.backbones, *b_meta.backbones)
+    heads_a, heads_b = (heads_by_size(each.index.tolist(), backbones) for each in (one, other))
     entries = _entries(one.loc[common], other.loc[common])
     return TableDiff(
         a=a,
@@ -152,7 +158,14 @@ def diff_tables(a: Path, b: Path, force: bool = False) -> TableDiff:
         **_correlations(one.loc[common, "latency_ms"].to_numpy(), other.loc[common, "latency_ms"].to_numpy()),
         only_a=tuple(one.index.difference(other.index)),
         only_b=tuple(other.index.difference(one.index)),
+        heads_a=_without(heads_a, heads_b),
+        heads_b=_without(heads_b, heads_a),
     )
+
+
+def _without(heads: Mapping[int, Sequence[int]], others: Mapping[int, Sequence[int]]) -> dict[int, tuple[int, ...]]:
+    left = {size: tuple(one for one in found if one not in others[size]) for size, found in heads.items()}
+    return {size: found for size, found in left.items() if found}
 
 
 def _rank(entry: EntryDiff) -> tuple[bool, float, str]:

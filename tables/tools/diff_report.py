@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from bpnas.base.columns import align, wrapped
+from bpnas.base.plurals import entries
 from bpnas.tables.build import name_some
+from bpnas.tables.heads import heads_text
 from bpnas.tables.table_meta import TableMeta
 from bpnas.tables.tools.diff import FALSE_DISCOVERY_RATE, TableDiff
-from bpnas.tables.tools.show import align
 
 
 def diff_lines(diff: TableDiff, limit: int, width: int | None = None) -> list[str]:
@@ -25,7 +27,12 @@ def diff_lines(diff: TableDiff, limit: int, width: int | None = None) -> list[st
         f"A: {diff.a}, {diff.a_meta.label}",
         f"B: {diff.b}, {diff.b_meta.label}",
         *(f"   {field}" for field in diff.different),
-        f"{len(diff.entries):,} entries in both{_only('A', diff.only_a)}{_only('B', diff.only_b)}",
+        f"{entries(len(diff.entries))} in both{_only('A', diff.only_a)}{_only('B', diff.only_b)}",
+        *(
+            f"Heads only in {name}: {heads_text(heads)}"
+            for name, heads in (("A", diff.heads_a), ("B", diff.heads_b))
+            if heads
+        ),
         "",
         *_groups(diff, width),
         "",
@@ -39,7 +46,7 @@ def diff_lines(diff: TableDiff, limit: int, width: int | None = None) -> list[st
         lines += ["", *align([["key", "A ms", "B ms", "B/A", "q", "B is"], *cells], "<>>>><", width)]
     if len(shown) < len(diff.entries):
         lines.append(f"{len(diff.entries) - len(shown):,} more; --limit 0 shows all")
-    return lines
+    return wrapped(lines, width)
 
 
 def diff_result(diff: TableDiff, limit: int) -> dict[str, Any]:
@@ -52,6 +59,8 @@ def diff_result(diff: TableDiff, limit: int) -> dict[str, Any]:
         "forced": list(diff.forced),
         "only_a": list(diff.only_a),
         "only_b": list(diff.only_b),
+        "heads_only_a": {str(size): list(found) for size, found in diff.heads_a.items()},
+        "heads_only_b": {str(size): list(found) for size, found in diff.heads_b.items()},
         "spearman": diff.spearman,
         "kendall": diff.kendall,
         "groups": [asdict(group) for group in diff.groups],
@@ -80,7 +89,7 @@ def _only(name: str, keys: tuple[str, ...]) -> str:
 
 
 def _groups(diff: TableDiff, width: int | None) -> list[str]:
-    head = ["", "entries", "B/A median", "10 %", "90 %", "slower", "faster", "within noise", "undecided"]
+    head = ["B/A of", "entries", "median", "10 %", "90 %", "slower", "faster", "within noise", "undecided"]
     cells = [
         [
             g.name,
@@ -98,7 +107,7 @@ def _basis(diff: TableDiff) -> str:
     if not decided:
         return "No entry has a confidence interval in both tables, so nothing is said about what is noise."
     return (
-        f"'slower' and 'faster': the 95 % intervals do not meet, and the p-value q, adjusted for {decided:,} entries "
+        f"'slower' and 'faster': the 95 % intervals do not meet, and the p-value q, adjusted for {entries(decided)} "
         f"(Benjamini-Hochberg), is at most {FALSE_DISCOVERY_RATE:g};\nassumed are independent, normally distributed "
         "sessions."
     )

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpnas.base.findings import Finding
+from bpnas.base.plurals import entries as count_of
 from bpnas.profiler.backbone import Backbone
 from bpnas.profiler.paths import head_part, stem_part
-from bpnas.tables.build import name_some
+from bpnas.tables.build import missing_text, name_some
 from bpnas.tables.coverage import paths_at, paths_everywhere
 from bpnas.tables.errors import TableError
+from bpnas.tables.heads import measured_heads
 from bpnas.tables.latency_table import to_pandas
+from bpnas.tables.more_heads import more_heads
 from bpnas.tables.schema import read_table
 from bpnas.tables.table_meta import SCHEMA_VERSION, TableMeta
 
@@ -59,6 +62,7 @@ def diagnose_table(path: Path) -> tuple[Finding, ...]:
         *_flags(frame),
         *_expansions(frame),
         *(finding for backbone in meta.backbones for finding in _coverage(meta, keys, backbone)),
+        *_heads(frame, meta),
     )
 
 
@@ -77,11 +81,11 @@ def _missing(meta: TableMeta, entries: int) -> Iterator[Finding]:
     if meta.missing:
         yield Finding(
             "warning",
-            f"{len(meta.missing):,} planned entries are missing: {name_some(meta.missing)}",
+            missing_text(meta.missing),
             "finish the campaign with the same profile-device command, and build the table again",
         )
     elif meta.imported is None:
-        yield Finding("ok", f"{entries:,} entries, none of those planned is missing")
+        yield Finding("ok", f"{count_of(entries)}, none of those planned is missing")
 
 
 def _impossible(frame: pd.DataFrame) -> Iterator[Finding]:
@@ -136,7 +140,7 @@ def _intervals(frame: pd.DataFrame) -> Iterator[Finding]:
             "measure more sessions of them, on a quieter and cooler device",
         )
     elif known.any():
-        yield Finding("ok", f"known to {half.max():.1%} or better: {int(known.sum()):,} entries")
+        yield Finding("ok", f"known to {half.max():.1%} or better: {count_of(int(known.sum()))}")
     unknown = sorted(frame["key"][~known & (frame["sessions"] != 1).fillna(True)])  # of one session: said already
     if unknown:
         yield Finding("warning", _list("without a confidence interval", unknown, len(frame)))
@@ -144,14 +148,15 @@ def _intervals(frame: pd.DataFrame) -> Iterator[Finding]:
 
 def _quarantined(frame: pd.DataFrame) -> Iterator[Finding]:
     unused, used = int(frame["quarantined"].sum()), int(frame["sessions"].sum())
+    share = f"{unused:,} of {unused + used:,}"
     if unused > QUARANTINED_SHARE * (unused + used):
         yield Finding(
             "warning",
-            f"{unused:,} of {unused + used:,} sessions were measured, but are not used",
+            f"sessions that were measured, but are not used: {share}",
             "look for what slows the device down (heat, other programs), and measure again",
         )
     elif unused:
-        yield Finding("ok", f"{unused:,} of {unused + used:,} sessions are left out, with a reason")
+        yield Finding("ok", f"sessions that are left out, with a reason: {share}")
 
 
 def _flags(frame: pd.DataFrame) -> Iterator[Finding]:
@@ -201,14 +206,29 @@ def _coverage(meta: TableMeta, keys: set[str], backbone: Backbone) -> Iterator[F
             remedy,
         )
     else:
-        yield Finding("ok", f"{name}: {everywhere} of 272 paths at all {len(backbone.sites)} sites")
+        sites = "its only site" if len(backbone.sites) == 1 else f"all {len(backbone.sites)} sites"
+        yield Finding("ok", f"{name}: {everywhere} of 272 paths at {sites}")
     absent = [part.key for part in (stem_part(backbone), head_part(backbone)) if part.key not in keys]
     if absent:
         yield Finding("error", f"{name}: no entry {' nor '.join(absent)}, which every network has", remedy)
 
 
+def _heads(frame: pd.DataFrame, meta: TableMeta) -> Iterator[Finding]:
+    """The first backbone of each input size that has one head alone, so that none of other classes is known."""
+    sessions = min(map(int, frame["sessions"].dropna()), default=1)
+    for backbone in {each.input_size: each for each in reversed(meta.backbones)}.values():
+        heads = measured_heads(frame["key"], head_part(backbone))
+        if len(heads) == 1:
+            yield Finding(
+                "warning",
+                f"one head at input size {backbone.input_size}, of {backbone.classes:,} classes: images and networks "
+                "with another number of classes are refused",
+                more_heads(meta, backbone, sessions),
+            )
+
+
 def _list(what: str, entries: Sequence[str], of: int = 0) -> str:
     """The number of entries, and the first ones by name, unless they are all `of` the table."""
-    if len(entries) == of:
+    if len(entries) == of > 1:
         return f"{what}: all {of:,} entries"
-    return f"{what}: {len(entries):,} entr{'y' if len(entries) == 1 else 'ies'} ({name_some(entries)})"
+    return f"{what}: {count_of(len(entries))} ({name_some(entries)})"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpnas.base.columns import align
 from bpnas.base.errors import UsageError
-from bpnas.profiler.paths import head_part, select_paths
+from bpnas.base.plurals import counted
+from bpnas.profiler.paths import select_paths
 from bpnas.tables.build import name_some
-from bpnas.tables.heads import measured_heads
+from bpnas.tables.heads import heads_by_size, heads_text
 from bpnas.tables.latency_table import to_pandas
 from bpnas.tables.schema import COLUMNS, read_table
 from bpnas.tables.table_meta import TableMeta
@@ -19,7 +20,6 @@ from bpnas.tables.table_meta import TableMeta
 if TYPE_CHECKING:
     import pandas as pd
 
-_LEAST_NAME = 20  # characters of a name that stay, however narrow the terminal is
 _SHOWN = ("key", "latency_ms", "low_ms", "high_ms", "mad_ms", "sessions", "flags")
 
 
@@ -78,7 +78,7 @@ def view_table(
         raise UsageError(f"no column is called {column!r}; there are {', '.join(COLUMNS)}")
     descending = sort is not None and sort.startswith("-")
     rows = rows.sort_values([column, "key"], ascending=[not descending, True], na_position="last")
-    heads = {b.input_size: tuple(measured_heads(frame["key"], head_part(b))) for b in meta.backbones}
+    heads = heads_by_size(frame["key"].tolist(), meta.backbones)
     return TableView(path, meta, digest, rows, kinds, doubtful, heads)
 
 
@@ -124,9 +124,8 @@ def header_lines(view: TableView) -> list[str]:
         lines.append(f"{'statistic':9} {meta.statistic} instead of medians")
     sizes = ", ".join(f"{b.input_size} ({b.classes} classes)" for b in meta.backbones)
     lines.append(f"{'backbone':9} {meta.backbones[0].name} at input size {sizes}")
-    heads = [f"{', '.join(f'{count:,}' for count in counts)} classes at {size}" for size, counts in view.heads.items()]
     others = "; others are interpolated" if all(len(counts) > 1 for counts in view.heads.values()) else ""
-    lines.append(f"{'heads':9} {'; '.join(heads) or 'none'}{others}")
+    lines.append(f"{'heads':9} {heads_text(view.heads)}{others}")
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in view.kinds.items())
     lines.append(f"{'entries':9} {sum(view.kinds.values()):,} ({kinds}); {len(meta.paths)} of 272 paths at every site")
     missing = f"{len(meta.missing):,}: {name_some(meta.missing)}" if meta.missing else "none"
@@ -145,8 +144,8 @@ def _settings(meta: TableMeta) -> str:
     if s is None:
         return "unknown"
     return (
-        f"{s.threads} thread{'s' * (s.threads > 1)}, warm-up {s.warmup_runs} runs and {s.warmup_seconds:g} s, "
-        f"{s.runs} samples and {s.seconds:g} s; export version {meta.export_version}"
+        f"{counted(s.threads, 'thread')}, warm-up {counted(s.warmup_runs, 'run')} and {s.warmup_seconds:g} s, "
+        f"{counted(s.runs, 'sample')} and {s.seconds:g} s; export version {meta.export_version}"
     )
 
 
@@ -154,31 +153,6 @@ def row_lines(rows: pd.DataFrame, width: int | None = None) -> list[str]:
     """Rows in columns, headings first; `width` as in `align`."""
     cells = [[_cell(value) for value in row] for row in rows[list(_SHOWN)].itertuples(index=False)]
     return align([list(_SHOWN), *cells], "<>>>>><", width)
-
-
-def align(cells: Sequence[Sequence[str]], sides: str, width: int | None = None) -> list[str]:
-    """Cells as lines of columns.
-
-    Args:
-        cells: rows of texts.
-        sides: of each column, whether it is aligned left (`<`) or right (`>`).
-        width: of the terminal, in characters: the first column, where long names are, is shortened to fit, and what
-            is too long all the same is cut; None does neither.
-    """
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rest = sum(widths[1:]) + 2 * len(widths[1:])
-    if width is not None:
-        widths[0] = min(widths[0], max(width - rest, _LEAST_NAME))
-    lines = []
-    for row in cells:
-        fitted = [_cut(row[0], widths[0]), *row[1:]]
-        line = "  ".join(f"{c:{side}{w}}" for c, side, w in zip(fitted, sides, widths, strict=True)).rstrip()
-        lines.append(line if width is None else _cut(line, width))
-    return lines
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _cell(value: Any) -> str:

@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
+from bpnas.base.plurals import counted
 from bpnas.profiler.cost import Cost, network_cost
 from bpnas.profiler.paths import NetworkPart
 from bpnas.tables.errors import TableError
@@ -53,7 +54,9 @@ def _proportional(name: str, count: Callable[[Cost], int], known: Timed, asked: 
     counts = _counts(count, asked)
     if known:
         scale = float(np.median(_latencies(known) / _counts(count, known)))
-        return Baseline(name, tuple((scale * counts).tolist()), f"scale: median of {len(known)} networks of the table")
+        return Baseline(
+            name, tuple((scale * counts).tolist()), f"scale: median of {counted(len(known), 'network')} of the table"
+        )
     if len(asked) < 2:
         return Baseline(name, unavailable="a single network gives no scale to predict it with")
     ratios = _latencies(asked) / counts
@@ -73,7 +76,9 @@ def _nearest(table: LatencyTable, known: Timed, asked: Timed) -> Baseline:
         ]
     except TableError as error:
         return Baseline("nearest", unavailable=str(error))
-    return Baseline("nearest", tuple(predicted), f"latency of the most similar of {len(known)} networks of the table")
+    return Baseline(
+        "nearest", tuple(predicted), f"latency of the most similar of {counted(len(known), 'network')} of the table"
+    )
 
 
 def _site_latencies(plain: LatencyTable, network: NetworkPart) -> Floats:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bpnas.base.columns import wrapped
+from bpnas.base.plurals import counted
 from bpnas.tables.additivity.accuracy import Accuracy
 
 
@@ -88,19 +90,23 @@ class ValidationReport:
         """As plain values for JSON; errors and shares are fractions."""
         return asdict(self)
 
-    def to_text(self) -> str:
-        """For people, as a table per input size."""
+    def to_text(self, width: int | None = None) -> str:
+        """For people, as a table per input size; `width` of the terminal in characters, which it does not exceed."""
         mock = " (MOCK: computed, not measured)" if self.mock else ""
         statistic = "" if self.statistic == "median" else f", {self.statistic} instead of medians"
         lines = [f"{self.device}, {self.runtime}{mock}{statistic}; the table predicts with {self.default!r}"]
         for size in self.sizes:
-            lines += ["", f"Input size {size.input_size}, {size.networks} networks that nothing was fitted to:"]
-            lines.append(_HEADER)
-            lines += [_line(one) for one in (*size.models, *size.baselines, size.repetition)]
+            lines += [
+                "",
+                f"Input size {size.input_size}, {counted(size.networks, 'network')} that nothing was fitted to:",
+            ]
+            lines += _fitted("", _HEADINGS, "", width)
+            for one in (*size.models, *size.baselines, size.repetition):
+                lines += _fitted(one.predictor, _figures(one), one.note, width)
             if size.repeat_error is not None:
                 lines.append(f"Two sessions of one network differ by {size.repeat_error:.1%} (median)")
             lines += self._worst(size.models)
-        return "\n".join(lines)
+        return "\n".join(wrapped(lines, width, "  "))
 
     def _worst(self, models: Sequence[PredictorReport]) -> list[str]:
         used = [one for one in models if one.predictor == self.default and one.worst]
@@ -117,16 +123,26 @@ class ValidationReport:
         ]
 
 
-_HEADER = f"  {'':<12}{'within 5%':>10}{'within 10%':>12}{'MAPE':>8}{'bias':>8}{'Spearman':>10}{'Kendall':>9}"
+_HEADINGS = f"{'within 5%':>10}{'within 10%':>12}{'MAPE':>8}{'bias':>8}{'Spearman':>10}{'Kendall':>9}"
+_INDENT = "  "
 
 
-def _line(one: PredictorReport) -> str:
+def _figures(one: PredictorReport) -> str:
     found = one.accuracy
     if found is None:
-        return f"  {one.predictor:<12}not available: {one.unavailable}"
+        return f"not available: {one.unavailable}"
     ranks = [f"{rank:.3f}" if rank is not None else "-" for rank in (found.spearman, found.kendall)]
-    note = f"  {one.note}" if one.note else ""
-    return (
-        f"  {one.predictor:<12}{found.within_5:>10.0%}{found.within_10:>12.0%}{found.mape:>8.1%}"
-        f"{found.bias:>+8.1%}{ranks[0]:>10}{ranks[1]:>9}{note}"
-    )
+    shares = f"{found.within_5:>10.0%}{found.within_10:>12.0%}{found.mape:>8.1%}{found.bias:>+8.1%}"
+    return f"{shares}{ranks[0]:>10}{ranks[1]:>9}"
+
+
+def _fitted(name: str, figures: str, note: str, width: int | None) -> list[str]:
+    """A row on one line, or with its note, and where that is too long too, its name on one of their own."""
+    row = f"{_INDENT}{name:<12}{figures}"
+    whole = f"{row}{_INDENT * bool(note)}{note}"
+    if width is None or len(whole) <= width:
+        return [whole]
+    notes = [f"{_INDENT * 2}{note}"] * bool(note)
+    if len(row) <= width:
+        return [row, *notes]
+    return [*[f"{_INDENT}{name}"] * bool(name), figures if len(figures) <= width else " ".join(figures.split()), *notes]

@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
 
 from bpnas.android_bench import Failure, Measurement, RunRequest, RunSettings, read_operators
-from bpnas.android_bench.open_device import open_device
+from bpnas.android_bench.opening import open_device
 
 FLOAT = TensorProto.FLOAT
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
 from bpnas.android_bench.model_file import ModelFile
 from bpnas.android_bench.model_inputs import InputChoices
 from bpnas.android_bench.runner.device import NativeDevice
+from bpnas.android_bench.serials import connect
 from tests.model_graphs import convolution, write_graph
 from tests.phone.chaos import write_fake_runner
 
@@ -88,7 +88,7 @@ def test_nothing_that_an_older_runner_says_is_taken_for_0(operators: Operators) 
     assert operators(profile).stdout.splitlines()[1:] == [
         "   < 0.0010 ms  Conv  a",
         "   < 0.0010 ms  together",
-        "1 of 1 operators is below the resolution of the runtime's clock, 1 us",
+        "1 of 1 operator is below the resolution of the runtime's clock, 1 us",
     ]
     result = json.loads(operators(profile, "--json").stdout)
     assert (result["below_clock"], result["inference_ns"]) == (1, None)

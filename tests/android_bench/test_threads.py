@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
 from bpnas.android_bench.local.device import LocalDevice
 from bpnas.android_bench.measurement import Measurement, RunSettings
-from bpnas.android_bench.open_device import open_device
+from bpnas.android_bench.opening import open_device
 from bpnas.android_bench.runner.device import NativeDevice
+from bpnas.android_bench.serials import connect
 from bpnas.base.errors import UsageError
 from bpnas.profiler.campaign.records import Records, Setup
 from bpnas.profiler.campaign.run import run_campaign

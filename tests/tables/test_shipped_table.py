@@ -14,6 +14,7 @@ from bpnas.profiler.models.graph import EXPORT_VERSION
 from bpnas.profiler.paths import HEAD_CLASSES, all_paths, enumerate_parts, head_parts
 from bpnas.tables import LatencyTable
 from bpnas.tables.additivity.model_record import TableModels
+from bpnas.tables.shipped import beside_table
 
 BACKBONES = tuple(Backbone.load("mobilenetv2", size) for size in (32, 224))
 
@@ -87,6 +88,34 @@ def test_it_is_there_under_its_name_also_where_no_checkout_is(cli, tmp_path, mon
     assert cli("build-table", "doctor", "mock:s9").exit_code == 0
     assert cli("build-table", "diff", "mock:s9", "mock:s9").exit_code == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_called_by_its_name_wherever_it_is_shown(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words, beginning in (
+        (("show", "mock:s9"), "mock:s9:\n"),
+        (("doctor", "mock:s9"), "mock:s9:\n"),
+        (("diff", "mock:s9", "mock:s9"), "BOTH ARE MOCK: nothing here was measured by bpnas\nA: mock:s9, Samsung"),
+    ):
+        assert cli("build-table", *words).stdout.startswith(beginning)
+    assert json.loads(cli("build-table", "show", "mock:s9", "--json").stdout)["table"] == "mock:s9"
+    wrong = cli("build-table", "show", "mock:s9", "--kind", "paht")
+    assert wrong.exit_code == 2 and wrong.stderr.startswith("Error: mock:s9: no entries of kind")
+    assert cli("build-table", "merge", "mock:s9", "--out", "m.parquet").exit_code == 0
+    assert LatencyTable.load("mock:s9").sha256 == LatencyTable.load("m.parquet").sha256
+    # Only that name is one: any other is a file's.
+    other = cli("build-table", "show", "mock:s8")
+    assert other.exit_code == 1 and "mock:s8: the table cannot be read" in other.stderr
+
+
+def test_what_belongs_to_it_is_put_here(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("torch")
+    words = ("--networks", "2", "--sessions", "1", "--input-size", "32")
+    assert cli("build-table", "validate", "mock:s9", *words).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} >= {"mock_s9.validation.json", "mock_s9.validation.sqlite"}
+    assert beside_table("mock:s9").name == "mock_s9"  # as runs and studies of it are called
+    assert beside_table("folder/t.parquet") == Path("folder/t")
 
 
 def test_run_search_takes_it_by_name_and_names_it_where_there_is_no_table(cli, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bpnas.base.plurals import counted
 from bpnas.search.studies.connections.paper_figures import LAMBDA_0
 from bpnas.search.studies.connections.summary import Comparison, Summary
 from bpnas.search.studies.report import LEVEL, POINTS, Unit, seed_count, table_lines
@@ -46,7 +47,7 @@ def summary_lines(summary: Summary) -> list[str]:
     least = min(1.0, smallest_p(summary.seeds) * max(pairs, 1))
     if pairs and least >= LEVEL:
         lines.append(
-            f"With {seeds} and {pairs} comparison{'s' * (pairs != 1)} the exact two-sided sign-flip test, by Holm, "
+            f"With {seeds} and {counted(pairs, 'comparison')} the exact two-sided sign-flip test, by Holm, "
             f"cannot give p below {least:.3g} for all of them, however large the differences are."
         )
     return [*lines, *summary.notes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from bpnas.base.plurals import counted
 from bpnas.search.studies.proposals.summary import Comparison, Measure, Summary
 from bpnas.search.studies.report import LEVEL, POINTS, seed_count, table_lines
 from bpnas.search.studies.statistics import smallest_p
@@ -40,7 +41,7 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.correlation is not None:
         lines.append(
             f"Rank correlation of the winners' scores in the search and on test images: {summary.correlation:.2f} "
-            f"({len(summary.outcomes)} winners)"
+            f"({counted(len(summary.outcomes), 'winner')})"
         )
     lines += _stuck(summary) + _power(summary)
     return lines

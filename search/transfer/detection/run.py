@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpnas.base.files import write_atomically
+from bpnas.base.plurals import counted
 from bpnas.base.randomness import derived_seed
 from bpnas.search.errors import SearchError
 from bpnas.search.networks.network_file import NetworkFile
@@ -94,7 +95,8 @@ def run_detection(
 
     detector, origin, changes = seeded(derived_seed(seed, "detector"), build)
     dropped = len(to_train.images) - len(images)
-    empty = [f"{to_train.file}: {dropped} images without boxes are left out of training"] if dropped else []
+    without = counted(dropped, "image without boxes is", "images without boxes are")
+    empty = [f"{to_train.file}: {without} left out of training"] if dropped else []
     config = {
         "task": "detection",
         **origin,
@@ -109,13 +111,13 @@ def run_detection(
         for note in (notes := (*settings.notes(), *changes, *to_train.notes, *empty)):
             watcher.note(note)
         _train(directory, detector, images, settings, seed, stopwatch, watcher)
-        watcher.note(f"evaluation on {len(to_evaluate.images)} images")
+        watcher.note(f"evaluation on {counted(len(to_evaluate.images), 'image')}")
         return {
             **config,
             "metrics": _evaluate(directory, detector, to_evaluate, settings.batch),
             "images": {"train": len(images), "val": len(to_evaluate.images)},
-            "judged_on": f"{len(to_evaluate.images):,} images of {to_evaluate.file}, scaled to a shorter side of "
-            f"{settings.shorter_side} px, at most {settings.longer_side} px",
+            "judged_on": f"{counted(len(to_evaluate.images), 'image')} of {to_evaluate.file}, scaled to a shorter side "
+            f"of {settings.shorter_side} px, at most {settings.longer_side} px",
             "categories": to_train.category_names,
             "notes": notes,
             "versions": _versions(),

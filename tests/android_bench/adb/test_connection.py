@@ -25,9 +25,9 @@ from bpnas.android_bench.adb.connection import MAX_PAYLOAD, MAX_UNREAD, AdbConne
 from bpnas.android_bench.adb.keys import load_signers
 from bpnas.android_bench.adb.transport import HardenedTcpTransport
 from bpnas.android_bench.adb.usb import PatientUsbTransport
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.remote import FileToPush
+from bpnas.android_bench.serials import connect
 from tests.garbage import collected
 from tests.patience import PATIENCE, slowness
 from tests.phone.daemon import Adbd, wait_until

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpnas.android_bench.adb.remote import AdbRemote
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.remote import FileToPush, ShellResult
+from bpnas.android_bench.serials import connect
 from tests.patience import PATIENCE
 from tests.phone.chaos import pushing, sabotage
 from tests.phone.daemon import Adbd

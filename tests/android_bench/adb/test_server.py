@@ -13,9 +13,9 @@ import pytest
 
 from bpnas.android_bench.adb.attached import Attached
 from bpnas.android_bench.adb.server import ServerConnection, server_address, server_devices
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.remote import FileToPush
+from bpnas.android_bench.serials import connect
 from bpnas.base.errors import UsageError
 from tests.garbage import collected
 from tests.patience import PATIENCE, slowness

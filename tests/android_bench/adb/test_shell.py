@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from bpnas.android_bench.adb.connection import DirectConnection
 from bpnas.android_bench.adb.remote import AdbRemote
 from bpnas.android_bench.adb.usb import PatientUsbTransport
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError, DeviceSpaceError
 from bpnas.android_bench.remote import MAX_ERROR_BYTES, MAX_SHELL_OUTPUT_BYTES, FileToPush, Remote, ShellStream, quote
+from bpnas.android_bench.serials import connect
 from bpnas.base.errors import UsageError
 from bpnas.base.plain_text import printable
 from tests.patience import PATIENCE

@@ -15,18 +15,18 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import MODEL_SUFFIX, DeviceOptions
 from bpnas.android_bench.local.runtimes import open_session
 from bpnas.android_bench.measurement import Measurement, RunSettings
 from bpnas.android_bench.model_file import open_model_file
 from bpnas.android_bench.model_inputs import InputChoices
-from bpnas.android_bench.open_device import open_device
+from bpnas.android_bench.opening import open_device
 from bpnas.android_bench.phone.facts import read_facts
 from bpnas.android_bench.remote import FileToPush
 from bpnas.android_bench.runner.bundle import Bundle
 from bpnas.android_bench.runner.lines import parse_line
 from bpnas.android_bench.runner.program import choose_program
+from bpnas.android_bench.serials import connect
 from bpnas.profiler.cli import main as profile_device
 from bpnas.tables import LatencyTable
 from tests.model_graphs import FORMATS, convolution, one_of_each, request_for, write_graph

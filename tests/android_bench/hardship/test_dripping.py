@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 from click.testing import Result
 
-from bpnas.android_bench.connect import attached_devices, connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.phone.device_folder import DeviceFolder
 from bpnas.android_bench.phone.facts import read_facts
+from bpnas.android_bench.serials import attached_devices, connect
 from tests.folder_phone import FolderPhone
 from tests.phone.chaos import impatience
 from tests.phone.hostile import VERSION, HostileDaemon, packet, shell_frame

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError
 from bpnas.android_bench.local.held_cores import HeldCores, holder_of_cores, sharing_a_clock
 from bpnas.android_bench.phone.conditions import read_conditions
 from bpnas.android_bench.phone.device_folder import DeviceFolder
 from bpnas.android_bench.phone.facts import read_facts
+from bpnas.android_bench.serials import connect
 from tests.folder_phone import FolderPhone, facts_of, prepared_phone
 from tests.patience import PATIENCE
 from tests.phone.adb_client import AdbServer

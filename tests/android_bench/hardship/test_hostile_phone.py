@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.measurement import Failure, Measurement, Outcome, RunSettings
 from bpnas.android_bench.remote import FileToPush
 from bpnas.android_bench.runner.device import NativeDevice
+from bpnas.android_bench.serials import connect
 from tests.patience import PATIENCE, slowness
 from tests.phone.chaos import check_clean, disk_of, impatience, write_fake_runner, write_requests
 from tests.phone.daemon import Adbd

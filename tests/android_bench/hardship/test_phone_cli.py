@@ -24,7 +24,7 @@ PHONES = (
 
 
 def attach(monkeypatch: pytest.MonkeyPatch, *devices: Attached) -> None:
-    monkeypatch.setattr("bpnas.android_bench.connect.attached_devices", lambda: devices)
+    monkeypatch.setattr("bpnas.android_bench.serials.attached_devices", lambda: devices)
 
 
 def say(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> list[tuple[str, str | None]]:
@@ -195,7 +195,7 @@ def test_a_bundle_with_nothing_said(cli: Cli, built: list[tuple[object, ...]], t
     result = cli("profile-device", "bundle")
     assert result.exit_code == 0
     assert built == [("arm64", tmp_path / "cache/bpnas/bundles", ("tflite", "onnxruntime"), None)]
-    assert result.stdout == f"{tmp_path}/bundle-arm64-ab: 1 files, 2.5 MB, SHA-256 {'ab' * 32}\n"
+    assert result.stdout == f"{tmp_path}/bundle-arm64-ab: 1 file, 2.5 MB, SHA-256 {'ab' * 32}\n"
 
 
 def test_a_bundle_with_everything_said(cli: Cli, built: list[tuple[object, ...]], tmp_path: Path) -> None:

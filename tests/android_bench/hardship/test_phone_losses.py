@@ -11,8 +11,8 @@ from importlib import import_module
 import pytest
 
 from bpnas.android_bench.adb.connection import AdbConnection
-from bpnas.android_bench.connect import _connect_adb
 from bpnas.android_bench.errors import DeviceLostError, UnknownSerialError
+from bpnas.android_bench.serials import _connect_adb
 from bpnas.profiler.campaign.run import Progress
 from tests.patience import PATIENCE
 from tests.phone.adb_client import AdbServer
@@ -187,7 +187,7 @@ def test_a_cable_that_is_out_for_a_while_costs_nothing(
         missing = 3
         phone.restart()
 
-    monkeypatch.setattr("bpnas.android_bench.connect._connect_adb", attach)
+    monkeypatch.setattr("bpnas.android_bench.serials._connect_adb", attach)
     bench.contents = model_contents(bench.keys, seconds=0.02)
     device = bench.open(phone, "R58M123")
     assert bench.run(device, on_progress=at(5, pull_out)).is_complete

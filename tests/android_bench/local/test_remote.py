@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.local.remote import LocalRemote
 from bpnas.android_bench.remote import FileToPush, Remote
+from bpnas.android_bench.serials import connect
 from tests.patience import PATIENCE
 from tests.phone.daemon import wait_until
 

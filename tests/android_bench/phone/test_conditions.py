@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
 from bpnas.android_bench.phone.conditions import Watch, pinned_cores, read_conditions, wait_until_cool, watch_files
 from bpnas.android_bench.phone.device_folder import DeviceFolder
 from bpnas.android_bench.phone.facts import read_facts
 from bpnas.android_bench.phone.governor import Preparation, has_leftovers, prepare, restore_leftovers
+from bpnas.android_bench.serials import connect
 from tests.folder_phone import SNAPDRAGON_855_CORES, FolderPhone, facts_of, prepared_phone
 from tests.patience import PATIENCE
 from tests.phone.daemon import wait_until
@@ -380,7 +380,7 @@ def test_a_connection_lost_while_setting_is_told(rooted: FolderPhone, monkeypatc
 
 CHILD = """
 import sys, time
-from bpnas.android_bench.connect import connect
+from bpnas.android_bench.serials import connect
 from bpnas.android_bench.phone.device_folder import DeviceFolder
 from bpnas.android_bench.phone.facts import PhoneFacts, read_facts
 from bpnas.android_bench.phone.governor import prepare

@@ -275,7 +275,7 @@ def test_errors_become_findings(monkeypatch: pytest.MonkeyPatch, error: DeviceEr
     def refuse(serial: str) -> None:
         raise error
 
-    monkeypatch.setattr("bpnas.android_bench.connect.connect", refuse)
+    monkeypatch.setattr("bpnas.android_bench.serials.connect", refuse)
     (finding,) = diagnose("S1")
     assert (finding.level, finding.what) == ("error", what)
     assert finding.remedy.startswith(remedy)
@@ -286,7 +286,7 @@ def test_a_phone_lost_in_the_middle_is_a_finding_and_is_hung_up(
 ) -> None:
     closed: list[bool] = []
     phone.lost = True
-    monkeypatch.setattr("bpnas.android_bench.connect.connect", lambda serial: phone)
+    monkeypatch.setattr("bpnas.android_bench.serials.connect", lambda serial: phone)
     monkeypatch.setattr(phone, "close", lambda: closed.append(True))
     (finding,) = diagnose("folder")
     assert (finding.level, finding.what) == ("error", "the connection is gone")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
 from bpnas.android_bench.errors import DeviceError, RuntimeUnavailableError
 from bpnas.android_bench.measurement import Failure, Measurement, Outcome, RunSettings
 from bpnas.android_bench.runner.device import NativeDevice
+from bpnas.android_bench.serials import connect
 from bpnas.base.errors import UsageError
 from tests.phone.benchmark_model import BENCHMARK_MODEL
 from tests.phone.chaos import write_fake_runner, write_requests
@@ -208,7 +208,7 @@ def test_a_killed_host_leaves_neither_files_nor_processes(
     script = f"""
 import hashlib, sys
 from pathlib import Path
-from bpnas.android_bench.connect import connect
+from bpnas.android_bench.serials import connect
 from bpnas.android_bench.device import DeviceOptions
 from bpnas.android_bench.runner.device import NativeDevice
 from bpnas.android_bench.measurement import RunRequest, RunSettings

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bpnas.android_bench.connect import connect
 from bpnas.android_bench.device import DeviceOptions
 from bpnas.android_bench.errors import DeviceLostError
 from bpnas.android_bench.measurement import RunSettings
 from bpnas.android_bench.runner.device import NativeDevice
+from bpnas.android_bench.serials import connect
 from bpnas.profiler import Records, run_campaign
 from bpnas.profiler.campaign.records import Plan, Setup
 from tests.patience import PATIENCE

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bpnas.android_bench.errors import DeviceError, DeviceLostError
-from bpnas.android_bench.open_device import open_device
+from bpnas.android_bench.opening import open_device
 from bpnas.base.errors import UsageError
 from bpnas.profiler import Records, run_campaign
 from bpnas.profiler.campaign.device_workers import MAX_FAILURES_IN_A_ROW

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,11 +62,11 @@ def test_the_papers_flow_is_printed_where_the_table_has_both_sizes(here):
     from bpnas.search.commands.search_text import following_lines
     from bpnas.search.run import SearchResult
 
-    result = SearchResult(here / "out", True, "s9", "tflite", (), object(), (), "sum")
+    result = SearchResult(here / "out", True, "s9", "tflite", (), SimpleNamespace(deploy_classes=None), (), "sum")
     lines = following_lines("my table.parquet", result, [], [], (32, 224))
     flow = "\n".join(lines)
     assert "--table 'my table.parquet' --preset paper --data cifar10:CIFAR10 --connections-data imagenet100:" in flow
-    assert "--target 55" in flow and "retrain runs/paper --data imagenet:IMAGENET" in flow
+    assert "--deploy-classes 1000 --target 55" in flow and "retrain runs/paper --data imagenet:IMAGENET" in flow
     assert Preset.load("paper").proposals.strategy == "paper"
 
 

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bpnas.android_bench.measurement import RunSettings
-from bpnas.android_bench.open_device import open_device
+from bpnas.android_bench.opening import open_device
 from bpnas.profiler import to_onnx, to_tflite
 from bpnas.profiler.campaign.records import Records, Setup
 from bpnas.profiler.models.graph import EXPORT_VERSION
@@ -73,6 +73,16 @@ def test_a_limit_is_held_against_both(network: Path, cli: Any) -> None:
     assert f"{network}: the network takes 0.5 ms by table, above its limit of 0.001 ms" in done.stderr
     answer = json.loads(cli("run-search", "measure", network, "--runtime", "tflite", "--json").stdout)
     assert answer["limit_ms"] == 0.001 and answer["within_limit"] is False
+
+
+def test_a_head_that_the_table_interpolated_is_told(network: Path, measure: Any, cli: Any) -> None:
+    assert measure(network, "--runtime", "tflite")["head_interpolated_from"] == []
+    assert "interpolated" not in cli("run-search", "measure", network, "--runtime", "tflite").stdout
+    write(network, head_interpolated_from=[10, 100])
+    answer = measure(network, "--runtime", "tflite")
+    assert answer["head_interpolated_from"] == [10, 100] and answer["classes"] == 10
+    text = cli("run-search", "measure", network, "--runtime", "tflite").stdout
+    assert "The prediction is with a head of 10 classes that is interpolated from 10 and 100\n" in text
 
 
 def test_a_damaged_measurement_is_named(network: Path, cli: Any) -> None:

@@ -71,7 +71,7 @@ def test_crowds_and_an_empty_image_of_coco_do_no_harm(shared_data: Path, cli: An
     words = ["--data", shared_data / "coco", "--network", small_network(tmp_path), "--iterations", 2]
     found = result(cli, "detection", tmp_path / "run", *words, "--shorter-side", 64, "--batch", 1)
     notes = " ".join(found["notes"])
-    assert "1 images without boxes are left out of training" in notes and "crowds are left out of training" in notes
+    assert "1 image without boxes is left out of training" in notes and "crowds are left out of training" in notes
     assert found["images"] == {"train": 49, "val": 50} and len(found["categories"]) == 80
 
 

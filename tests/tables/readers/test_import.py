@@ -203,7 +203,7 @@ def test_differences_to_skip_are_no_latencies(here, shared_data, cli):
     )
     assert done.exit_code == 1 and done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert "none of its 177 rows" in line
+    assert "of its 177 rows, none is" in line
     assert "128 with the identity's addition in it" in line and "48 a difference to its layer's Skip" in line
     assert not list(here.glob("*.parquet"))
 
@@ -346,7 +346,7 @@ GOOD_CSV = "0,16,8,16,2,k3_e6,1.25,2.5"
         ),
         ("f.yaml", {next(iter(LAYERS)): -1}, [], 1, "'-1' is no latency in milliseconds"),
         ("f.yaml", {next(iter(LAYERS)): ".nan"}, [], 1, "'.nan' is no plain number"),
-        ("f.yaml", {"AvgPool2D-input:8x8x16-output:1x1x16": 1}, [], 1, "none of its 1 rows"),
+        ("f.yaml", {"AvgPool2D-input:8x8x16-output:1x1x16": 1}, [], 1, "of its 1 row, none is"),
         ("f.yaml", "Conv-input:16x16x3-output:16x16x8: [1, 2", [], 1, "f.yaml: line 1: no valid YAML"),
         ("f.yaml", "Conv-input:16x16x3-output:16x16x8: !!python/object/apply:os.getcwd []", [], 1, "no field 'mean'"),
         ("f.yaml", "Conv-input:16x16x3-output:16x16x8: 4.5", [], 1, "has no field 'mean'"),

@@ -42,7 +42,7 @@ def test_the_header_says_what_the_table_is(cli, table):
     for text in (
         "bench: Test Bench 1, sdm845, none 1, arm64",
         "tflite, tflite 2, SHA-256 abababababab…",
-        "1 thread, warm-up 1 runs and 0 s, 3 samples and 0 s; export version 1",
+        "1 thread, warm-up 1 run and 0 s, 3 samples and 0 s; export version 1",
         "tiny at input size 16 (10 classes)",
         f"{len(KEYS)} (head 1, join 2, path {len(KEYS) - 4}, stem 1); 13 of 272 paths at every site",
         "missing   none",
@@ -142,7 +142,7 @@ def test_a_narrow_terminal_shortens_names_and_keeps_numbers(cli, here, monkeypat
     networks = make_plan(backbone(), paths="K1G1,K3E2G1,K3E2G2", networks=2)
     path = write(here / "t.parquet", networks)
     full = [line.split() for line in cli("build-table", "show", path, "--kind", "network").stdout.splitlines()[-3:]]
-    monkeypatch.setattr("bpnas.tables.commands.text.terminal_width", lambda: 75)
+    monkeypatch.setattr("bpnas.tables.commands.tools.terminal_width", lambda: 75)
     lines = cli("build-table", "show", path, "--kind", "network").stdout.splitlines()[-3:]
     assert max(map(len, lines)) <= 75 and any("…" in line for line in lines)
     for line, whole in zip(lines, full, strict=True):
@@ -154,7 +154,7 @@ def test_a_narrow_terminal_shortens_names_and_keeps_numbers(cli, here, monkeypat
 def test_what_does_not_fit_at_all_is_cut(cli, here, monkeypatch):
     path = write(here / "t.parquet", PLAN, lambda row: {**row, "flags": "a flag that goes on and on " * 5})
     assert "on and on a flag" in cli("build-table", "show", path).stdout
-    monkeypatch.setattr("bpnas.tables.commands.text.terminal_width", lambda: 70)
+    monkeypatch.setattr("bpnas.tables.commands.tools.terminal_width", lambda: 70)
     lines = cli("build-table", "show", path).stdout.splitlines()
     cut = lines[lines.index("") + 1 :]
     assert max(map(len, cut)) == 70 and cut[1].endswith("…")

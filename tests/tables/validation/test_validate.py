@@ -28,7 +28,7 @@ from bpnas.tables.validation.validate import TimedNetwork, validate
 from tests.known_truth import PATHS, Truth, known_backbone, known_plan, known_records
 from tests.records_factory import device_info, failure, measurement, write_records
 
-OPEN_DEVICE = importlib.import_module("bpnas.android_bench.open_device")  # its name in the package is the function's
+OPEN_DEVICE = importlib.import_module("bpnas.android_bench.opening")  # its name in the package is the function's
 
 TRUTH = Truth(path=1.07, join=0.7, constant_ms=0.05, noise=0.004)
 BACKBONE = known_backbone()
@@ -186,6 +186,15 @@ def test_text_and_json_say_the_same(fitted):
     assert "Two sessions of one network differ by 1.0%" in text
     assert "MOCK" not in text and "MOCK" in replace(report, mock=True).to_text()
     assert json.loads(json.dumps(report.to_dict()))["sizes"][0]["models"][0]["accuracy"]["within_10"] == 0.8
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_the_text_fits_a_terminal_with_all_its_figures(fitted, width):
+    report = validate(fitted, timed_with(fitted))
+    text = report.to_text(width)
+    named = [line for line in text.splitlines() if "@" in line]  # a network's name is one word
+    assert max(len(line) for line in text.splitlines() if line not in named) <= width
+    assert " ".join(text.split()) == " ".join(report.to_text().split())
 
 
 # Timing
@@ -395,7 +404,7 @@ def test_failures_are_reported_and_make_an_exit_code(cli, here, known_device):
     known_device(KnownDevice(refused=networks_of(3)[0].key))
     done = cli("build-table", "validate", "t.parquet", "--serial", "local", "--networks", "3", "--sessions", "1")
     assert done.exit_code == 1
-    assert "2 networks that nothing" in done.stdout and "1 models failed" in done.stderr
+    assert "2 networks that nothing" in done.stdout and "1 model failed" in done.stderr
     assert json.loads(Path("t.validation.json").read_text())["failures"][0]["kind"] == "crash"
     known_device(KnownDevice(refused=networks_of(1)[0].key))
     Path("t.validation.json").unlink()

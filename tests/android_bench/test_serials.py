@@ -10,8 +10,8 @@ import pytest
 
 from bpnas.android_bench.adb.attached import Attached
 from bpnas.android_bench.adb.usb import usb_devices, usb_transport
-from bpnas.android_bench.connect import attached_devices, choose_serial, connect
 from bpnas.android_bench.errors import DeviceLostError, UnknownSerialError
+from bpnas.android_bench.serials import attached_devices, choose_serial, connect
 from bpnas.base.errors import UsageError
 from tests.phone.adb_client import AdbServer
 from tests.phone.daemon import Adbd

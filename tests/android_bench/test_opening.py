@@ -21,7 +21,7 @@ from bpnas.android_bench.local import worker as local_worker
 from bpnas.android_bench.local.device import LocalDevice
 from bpnas.android_bench.measurement import Failure, Measurement, RunRequest, RunSettings
 from bpnas.android_bench.mock import MockDevice
-from bpnas.android_bench.open_device import open_device
+from bpnas.android_bench.opening import open_device
 from bpnas.base.errors import UsageError
 from tests.model_graphs import FORMATS, convolution, one_of_each, request_for, write_graph
 from tests.patience import PATIENCE
