@@ -7,7 +7,7 @@ those that a person wrote.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +31,11 @@ class FieldError(ValueError):
 
 
 @contextmanager
-def fields_of(what: str, remedy: str = RESTORE) -> Iterator[None]:
+def fields_of(what: str | Callable[[], str], remedy: str = RESTORE) -> Iterator[None]:
     """Turn what is wrong with fields into one sentence.
 
     Args:
-        what: the beginning of the sentence, as `FILE: is no network of run-search`.
+        what: the beginning of the sentence, as `FILE: is no network of run-search`; or what gives it when it is needed.
         remedy: its end.
 
     Raises:
@@ -44,7 +44,8 @@ def fields_of(what: str, remedy: str = RESTORE) -> Iterator[None]:
     try:
         yield
     except (FieldError, BackboneError, BlockError) as error:
-        raise RunError(f"{what} ({shortened(str(error), 240)}); {remedy}") from error
+        text = what if isinstance(what, str) else what()
+        raise RunError(f"{text} ({shortened(str(error), 240)}); {remedy}") from error
 
 
 @dataclass(frozen=True, slots=True)
