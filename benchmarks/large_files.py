@@ -35,7 +35,6 @@ from bpnas.profiler.campaign.sentinel import EVERY, sentinel_model
 from bpnas.search import Preset
 from bpnas.search.execution.evaluation import Evaluation
 from bpnas.search.progress import Silent
-from bpnas.search.proposals.limits import default_limits
 from bpnas.search.proposals.run import ProposalSearch, run_proposals
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.run_directory import RunDirectory
@@ -109,8 +108,9 @@ class _Answers:
 def search(folder: Path, trials: int, limits: int, most: int) -> float:
     """Stage 1 of so many trials, until `most` candidates were evaluated; how many seconds of processor that took."""
     began, table = time.process_time(), LatencyTable.mock_s9()
-    space = BlockSpace(table)
-    limits_ms = default_limits(space, tuple((number + 1) / (limits + 1) for number in range(limits)))
+    space = BlockSpace(table, 32)
+    shares = [(number + 1) / (limits + 1) for number in range(limits)]
+    limits_ms = tuple(np.quantile(space.latencies(), shares).tolist())
     settings = Preset.load("tiny").override({"proposals.cycles": trials // limits + 1}).proposals
     wanted, directory = ProposalSearch(space, limits_ms, "digits", settings, 0), RunDirectory(folder)
     with suppress(_FirstNewTrialError):

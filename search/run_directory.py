@@ -200,21 +200,21 @@ class RunDirectory:
         """Whether the file is there."""
         return (self.root / name).exists()
 
-    def lines(self, name: str) -> list[dict[str, Any]]:
-        """The lines of a .jsonl file; a last one that was cut off by a kill is removed from the file.
+    def lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """The lines of a .jsonl file; a last one that was cut off by a kill is removed from the file at once.
 
         Raises:
-            RunError: another line is damaged or was changed since it was written.
+            RunError: another line is damaged or was changed since it was written (while iterating).
         """
         path = self.root / name
         if not path.exists():
-            return []
+            return iter(())
         content = path.read_bytes()
         whole, end, rest = content.rpartition(b"\n")
         if rest and self._writes:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + len(end))
-        return list(read_lines(whole.split(b"\n") if whole else [], path))
+        return read_lines(whole.split(b"\n") if whole else [], path)
 
     def epochs(self, name: str) -> list[dict[str, Any]]:
         """The lines of a .jsonl file of epochs.
@@ -222,7 +222,7 @@ class RunDirectory:
         Raises:
             RunError: a line is damaged.
         """
-        found = self.lines(name)
+        found = list(self.lines(name))
         for row, line in enumerate(found, start=1):
             with fields_of(f"{self.root / name}: line {row} is no epoch", LINE_REMEDY):
                 Fields(line).whole("epoch")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Generic, Literal
 
@@ -210,7 +210,8 @@ class Evolution(Generic[G]):
         found: dict[Hashable, Trial[G]] = {}
         for number, trial in enumerate(trials):
             if at_least_ms <= trial.latency_ms <= limit_ms:
-                found.setdefault(self._sampler.canonical(trial.genotype), replace(trial, index=-1 - number))
+                heir = Trial(-1 - number, trial.genotype, trial.latency_ms, trial.score)
+                found.setdefault(self._sampler.canonical(trial.genotype), heir)
         for key, trial in found.items():
             self._sampler.remember(trial.genotype)
             self._opinions[key] = (trial, [trial.score])

@@ -107,12 +107,13 @@ def run_proposals(
         DivergedError: all candidates under a limit have diverged, or all of the first `HOPELESS`.
     """
     with no_collection():
-        recorded, blocks = _recorded(directory, search.limits_ms, search.space, search.asynchronous)
-        known = _evaluations(directory, {str(block): block for block in blocks.values()})
+        recorded = _recorded(directory, search.limits_ms, search.space, search.asynchronous)
+        known = _evaluations(directory, recorded.by_text)
     total = search.settings.cycles * len(search.limits_ms)
-    progress.stage("block proposals", total, sum(map(len, recorded)))
-    run = _Run(search, directory, progress, executor, directory.checkpoints if checkpoints else None, blocks, known)
-    for number, history in enumerate(recorded):
+    progress.stage("block proposals", total, sum(map(len, recorded.trials)))
+    kept = directory.checkpoints if checkpoints else None
+    run = _Run(search, directory, progress, executor, kept, recorded.by_code, known)
+    for number, history in enumerate(recorded.trials):
         run.search(number, history)
     proposals = run.proposals()
     meta, space = search.space.table.meta, search.space
@@ -160,7 +161,8 @@ class _Run:
     def search(self, number: int, history: list[Trial[int]]) -> None:
         """Search under limit number `number`, of which `history` is on the disk."""
         search, limit = self._search, self._search.limits_ms[number]
-        proposer, rng, done = self._begun(number, history)
+        with no_collection():
+            proposer, rng, done = self._begun(number, history)
         terms = _Terms(search.settings, self._checkpoints)
         for trial in done:
             terms.learn(self._known.get(self._block(trial)))
@@ -233,10 +235,9 @@ class _Run:
                 self._digest = digest
                 return None, rng, done
             proposer = self._proposer(number, rng)
-            with no_collection():
-                if snapshot.take_up(proposer, rng, done):
-                    self._digest = digest
-                    return proposer, rng, done
+            if snapshot.take_up(proposer, rng, done):
+                self._digest = digest
+                return proposer, rng, done
         rng = self._rng(number)
         return self._proposer(number, rng), rng, []
 
@@ -426,27 +427,34 @@ _TRIAL = (
 _EVALUATION = ("block", *(field.name for field in fields(Evaluation)))
 
 
-def _recorded(
-    directory: RunDirectory, limits_ms: Sequence[float], space: BlockSpace, asynchronous: bool
-) -> tuple[list[list[Trial[int]]], dict[int, Block]]:
-    """The trials on the disk, one list per limit, in the order in which they were told; and the blocks of their
-    genotypes.
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """The trials on the disk.
+
+    Attributes:
+        trials: one list per limit, in the order in which they were told.
+        by_code, by_text: their blocks.
     """
-    blocks: dict[int, Block] = {}
-    path, row = directory.root / "trials.jsonl", 0
-    recorded: list[list[Trial[int]]] = [[] for _ in limits_ms]
+
+    trials: list[list[Trial[int]]]
+    by_code: dict[int, Block]
+    by_text: dict[str, Block]
+
+
+def _recorded(directory: RunDirectory, limits_ms: Sequence[float], space: BlockSpace, asynchronous: bool) -> _Recorded:
+    path, row, found = directory.root / "trials.jsonl", 0, _Recorded([[] for _ in limits_ms], {}, {})
     with fields_of(lambda: f"{path}: line {row} is no trial of this run", LINE_REMEDY):
         for row, line in enumerate(directory.lines("trials.jsonl"), start=1):
             number, trial, block = _trial(Fields(line), limits_ms, space)
-            trials = recorded[number]
+            trials = found.trials[number]
             if trial.index != len(trials) and not asynchronous:
                 raise RunError(
                     f"{path}: line {row} is trial {trial.index}, but {len(trials)} should follow; restore a copy, or "
                     "move the file away and call the same command again, which writes it from evaluations.jsonl"
                 )
             trials.append(trial)
-            blocks[trial.genotype] = block
-    return recorded, blocks
+            found.by_code[trial.genotype] = found.by_text[line["block"]] = block
+    return found
 
 
 def _trial(line: Fields, limits_ms: Sequence[float], space: BlockSpace) -> tuple[int, Trial[int], Block]:

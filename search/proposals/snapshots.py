@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ EVERY = 250
 """Trials between two snapshots: so many are replayed in some hundredths of a second."""
 
 _NAME = "checkpoints/evolution.json"
+_TRIAL = struct.Struct("<qdd?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class TrialDigest:
 
     def add(self, trial: Trial[int], diverged: str | None) -> None:
         """One more."""
-        self._hash.update(f"{trial.genotype} {trial.latency_ms!r} {trial.score!r} {diverged is None}\n".encode())
+        self._hash.update(_TRIAL.pack(trial.genotype, trial.latency_ms, trial.score, diverged is None))
 
     @property
     def text(self) -> str:
