@@ -237,8 +237,8 @@ def _flat(content: bytes) -> dict[str, Any] | None:
         return None
     try:
         text = content.decode()
-        values, end = _SCAN(text, 0)
-    except (ValueError, RecursionError, StopIteration):
+        values, end = _PLAINLY.raw_decode(text)
+    except (ValueError, RecursionError):
         return None  # the other way says why
     if end != len(text) or type(values) is not dict or content.count(b'":') != len(values):
         return None
@@ -256,7 +256,7 @@ def _text(content: bytes) -> str:
 
 
 # Made once: a log has a hundred thousand lines.
-_SCAN = json.JSONDecoder().scan_once
+_PLAINLY = json.JSONDecoder()
 _STRICT, _LENIENT = (
     json.JSONDecoder(object_pairs_hook=_once, parse_constant=constant, parse_float=_finite, parse_int=_whole)
     for constant in (_no_number, float)

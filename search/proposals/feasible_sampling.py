@@ -163,7 +163,8 @@ class NoRepeatSampler(_Sampler[G]):
 
     def state(self) -> dict[str, Any]:
         """See there; of a space whose `canonical` gives whole numbers."""
-        return {**super().state(), "used_up": sorted(map(int, self._used_up)), "effort": self._effort}  # type: ignore[call-overload]
+        used_up: set[Any] = self._used_up
+        return {**super().state(), "used_up": sorted(map(int, used_up)), "effort": self._effort}
 
     def take_up(self, state: Mapping[str, Any]) -> None:
         """See there."""

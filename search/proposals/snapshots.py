@@ -106,7 +106,7 @@ class TrialDigest:
     """
 
     def __init__(self, copied: TrialDigest | None = None) -> None:
-        self._hash = hashlib.sha256() if copied is None else copied._hash.copy()
+        self._hash: Any = hashlib.sha256() if copied is None else copied._hash.copy()
 
     def add(self, trial: Trial[int], diverged: str | None) -> None:
         """One more."""
