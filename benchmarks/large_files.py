@@ -3,7 +3,8 @@
     python benchmarks/large_files.py [--rows 1000000] [--trials 100000] [--folder DIR]
 
 Makes a records file of so many rows, with the sessions of a whole backbone and its sentinel, and runs `build-table` on
-it; and a run directory with so many trials under five limits, whose search it calls again until the first new trial.
+it; and run directories with so many trials under one and under five limits, whose search of proposals it calls again
+until the first new trial.
 Prints seconds of processor and of wall clock, and the largest resident size. Nothing is measured or trained: the
 numbers in both are drawn at random. In --folder the files are kept, and found again.
 """

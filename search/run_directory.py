@@ -3,7 +3,7 @@
 config.json        everything that determines the run; a later call must agree with it
 *.jsonl            records, a line each, appended as soon as they are known
 *.diverged.jsonl   the epochs of a stage before it diverged; no run resumes from them
-checkpoints/       training states
+checkpoints/       training states, and where stage 1 is
 
 All other files are those of the modules that write them. Objects and lines carry a hash, which is checked when they are
 read (see `bpnas.search.sealed`).

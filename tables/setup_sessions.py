@@ -41,9 +41,7 @@ class SetupSessions:
             at, order = file.rows_of(key), file.order
             measured = file.records.of_rows(order.rows[at].tolist())
             serials = [order.serials[device] for device in order.device[at].tolist()]
-            sessions = with_samples(measured, serials, file.place[at].tolist(), self._statistic)
-            for (session, samples_ns), one in zip(sessions, measured, strict=True):
-                found[session] = samples_ns / one.repeats / 1e6
+            found.update(with_samples(measured, serials, file.place[at].tolist(), self._statistic))
         return found
 
     def of_sentinels(self) -> Iterator[Session]:

@@ -117,7 +117,7 @@ class _Measured(Protocol):
 def with_samples(
     measurements: Sequence[_Measured], serials: Sequence[str], places: Sequence[int], statistic: Statistic
 ) -> list[tuple[Session, npt.NDArray[np.float64]]]:
-    """What `summarize_all` says of measurements by the devices of these serials, each with its samples in ns."""
+    """What `summarize_all` says of measurements by devices of these serials, each with its samples in ms."""
     by_length: dict[int, list[int]] = {}
     for index, one in enumerate(measurements):
         by_length.setdefault(len(one.samples_ns), []).append(index)
@@ -125,7 +125,8 @@ def with_samples(
     for same in by_length.values():
         samples = np.array([measurements[index].samples_ns for index in same], np.float64)
         values = _values(samples, statistic)
-        for index, own, chosen, spread, is_coarse in zip(same, samples, *values, strict=True):
+        repeats = np.array([[measurements[index].repeats] for index in same], np.float64)
+        for index, own, chosen, spread, is_coarse in zip(same, samples / repeats / 1e6, *values, strict=True):
             one = measurements[index]
             session = Session(
                 key=one.key,

@@ -115,4 +115,4 @@ class TrialDigest:
     @property
     def text(self) -> str:
         """64 hexadecimal digits."""
-        return self._hash.hexdigest()
+        return str(self._hash.hexdigest())
