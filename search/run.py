@@ -19,7 +19,7 @@ from bpnas.search.proposals.candidate_training import CandidateTraining
 from bpnas.search.proposals.run import Proposal, ProposalSearch, read_proposals, run_proposals
 from bpnas.search.run_directory import RESTORE_CONFIG, RunDirectory
 from bpnas.search.search_plan import Execution, SearchPlan, SearchRequest, Stage, plan_search
-from bpnas.search.spent import Spent, spent, write_cost
+from bpnas.search.spent import Spent, noted, spent, write_cost
 from bpnas.search.training.distributed import check_batch, from_main, is_main, process_group, world_size
 from bpnas.search.training.threads import set_threads, threads_kept
 
@@ -151,7 +151,7 @@ def carry_out(plan: SearchPlan, out: str | Path, progress: Progress | None = Non
     directory = RunDirectory(out, SEARCH_LAYOUT, is_main())
     networks: tuple[NetworkResult, ...] = ()
     with directory.locked():
-        before = spent(directory)
+        before = noted(directory)
         plan = _as_begun(plan, directory)
         if plan.limits_from and not directory.has("proposals.json"):
             watcher.note(f"latency limits of the block proposals: {plan.limits_from}")
@@ -161,9 +161,8 @@ def carry_out(plan: SearchPlan, out: str | Path, progress: Progress | None = Non
         found = _proposals(plan, directory, watcher)
         if plan.request.stage != "proposals":
             networks = _networks(plan, directory, watcher, tuple(proposal.block for proposal in found))
-        cost = spent(directory)
-        if cost != before or directory.has("cost.json"):
-            write_cost(directory)
+        changed = noted(directory) != before or directory.has("cost.json")
+        cost = write_cost(directory) if changed else spent(directory)
     meta = plan.table.meta
     return SearchResult(
         directory.root,

@@ -3,7 +3,7 @@
 config.json        everything that determines the run; a later call must agree with it
 *.jsonl            records, a line each, appended as soon as they are known
 *.diverged.jsonl   the epochs of a stage before it diverged; no run resumes from them
-checkpoints/       training states
+checkpoints/       training states, and where stage 1 is
 
 All other files are those of the modules that write them. Objects and lines carry a hash, which is checked when they are
 read (see `bpnas.search.sealed`).
@@ -202,21 +202,21 @@ class RunDirectory:
         """Whether the file is there."""
         return (self.root / name).exists()
 
-    def lines(self, name: str) -> list[dict[str, Any]]:
-        """The lines of a .jsonl file; a last one that was cut off by a kill is removed from the file.
+    def lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """The lines of a .jsonl file; a last one that was cut off by a kill is removed from the file at once.
 
         Raises:
-            RunError: another line is damaged or was changed since it was written.
+            RunError: another line is damaged or was changed since it was written (while iterating).
         """
         path = self.root / name
         if not path.exists():
-            return []
+            return iter(())
         content = path.read_bytes()
         whole, end, rest = content.rpartition(b"\n")
         if rest and self._writes:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + len(end))
-        return list(read_lines(whole.split(b"\n") if whole else [], path))
+        return read_lines(whole.split(b"\n") if whole else [], path)
 
     def epochs(self, name: str) -> list[dict[str, Any]]:
         """The lines of a .jsonl file of epochs.
@@ -224,7 +224,7 @@ class RunDirectory:
         Raises:
             RunError: a line is damaged.
         """
-        found = self.lines(name)
+        found = list(self.lines(name))
         for row, line in enumerate(found, start=1):
             with fields_of(f"{self.root / name}: line {row} is no epoch", LINE_REMEDY):
                 Fields(line).whole("epoch")

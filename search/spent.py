@@ -18,6 +18,8 @@ from bpnas.search.fields import FieldError, Fields, fields_of
 from bpnas.search.run_directory import RunDirectory
 from bpnas.search.sealed import LINE_REMEDY
 
+_NAME = "timings.jsonl"
+
 STAGES = ("proposals", "connections", "retraining")
 
 PAPER_GPU_HOURS = {"proposals": 3600.0, "connections": 288.0}
@@ -42,9 +44,7 @@ class Spent:
 
 def note_time(directory: RunDirectory, stage: str, images: int, seconds: float, gpus: int, **more: Any) -> None:
     """Keep how long a part of `stage` took: `gpus` of them worked on it together, none on a CPU."""
-    directory.append(
-        "timings.jsonl", {"stage": stage, **more, "images": images, "seconds": round(seconds, 6), "gpus": gpus}
-    )
+    directory.append(_NAME, {"stage": stage, **more, "images": images, "seconds": round(seconds, 6), "gpus": gpus})
 
 
 def spent(directory: RunDirectory) -> tuple[Spent, ...]:
@@ -55,22 +55,32 @@ def spent(directory: RunDirectory) -> tuple[Spent, ...]:
     """
     seconds: dict[str, float] = {}
     gpus: dict[str, float | None] = {}
-    further = sorted(
-        path.parent.relative_to(directory.root) for path in directory.root.glob("networks/*/timings.jsonl")
-    )
-    for place in (directory, *map(directory.below, further)):
-        for row, line in enumerate(place.lines("timings.jsonl"), start=1):
-            with fields_of(f"{place.root / 'timings.jsonl'}: line {row} is no timing", LINE_REMEDY):
+    for place in _places(directory):
+        path, row = place.root / _NAME, 0
+        with fields_of(lambda: f"{path}: line {row} is no timing", LINE_REMEDY):  # noqa: B023 - called within
+            for row, line in enumerate(place.lines(_NAME), start=1):  # noqa: B007 - the text has it
                 fields = Fields(line)
                 stage, took = fields.text("stage"), fields.number("seconds", 0)
                 if stage not in STAGES:
                     raise FieldError(f"'stage' must be one of {', '.join(STAGES)}")
                 count = fields.whole("gpus") if fields.has("gpus") else None
-            seconds[stage] = seconds.get(stage, 0.0) + took
-            before = gpus.get(stage, 0.0)
-            gpus[stage] = None if count is None or before is None else before + took * count
+                seconds[stage] = seconds.get(stage, 0.0) + took
+                before = gpus.get(stage, 0.0)
+                gpus[stage] = None if count is None or before is None else before + took * count
     hours = {stage: None if (of_gpus := gpus[stage]) is None else of_gpus / 3600 for stage in seconds}
     return tuple(Spent(stage, seconds[stage] / 3600, hours[stage]) for stage in STAGES if stage in seconds)
+
+
+def noted(directory: RunDirectory) -> tuple[int, ...]:
+    """How much is noted of what the stages cost: as long as it is the same, so is `spent`, which has to read it all."""
+    files = (place.root / _NAME for place in _places(directory))
+    return tuple(file.stat().st_size for file in files if file.exists())
+
+
+def _places(directory: RunDirectory) -> list[RunDirectory]:
+    """Where times are noted: in a run, and in those of its further networks."""
+    further = sorted(path.parent.relative_to(directory.root) for path in directory.root.glob(f"networks/*/{_NAME}"))
+    return [directory, *map(directory.below, further)]
 
 
 def cost_values(cost: Sequence[Spent]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def build_table(
         UsageError: there is no such model.
     """
     with ExitStack() as opened:
-        records = [opened.enter_context(Records.read(file)) for file in files]
+        records = [opened.enter_context(Records.read(file, by_rows=True)) for file in files]
         return _build(records, runtime, backbone, paths, allow_missing, additivity, statistic)
 
 

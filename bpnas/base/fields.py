@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 from bpnas.base.errors import BpnasError, UsageError
@@ -89,8 +90,8 @@ class Fields:
 
     def only(self, *names: str) -> None:
         """Refuse other fields than these. Raises FieldError."""
-        for name in sorted(self.values.keys() - set(names)):
-            raise FieldError(f"{self._name(name)} is unknown")
+        if not self.values.keys() <= (known := _set(names)):
+            raise FieldError(f"{self._name(min(self.values.keys() - known))} is unknown")
 
     def exactly(self, required: Collection[str], optional: Collection[str] = ()) -> None:
         """Refuse other fields than these, and the lack of a required one. Raises FieldError."""
@@ -124,7 +125,7 @@ class Fields:
     def whole(self, name: str, low: int = 0, high: int = _MOST_WHOLE) -> int:
         """A whole number from `low` to `high`. Raises FieldError."""
         value = self._value(name)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        if type(value) is not int or not low <= value <= high:
             most = "" if high >= _MOST_WHOLE else f" to {high}"
             raise self._wrong(name, f"a whole number from {low}{most}")
         return value
@@ -199,9 +200,10 @@ class Fields:
         return {each: whole.part(each) for each in whole.values}
 
     def _value(self, name: str) -> Any:
-        if name not in self.values:
-            raise FieldError(f"{self._name(name)} is missing")
-        return self.values[name]
+        try:
+            return self.values[name]
+        except KeyError:
+            raise FieldError(f"{self._name(name)} is missing") from None
 
     def _name(self, name: str, number: int | None = None) -> str:
         return f"'{self.place}{shortened(name, 40)}{'' if number is None else f'[{number}]'}'"
@@ -219,8 +221,13 @@ def is_utf8(text: str) -> bool:
     return True
 
 
+_set = lru_cache(maxsize=64)(frozenset[str])
+
+
 def _number(value: Any) -> float | None:
     """A finite number; None for anything else."""
+    if type(value) is float:
+        return value if math.isfinite(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -7,7 +7,7 @@ The rules and their reasons are in docs/measuring.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -90,9 +90,10 @@ class Estimates:
 
     def corrected_ms(self, session: Session) -> float:
         """Latency of a session, corrected for drift."""
-        return session.latency_ms / self._factor(session)
+        return session.latency_ms / self.factor(session)
 
-    def _factor(self, session: Session) -> float:
+    def factor(self, session: Session) -> float:
+        """How many times slower than usual its device was."""
         drift = self.drifts.get(session.serial)
         return 1.0 if drift is None else drift.factor(session.place)
 
@@ -135,10 +136,13 @@ def estimate(
 
 
 def estimate_part(
-    key: str, sessions: Iterable[Session], planned: int, found: Estimates, statistic: Statistic = "median"
+    key: str, sessions: Collection[Session], planned: int, found: Estimates, statistic: Statistic = "median"
 ) -> Estimate:
-    """What `estimate` says of one part, with the drifts of `found`: for more parts than memory holds sessions of."""
-    in_order = sorted(set(sessions), key=lambda one: (one.number, one.place, one.latency_ms))
+    """What `estimate` says of one part, with the drifts of `found`: for more parts than memory holds sessions of.
+
+    No session may be there twice.
+    """
+    in_order = sorted(sessions, key=lambda one: (one.number, one.place, one.latency_ms))
     return _part(key, in_order, planned, found, statistic)
 
 
@@ -155,20 +159,21 @@ def _places(n: int, statistic: Statistic) -> tuple[int, int]:
 
 
 def _part(key: str, sessions: list[Session], planned: int, found: Estimates, statistic: Statistic) -> Estimate:
-    reasons = {session: found.reason_against(session) for session in sessions}
-    calm = [session for session in sessions if reasons[session] is None]
-    noisy = [session for session in sessions if reasons[session] == "noisy"]
-    used = calm if len(calm) >= planned else [session for session in sessions if reasons[session] != "throttled"]
-    kept = set(used)
-    quarantined = [(session, reason) for session in sessions if (reason := reasons[session]) and session not in kept]
+    reasons = [found.reason_against(session) for session in sessions]
+    enough = reasons.count(None) >= planned
+    kept = [reason is None or (reason == "noisy" and not enough) for reason in reasons]
+    used = [session for session, keep in zip(sessions, kept, strict=True) if keep]
+    judged = zip(sessions, reasons, kept, strict=True)
+    quarantined = [(session, reason) for session, reason, keep in judged if reason and not keep]
     flags: list[Flag] = []
     if any(session.is_coarse for session in used):
         flags.append("clock")
-    if noisy and noisy[0] in used:
+    if "noisy" in reasons and not enough:
         flags.append("noisy")
     if len(used) < planned and len(sessions) >= planned:
         flags.append("throttled")
-    values = np.sort([found.corrected_ms(session) for session in used])
+    factors = [found.factor(session) for session in used]
+    values = np.sort([session.latency_ms / factor for session, factor in zip(used, factors, strict=True)])
     low_ms, high_ms = _interval(values, statistic)
     return Estimate(
         key=key,
@@ -178,7 +183,7 @@ def _part(key: str, sessions: list[Session], planned: int, found: Estimates, sta
         used=tuple(used),
         quarantined=tuple(quarantined),
         flags=tuple(flags),
-        largest_correction=max((abs(found._factor(session) - 1.0) for session in used), default=0.0),
+        largest_correction=max((abs(factor - 1.0) for factor in factors), default=0.0),
     )
 
 

@@ -26,6 +26,8 @@ class RowOrder:
         device: index of the row's device among `serials`.
         started_at: seconds since 1970, by a clock that may jump.
         digests: of the rows' content: a row that was copied into another file has the same.
+        keys: of the parts.
+        part: index of the row's part among `keys`.
     """
 
     rows: Integers
@@ -33,6 +35,8 @@ class RowOrder:
     device: Integers
     started_at: Floats
     digests: Integers
+    keys: tuple[str, ...]
+    part: Integers
 
 
 def places(files: Sequence[RowOrder]) -> list[Integers]:

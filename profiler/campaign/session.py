@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -92,35 +92,53 @@ def summarize(measurement: Measurement, place: int = 0, statistic: Statistic = "
 
 
 def summarize_all(
-    measurements: Sequence[Measurement],
-    places: Sequence[int],
-    statistic: Statistic = "median",
-    serials: Sequence[str] | None = None,
+    measurements: Sequence[Measurement], places: Sequence[int], statistic: Statistic = "median"
 ) -> list[Session]:
-    """Summarize measurements, as `summarize` does: many at once take a fraction of the time.
+    """Summarize measurements, as `summarize` does: many at once take a fraction of the time."""
+    serials = [serial_of(one) for one in measurements]
+    return [session for session, _ in with_samples(measurements, serials, places, statistic)]
 
-    Args:
-        serials: of the devices, where the measurements have no conditions.
-    """
+
+class _Measured(Protocol):
+    """What there must be of a measurement."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def session(self) -> int: ...
+    @property
+    def samples_ns(self) -> tuple[int, ...]: ...
+    @property
+    def repeats(self) -> int: ...
+    @property
+    def started_at(self) -> float: ...
+
+
+def with_samples(
+    measurements: Sequence[_Measured], serials: Sequence[str], places: Sequence[int], statistic: Statistic
+) -> list[tuple[Session, npt.NDArray[np.float64]]]:
+    """What `summarize_all` says of measurements by devices of these serials, each with its samples in ms."""
     by_length: dict[int, list[int]] = {}
     for index, one in enumerate(measurements):
         by_length.setdefault(len(one.samples_ns), []).append(index)
-    found: dict[int, Session] = {}
+    found: dict[int, tuple[Session, npt.NDArray[np.float64]]] = {}
     for same in by_length.values():
         samples = np.array([measurements[index].samples_ns for index in same], np.float64)
         values = _values(samples, statistic)
-        for index, chosen, spread, is_coarse in zip(same, *values, strict=True):
+        repeats = np.array([[measurements[index].repeats] for index in same], np.float64)
+        for index, own, chosen, spread, is_coarse in zip(same, samples / repeats / 1e6, *values, strict=True):
             one = measurements[index]
-            found[index] = Session(
+            session = Session(
                 key=one.key,
                 number=one.session,
-                serial=serial_of(one) if serials is None else serials[index],
+                serial=serials[index],
                 place=places[index] if one.started_at else 0,
                 latency_ms=chosen / one.repeats / 1e6,
                 samples=samples.shape[1],
                 spread=spread,
                 is_coarse=is_coarse,
             )
+            found[index] = session, own
     return [found[index] for index in range(len(measurements))]
 
 

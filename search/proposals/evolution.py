@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Generic, Literal
+from typing import Any, Generic, Literal
 
 from bpnas.base.errors import UsageError
 from bpnas.base.randomness import Rng
@@ -147,6 +147,37 @@ class Evolution(Generic[G]):
             self._join(trial)
             self._asked = max(self._asked, trial.index + 1)
 
+    @property
+    def waiting(self) -> tuple[Candidate[G], ...]:
+        """Candidates without a score, in the order of asking."""
+        return tuple(self._waiting.values())
+
+    def state(self) -> dict[str, Any]:
+        """What its next candidates depend on besides `rng` and the trials inherited and told, as plain values for JSON.
+
+        Its genotypes and their canonical forms must be whole numbers, and trials told in the order of asking.
+        """
+        return {
+            "waiting": [[one.genotype, one.parent] for one in self._waiting.values()],
+            "round": [trial.index for trial in self._round],
+            "sampler": self._sampler.state(),
+        }
+
+    def take_up(self, trials: Sequence[Trial[G]], state: Mapping[str, Any]) -> None:
+        """Be what an equal, fresh evolution was when it had told these trials and gave this `state`, apart from `rng`.
+
+        Raises:
+            LookupError, TypeError, ValueError, BpnasError: it is no state; then this evolution is of no more use.
+        """
+        self.restore(trials)
+        self._sampler.take_up(state["sampler"])
+        for index, (genotype, parent) in enumerate(state["waiting"], start=self._told):
+            self._sampler.remember(genotype)
+            self._waiting[index] = Candidate(index, genotype, self._sampler.latency(genotype), parent)
+        self._asked = self._told + len(self._waiting)
+        first_of = {trial.index: trial for trial, _ in self._opinions.values()}
+        self._round.extend(first_of[index] for index in state["round"])
+
     def ask(self) -> Candidate[G]:
         """The next candidate. Earlier ones may still wait for their scores.
 
@@ -179,7 +210,8 @@ class Evolution(Generic[G]):
         found: dict[Hashable, Trial[G]] = {}
         for number, trial in enumerate(trials):
             if at_least_ms <= trial.latency_ms <= limit_ms:
-                found.setdefault(self._sampler.canonical(trial.genotype), replace(trial, index=-1 - number))
+                heir = Trial(-1 - number, trial.genotype, trial.latency_ms, trial.score)
+                found.setdefault(self._sampler.canonical(trial.genotype), heir)
         for key, trial in found.items():
             self._sampler.remember(trial.genotype)
             self._opinions[key] = (trial, [trial.score])

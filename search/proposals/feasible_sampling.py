@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from bpnas.base.randomness import Rng, below
@@ -73,6 +73,15 @@ class _Sampler(Generic[G]):
 
     def remember(self, genotype: G) -> None:
         """This one was given out by an earlier sampler."""
+
+    def state(self) -> dict[str, Any]:
+        """What it has learned, apart from what it has given out, as plain values for JSON."""
+        seen = (self._smallest_ms, self._below_ms, self._above_ms)
+        return {"seen_ms": [each.hex() for each in seen]}  # JSON has no infinity
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`. Raises KeyError, TypeError or ValueError of anything else."""
+        self._smallest_ms, self._below_ms, self._above_ms = map(float.fromhex, state["seen_ms"])
 
     def _excess(self, genotype: G) -> float:
         """How far from feasible, in ms."""
@@ -151,6 +160,16 @@ class NoRepeatSampler(_Sampler[G]):
     def remember(self, genotype: G) -> None:
         """This one was given out by an earlier sampler: it is not new."""
         self._known.add(self.canonical(genotype))
+
+    def state(self) -> dict[str, Any]:
+        """See there; of a space whose `canonical` gives whole numbers."""
+        used_up: set[Any] = self._used_up
+        return {**super().state(), "used_up": sorted(map(int, used_up)), "effort": self._effort}
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """See there."""
+        super().take_up(state)
+        self._used_up, self._effort = set(state["used_up"]), int(state["effort"])
 
     def anything(self) -> G | None:
         """A new random feasible genotype; None if none is found any more.

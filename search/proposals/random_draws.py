@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from bpnas.base.randomness import Rng
 from bpnas.profiler.block import Block
@@ -59,12 +60,30 @@ class RandomDraws:
             self._seen.add(self._space.block(trial.genotype))
             self._asked, self._told = max(self._asked, trial.index + 1), self._told + 1
 
+    @property
+    def waiting(self) -> tuple[Candidate[int], ...]:
+        """Candidates without a score, in the order of drawing."""
+        return tuple(self._waiting.values())
+
+    def state(self) -> dict[str, Any]:
+        """As of `Evolution.state`."""
+        return {"waiting": [candidate.genotype for candidate in self.waiting]}
+
+    def take_up(self, trials: Sequence[Trial[int]], state: Mapping[str, Any]) -> None:
+        """As of `Evolution.take_up`."""
+        self.restore(trials)
+        for code in state["waiting"]:
+            self._wait(code)
+
     def ask(self) -> Candidate[int]:
         """The next one."""
         for _ in range(_REDRAWS):
             code = self._feasible.sample(self._rng)
             if self._space.block(code) not in self._seen:
                 break
+        return self._wait(code)
+
+    def _wait(self, code: int) -> Candidate[int]:
         self._seen.add(self._space.block(code))
         candidate = self._waiting[self._asked] = Candidate(self._asked, code, self._space.latency(code))
         self._asked += 1

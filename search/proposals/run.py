@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from bpnas.base.collection import no_collection
 from bpnas.base.randomness import derived_seed
 from bpnas.profiler.block import CODE_BITS, Block
 from bpnas.search.data.evaluation_images import EvaluationImages, on_images
@@ -21,7 +23,8 @@ from bpnas.search.proposals.evolution import Evolution, Trial
 from bpnas.search.proposals.halving import SuccessiveHalving
 from bpnas.search.proposals.levonas import replayed
 from bpnas.search.proposals.random_draws import RandomDraws
-from bpnas.search.proposals.schedules import evaluate_trials
+from bpnas.search.proposals.schedules import Proposer, evaluate_trials
+from bpnas.search.proposals.snapshots import EVERY, Snapshot, Snapshots, TrialDigest
 from bpnas.search.proposals.space import BlockSpace
 from bpnas.search.proposals.survivors import Survivors, check_survivor
 from bpnas.search.run_directory import RunDirectory
@@ -93,7 +96,8 @@ def run_proposals(
 
     A later call resumes behind the trials that are there. With the ordered schedule (see `evaluate_trials`) it does so
     as if it had never stopped: chance depends on the seed and the number of the limit alone, and what was evaluated is
-    not evaluated again. With the asynchronous one they make up the population, and chance depends on their number too.
+    not evaluated again; only trials after the last one of `Snapshots` are replayed. With the asynchronous one they make
+    up the population, and chance depends on their number too.
 
     With `checkpoints`, which the workers must see, a training that is cut off resumes in its middle.
 
@@ -102,11 +106,14 @@ def run_proposals(
     Raises:
         DivergedError: all candidates under a limit have diverged, or all of the first `HOPELESS`.
     """
-    recorded = _recorded(directory, search.limits_ms, search.space, search.asynchronous)
+    with no_collection():
+        recorded = _recorded(directory, search.limits_ms, search.space, search.asynchronous)
+        known = _evaluations(directory, recorded.by_text)
     total = search.settings.cycles * len(search.limits_ms)
-    progress.stage("block proposals", total, sum(map(len, recorded)))
-    run = _Run(search, directory, progress, executor, directory.checkpoints if checkpoints else None)
-    for number, history in enumerate(recorded):
+    progress.stage("block proposals", total, sum(map(len, recorded.trials)))
+    kept = directory.checkpoints if checkpoints else None
+    run = _Run(search, directory, progress, executor, kept, recorded.by_code, known)
+    for number, history in enumerate(recorded.trials):
         run.search(number, history)
     proposals = run.proposals()
     meta, space = search.space.table.meta, search.space
@@ -125,6 +132,7 @@ def run_proposals(
             "proposals": [proposal.values() for proposal in proposals],
         },
     )
+    run.snapshots.remove()
     return proposals
 
 
@@ -138,32 +146,28 @@ class _Run:
         progress: Progress,
         executor: Executor,
         checkpoints: Path | None,
+        blocks: dict[int, Block],
+        known: dict[Block, Evaluation],
     ) -> None:
         self._search, self._directory, self._progress, self._executor = search, directory, progress, executor
         self._space, self._checkpoints = search.space, checkpoints
-        self._known, self._survivors = _evaluations(directory), Survivors()
+        self._known, self._survivors = known, Survivors()
+        self._blocks = blocks  # by genotype, of the trials on the disk
+        self._have_diverged = {block: one.diverged for block, one in known.items() if one.diverged is not None}
+        self._digest, self.snapshots = TrialDigest(), Snapshots(directory, _identity(search))
         self._trials: list[list[Trial[int]]] = []
         self._inherited: list[tuple[int, Trial[int]]] = []
 
     def search(self, number: int, history: list[Trial[int]]) -> None:
         """Search under limit number `number`, of which `history` is on the disk."""
         search, limit = self._search, self._search.limits_ms[number]
-        restored = history if search.asynchronous else []
-        evolution, terms = self._evolution(number, restored), _Terms(search.settings, self._checkpoints)
-        done = list(restored)
-        for trial in restored:
+        with no_collection():
+            proposer, rng, done = self._begun(number, history)
+        terms = _Terms(search.settings, self._checkpoints)
+        for trial in done:
             terms.learn(self._known.get(self._block(trial)))
             self._survivors.tell(self._diverged(trial))
-        for trial in evaluate_trials(
-            evolution,
-            self._executor,
-            self._space.block,
-            window=search.window,
-            asynchronous=search.asynchronous,
-            known=self._known,
-            on_evaluation=self._keep,
-            options=terms.options,
-        ):
+        for trial in self._further(proposer, terms):
             terms.learn(self._known[self._block(trial)])
             if len(done) < len(history):
                 _check_replayed(self._directory, history[len(done)], trial)
@@ -171,6 +175,10 @@ class _Run:
                 self._tell(number, trial)
             done.append(trial)
             self._survivors.tell(self._diverged(trial))
+            self._digest.add(trial, self._diverged(trial))
+            if not search.asynchronous and (len(done) % EVERY == 0 or len(done) == search.settings.cycles):
+                assert proposer is not None
+                self.snapshots.keep(number, proposer, rng, self._digest)
         check_survivor(map(self._diverged, done), limit)
         self._trials.append(done)
 
@@ -207,34 +215,87 @@ class _Run:
         pairs = [(number, trial) for number, trials in enumerate(self._trials) for trial in trials]
         return [pair for pair in pairs if self._diverged(pair[1]) is None]
 
-    def _evolution(self, number: int, restored: list[Trial[int]]) -> Evolution[int] | RandomDraws:
+    def _begun(
+        self, number: int, history: list[Trial[int]]
+    ) -> tuple[Proposer[int] | None, random.Random, list[Trial[int]]]:
+        """What proposes under a limit, its source of chance, and what of `history` it need not propose again.
+
+        There is none where that is all.
+        """
+        search = self._search
+        if search.asynchronous:
+            rng = self._rng(number, len(history))
+            proposer = self._proposer(number, rng)
+            proposer.restore(history)
+            return proposer, rng, list(history)
+        if (found := self._snapshot(number, history)) is not None:
+            snapshot, digest = found
+            rng, done = self._rng(number), history[: snapshot.told]
+            if snapshot.state is None and len(done) == search.settings.cycles:
+                self._digest = digest
+                return None, rng, done
+            proposer = self._proposer(number, rng)
+            if snapshot.take_up(proposer, rng, done):
+                self._digest = digest
+                return proposer, rng, done
+        rng = self._rng(number)
+        return self._proposer(number, rng), rng, []
+
+    def _snapshot(self, number: int, history: list[Trial[int]]) -> tuple[Snapshot, TrialDigest] | None:
+        """That of a limit, with the digest of the trials until then, if it can be believed."""
+        # A candidate that waits is trained by the terms of when it was asked for, which only a replay tells.
+        if self._search.settings.halving is not None and self._search.window > 1:
+            return None
+        digest = TrialDigest(self._digest)
+        snapshot = self.snapshots.of(number, digest, [(trial, self._diverged(trial)) for trial in history])
+        if snapshot is None:
+            return None
+        # A trial whose evaluation is another, or none, is for a replay to mend or to refuse.
+        known = ((self._known.get(self._block(trial)), trial.score) for trial in history[: snapshot.told])
+        fits = all(evaluation is not None and evaluation.score == score for evaluation, score in known)
+        return (snapshot, digest) if fits else None
+
+    def _rng(self, number: int, restored: int = 0) -> random.Random:
+        names = ("levonas", number, *([restored] if restored else []))
+        return random.Random(derived_seed(self._search.seed, *names))
+
+    def _proposer(self, number: int, rng: random.Random) -> Evolution[int] | RandomDraws:
         search, settings = self._search, self._search.settings
-        names = ("levonas", number, *([len(restored)] if restored else []))
-        rng, limit_ms = random.Random(derived_seed(search.seed, *names)), search.limits_ms[number]
-        at_least_ms, cycles = self._at_least_ms(number), settings.cycles
+        limit_ms, at_least_ms, cycles = search.limits_ms[number], self._at_least_ms(number), settings.cycles
         self._inherited = self._learned() if settings.warm_start else []
         inherited = [trial for _, trial in self._inherited]
-        evolution: Evolution[int] | RandomDraws
         if settings.strategy == "random":
-            evolution = RandomDraws(
-                search.space, limit_ms, rng, at_least_ms=at_least_ms, cycles=cycles, inherited=inherited
-            )
-        else:
-            evolution = Evolution(
-                search.space,
-                limit_ms=limit_ms,
-                at_least_ms=at_least_ms,
-                population=settings.population,
-                sample=settings.sample,
-                cycles=cycles,
-                rng=rng,
-                strategy=settings.strategy,
-                inherited=inherited,
-            )
-        evolution.restore(restored)
-        return evolution
+            return RandomDraws(search.space, limit_ms, rng, at_least_ms=at_least_ms, cycles=cycles, inherited=inherited)
+        return Evolution(
+            search.space,
+            limit_ms=limit_ms,
+            at_least_ms=at_least_ms,
+            population=settings.population,
+            sample=settings.sample,
+            cycles=cycles,
+            rng=rng,
+            strategy=settings.strategy,
+            inherited=inherited,
+        )
+
+    def _further(self, proposer: Proposer[int] | None, terms: _Terms) -> Iterator[Trial[int]]:
+        """The trials that are still to be told."""
+        if proposer is None:
+            return iter(())
+        return evaluate_trials(
+            proposer,
+            self._executor,
+            self._space.block,
+            window=self._search.window,
+            asynchronous=self._search.asynchronous,
+            known=self._known,
+            on_evaluation=self._keep,
+            options=terms.options,
+        )
 
     def _keep(self, block: Block, evaluation: Evaluation) -> None:
+        if evaluation.diverged is not None:
+            self._have_diverged[block] = evaluation.diverged
         # What depends on the clock is not kept together with what a search is made of.
         left_out = {"seconds", "gpus"} | ({"diverged"} if evaluation.diverged is None else set())
         values = {name: value for name, value in asdict(evaluation).items() if name not in left_out}
@@ -255,11 +316,11 @@ class _Run:
         self._progress.step(f"limit {limit:g} ms: {block}, {trial.latency_ms:.4g} ms, {outcome}")
 
     def _block(self, trial: Trial[int]) -> Block:
-        return self._space.block(trial.genotype)
+        found = self._blocks.get(trial.genotype)
+        return self._space.block(trial.genotype) if found is None else found
 
     def _diverged(self, trial: Trial[int]) -> str | None:
-        evaluation = self._known.get(self._block(trial))
-        return None if evaluation is None else evaluation.diverged
+        return self._have_diverged.get(self._block(trial)) if self._have_diverged else None
 
     def _held_out(self, block: Block) -> EvaluationImages | None:
         judged_on = self._known[block].judged_on
@@ -320,6 +381,23 @@ def _proposal(entry: Fields) -> Proposal:
     return Proposal(entry.block("block"), limit_ms, latency_ms, score, EvaluationImages.read(entry, "score_on"), other)
 
 
+def _identity(search: ProposalSearch) -> str:
+    """All that decides the trials of an ordered search."""
+    space = search.space
+    facts = {
+        "table": [space.table.sha256, space.table.additivity],
+        "backbone": space.backbone.to_dict(),
+        "coding": space.coding,
+        "limits_ms": search.limits_ms,
+        "data": search.data,
+        "settings": asdict(search.settings),
+        "seed": search.seed,
+        "bands": search.bands,
+        "window": search.window,
+    }
+    return json.dumps(facts, sort_keys=True)
+
+
 def _line(number: int, limit_ms: float, trial: Trial[int], block: Block) -> dict[str, Any]:
     # Nothing that depends on the clock, so that an interrupted run ends with the same file as an undisturbed one.
     return {
@@ -349,49 +427,62 @@ _TRIAL = (
 _EVALUATION = ("block", *(field.name for field in fields(Evaluation)))
 
 
-def _recorded(
-    directory: RunDirectory, limits_ms: Sequence[float], space: BlockSpace, asynchronous: bool
-) -> list[list[Trial[int]]]:
-    """The trials on the disk, one list per limit, in the order in which they were told."""
-    path = directory.root / "trials.jsonl"
-    recorded: list[list[Trial[int]]] = [[] for _ in limits_ms]
-    for row, line in enumerate(directory.lines("trials.jsonl"), start=1):
-        with fields_of(f"{path}: line {row} is no trial of this run", LINE_REMEDY):
-            number, trial = _trial(Fields(line), limits_ms, space)
-        trials = recorded[number]
-        if trial.index != len(trials) and not asynchronous:
-            raise RunError(
-                f"{path}: line {row} is trial {trial.index}, but {len(trials)} should follow; restore a copy, or move "
-                "the file away and call the same command again, which writes it from evaluations.jsonl"
-            )
-        trials.append(trial)
-    return recorded
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """The trials on the disk.
+
+    Attributes:
+        trials: one list per limit, in the order in which they were told.
+        by_code, by_text: their blocks.
+    """
+
+    trials: list[list[Trial[int]]]
+    by_code: dict[int, Block]
+    by_text: dict[str, Block]
 
 
-def _trial(line: Fields, limits_ms: Sequence[float], space: BlockSpace) -> tuple[int, Trial[int]]:
+def _recorded(directory: RunDirectory, limits_ms: Sequence[float], space: BlockSpace, asynchronous: bool) -> _Recorded:
+    path, row, found = directory.root / "trials.jsonl", 0, _Recorded([[] for _ in limits_ms], {}, {})
+    with fields_of(lambda: f"{path}: line {row} is no trial of this run", LINE_REMEDY):
+        for row, line in enumerate(directory.lines("trials.jsonl"), start=1):
+            number, trial, block = _trial(Fields(line), limits_ms, space)
+            trials = found.trials[number]
+            if trial.index != len(trials) and not asynchronous:
+                raise RunError(
+                    f"{path}: line {row} is trial {trial.index}, but {len(trials)} should follow; restore a copy, or "
+                    "move the file away and call the same command again, which writes it from evaluations.jsonl"
+                )
+            trials.append(trial)
+            found.by_code[trial.genotype] = found.by_text[line["block"]] = block
+    return found
+
+
+def _trial(line: Fields, limits_ms: Sequence[float], space: BlockSpace) -> tuple[int, Trial[int], Block]:
     line.only(*_TRIAL)
     number, genotype = line.whole("limit", 0, len(limits_ms) - 1), line.whole("genotype", 0, 2**CODE_BITS - 1)
-    latency_ms, block = line.latency("latency_ms"), line.block("block")
+    latency_ms, text = line.latency("latency_ms"), line.text("block")
     if line.latency("limit_ms") != limits_ms[number] or latency_ms > limits_ms[number]:
         raise FieldError(f"'latency_ms' or 'limit_ms' is not within the limit of {limits_ms[number]:g} ms")
-    if space.block(genotype) != block:
-        raise FieldError(f"'genotype' is not that of {block}")
+    block = space.block(genotype)
+    if str(block) != text and block != line.block("block"):
+        raise FieldError(f"'genotype' is not that of {line.block('block')}")
     parent = line.whole("parent") if line.has("parent") else None
     if line.has("parent_limit"):
         line.whole("parent_limit", 0, number - 1)
         parent = None  # no trial of this limit
-    return number, Trial(line.whole("index"), genotype, latency_ms, line.share("score"), parent)
+    return number, Trial(line.whole("index"), genotype, latency_ms, line.share("score"), parent), block
 
 
-def _evaluations(directory: RunDirectory) -> dict[Block, Evaluation]:
-    """The evaluations on the disk; how long they took is kept elsewhere."""
-    path = directory.root / "evaluations.jsonl"
+def _evaluations(directory: RunDirectory, blocks: Mapping[str, Block]) -> dict[Block, Evaluation]:
+    """The evaluations on the disk; how long they took is kept elsewhere. `blocks` need not be read again, by text."""
+    path, row = directory.root / "evaluations.jsonl", 0
     known = {}
-    for row, line in enumerate(directory.lines("evaluations.jsonl"), start=1):
-        with fields_of(f"{path}: line {row} is no evaluation of this run", LINE_REMEDY):
+    with fields_of(lambda: f"{path}: line {row} is no evaluation of this run", LINE_REMEDY):
+        for row, line in enumerate(directory.lines("evaluations.jsonl"), start=1):  # noqa: B007 - the text has it
             found = Fields(line)
             found.only(*_EVALUATION)
-            known[found.block("block")] = Evaluation(
+            block = blocks.get(found.text("block")) or found.block("block")
+            known[block] = Evaluation(
                 found.share("score"),
                 found.whole("images"),
                 0.0,

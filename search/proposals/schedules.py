@@ -9,7 +9,7 @@ waits, and the trials depend on timing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpnas.base.errors import UsageError
@@ -30,8 +30,13 @@ class Proposer(Protocol[G]):
     def asked(self) -> int: ...
     @property
     def told(self) -> int: ...
+    @property
+    def waiting(self) -> tuple[Candidate[G], ...]: ...
     def ask(self) -> Candidate[G]: ...
     def tell(self, index: int, score: float) -> Trial[G]: ...
+    def restore(self, trials: Iterable[Trial[G]]) -> None: ...
+    def state(self) -> dict[str, Any]: ...
+    def take_up(self, trials: Sequence[Trial[G]], state: Mapping[str, Any]) -> None: ...
 
 
 def evaluate_trials(
@@ -48,7 +53,7 @@ def evaluate_trials(
     """Trials of `evolution`, evaluated by `executor`, until it has told `evolution.cycles`.
 
     Args:
-        evolution: fresh, or restored (`Evolution.restore`) if asynchronous.
+        evolution: fresh; or restored (`Evolution.restore`) if asynchronous, else taken up (`Evolution.take_up`).
         executor: evaluates the blocks. It is not closed.
         block: of a genotype. Genotypes of the same block are evaluated once; where its evaluation is under way, the
             second one waits for it.
@@ -76,7 +81,10 @@ def _ordered(
     evolution: Proposer[G], evaluations: _Evaluations, block: Callable[[G], Block], window: int
 ) -> Iterator[Trial[G]]:
     waiting: dict[int, Block] = {}
-    for index in range(evolution.cycles):
+    for candidate in evolution.waiting:
+        waiting[candidate.index] = block(candidate.genotype)
+        evaluations.request(waiting[candidate.index])
+    for index in range(evolution.told, evolution.cycles):
         while evolution.asked < min(index + window, evolution.cycles):
             candidate = evolution.ask()
             waiting[candidate.index] = block(candidate.genotype)

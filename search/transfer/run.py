@@ -61,7 +61,7 @@ def training_in(
     from bpnas.search.training.checkpoint import finished_epochs
     from bpnas.search.training.divergence import stage_in
 
-    recorded = len(directory.lines("epochs.jsonl"))
+    recorded = len(list(directory.lines("epochs.jsonl")))
     progress.stage(stage, epochs, finished_epochs(checkpoint))
 
     def report(line: Mapping[str, Any]) -> None:

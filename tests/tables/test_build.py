@@ -1,4 +1,5 @@
 import csv
+import itertools
 import random
 import re
 import tempfile
@@ -13,14 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpnas.base.errors import UsageError
+from bpnas.base.errors import BpnasError, UsageError
 from bpnas.profiler import Block, ComplexPath, Records, RecordsError, SimplePath, Site
 from bpnas.profiler.campaign.run import plan_parts
+from bpnas.profiler.campaign.sentinel import sentinel_model
 from bpnas.profiler.paths import all_paths, select_paths
 from bpnas.tables import BuildError, LatencyTable, MissingEntryError, TableError, TableMeta, build_table, table_meta
 from bpnas.tables.schema import COLUMNS, read_table, write_table
 from tests.records_factory import PATHS, QUICK, backbone, failure, make_plan, measurement, tasks, write_records
 
+PAGE = 4096  # of SQLite's files
 PLAN = make_plan()
 BOTH = make_plan(backbone(), backbone(32))
 KEYS = sorted(key for key, _ in tasks(PLAN))
@@ -598,6 +601,75 @@ def test_every_flipped_bit_is_refused(whole, tmp_path):
         assert_refused(path)
     path.write_bytes(whole)
     LatencyTable.load(path)
+
+
+@pytest.fixture(scope="module")
+def drifting(tmp_path_factory):
+    """Records of a device that drifts, and the same file as it was some measurements before, as bytes."""
+    path, earlier = tmp_path_factory.mktemp("records") / "r.sqlite", b""
+    plan, clock = make_plan(sessions=6), itertools.count(1)
+    order = tasks(plan)
+    random.Random(1).shuffle(order)
+    sentinel, _ = sentinel_model(plan.backbones[0])
+    order = [each for number, task in enumerate(order) for each in (task, (sentinel, number))]
+
+    def make(key, session):
+        now = next(clock)
+        samples = tuple(round(ns * (1 + now / 3000)) for ns in measurement(key, session).samples_ns * 3)
+        state = {"serial": "A", "temperature_c": 30.5}
+        conditions = {"before": state, "after": state}
+        return measurement(key, session, started_at=1.7e9 + now, samples_ns=samples, conditions=conditions)
+
+    for part in (order[:-3], order[-3:]):
+        earlier = path.read_bytes() if path.exists() else b""
+        write_records(path, plan, make, part)
+    return path.read_bytes(), earlier
+
+
+def outcome(path, content):
+    """The table that these bytes give, or None where they are refused."""
+    path.write_bytes(content)
+    try:
+        built = build_table([path], allow_missing=True)
+    except BpnasError:
+        return None
+    return built.table.to_pylist(), built.meta
+
+
+def test_damaged_records_are_refused_or_give_the_same_table(drifting, tmp_path):
+    """The index of the file is not looked at: what it says, and what is wrong with it, must change nothing."""
+    content, rng, path = drifting[0], random.Random(7), tmp_path / "r.sqlite"
+    expected, refused = outcome(path, content), 0
+    assert expected is not None
+    pages = len(content) // PAGE
+    for number in range(240):
+        damaged, place = bytearray(content), rng.randrange(len(content))
+        if number % 4 == 0:
+            damaged[place] ^= 1 << rng.randrange(8)
+        elif number % 4 == 1:  # the head of a page: how many rows it has, and where they are
+            damaged[place // PAGE * PAGE + rng.randrange(80)] ^= 1 << rng.randrange(8)
+        elif number % 4 == 2:
+            damaged[place : place + 16] = rng.randbytes(len(damaged[place : place + 16]))
+        else:  # a page in the place of another one
+            there, other = (rng.randrange(pages) * PAGE for _ in range(2))
+            damaged[there : there + PAGE] = content[other : other + PAGE]
+        found = outcome(path, bytes(damaged))
+        assert found in (None, expected), f"damage {number}"
+        refused += found is None
+    assert refused > 100
+
+
+def test_a_page_as_it_was_before_loses_no_measurements(drifting, tmp_path):
+    """A disk that lost a write: every page is whole, but one does not know the last rows."""
+    content, earlier = drifting
+    expected, outcomes = outcome(tmp_path / "r.sqlite", content), set()
+    for start in range(0, min(len(content), len(earlier)), PAGE):
+        if content[start : start + PAGE] != earlier[start : start + PAGE]:
+            stale = content[:start] + earlier[start : start + PAGE] + content[start + PAGE :]
+            found = outcome(tmp_path / "r.sqlite", stale)
+            assert found in (None, expected)
+            outcomes.add(found is None)
+    assert True in outcomes
 
 
 def test_longer_files_are_refused(whole, tmp_path):

@@ -113,6 +113,8 @@ def order(started_at, rows=None, digests=None, serials=None):
         np.array([names.index(serial) for serial in serials], np.int64),
         np.array(started_at, np.float64),
         np.array(digests, np.int64),
+        ("K1G1",),
+        np.zeros(len(rows), np.int64),
     )
 
 
