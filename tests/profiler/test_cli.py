@@ -37,7 +37,7 @@ channels = 16
 PARTS = 2 + 6  # K1G1 at two sites; stem, heads of 10, 100 and 1000 classes, and two joins
 MOCK = ("--serial", "mock:s9", "--backbone", "tiny.toml", "--input-size", "32", "--sessions", "1", "--paths", "K1G1")
 COMMAND = script("profile-device")
-OPEN_DEVICE = importlib.import_module("bpnas.android_bench.opening")  # its name in the package is the function's
+OPEN_DEVICE = importlib.import_module("bpnas.android_bench.opening")
 
 
 @pytest.fixture(autouse=True)

@@ -197,7 +197,7 @@ def test_a_cable_that_is_out_for_a_while_costs_nothing(
 
 @pytest.mark.parametrize("losses", [1, 2])
 @pytest.mark.parametrize(
-    "place", ["connect._connect_adb", "runner.held_device.read_facts"], ids=["connection", "question"]
+    "place", ["serials._connect_adb", "runner.held_device.read_facts"], ids=["connection", "question"]
 )
 def test_a_device_that_is_lost_while_it_is_opened_is_tried_once_more(
     place: str, losses: int, bench: Bench, phone: Adbd, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,7 @@ from tests.model_graphs import convolution, one_of_each, write_graph
 from tests.people_models import LFS_POINTER, onnx_model, onnx_of, relu, tflite_model, tflite_tensor, with_data
 from tests.records_factory import read_everything
 
-OPEN_DEVICE = importlib.import_module("bpnas.android_bench.opening")  # its name in the package is the function's
+OPEN_DEVICE = importlib.import_module("bpnas.android_bench.opening")
 
 QUICK = ("--warmup-runs", "1", "--warmup-seconds", "0", "--runs", "12", "--seconds", "0")
 FLOAT = TensorProto.FLOAT

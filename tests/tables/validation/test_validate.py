@@ -28,7 +28,7 @@ from bpnas.tables.validation.validate import TimedNetwork, validate
 from tests.known_truth import PATHS, Truth, known_backbone, known_plan, known_records
 from tests.records_factory import device_info, failure, measurement, write_records
 
-OPEN_DEVICE = importlib.import_module("bpnas.android_bench.opening")  # its name in the package is the function's
+OPEN_DEVICE = importlib.import_module("bpnas.android_bench.opening")
 
 TRUTH = Truth(path=1.07, join=0.7, constant_ms=0.05, noise=0.004)
 BACKBONE = known_backbone()
