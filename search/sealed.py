@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ LINE_REMEDY = (
 """The same for a line of several."""
 
 _MOST_BYTES = 64 * 2**20
+_TOGETHER = 500  # lines that are read at once
+_CHECK_BYTES = len(b', "check": "0123456789abcdef"}')
 _CHECK = re.compile(rb', "check": "([0-9a-f]{16})"\}')
 _MARK = b"bpnas-2\n"
 _ZIP_END = b"PK\x05\x06"
@@ -117,16 +120,32 @@ def read_lines(lines: list[bytes], path: Path) -> Iterator[dict[str, Any]]:
         RunError: a line is not JSON, is no object or was changed since it was written.
     """
     sealed = False
-    for number, line in enumerate(lines, start=1):
-        match = _CHECK.search(line, max(0, len(line) - 32))
-        whole = match is not None and match.end() == len(line)
-        if match is not None and whole:
-            line = line[: match.start()] + b"}"
-            if _short_digest(line) != match[1]:
-                raise RunError(f"{path}: line {number} was changed since it was written; {LINE_REMEDY}")
-        elif sealed or b'"check": ' in line[-40:]:
-            raise RunError(f"{path}: line {number} is damaged (it has no whole check at its end); {LINE_REMEDY}")
-        sealed = whole
+    for start in range(0, len(lines), _TOGETHER):
+        plain: list[tuple[bytes, bool]] = []
+        for number, line in enumerate(lines[start : start + _TOGETHER], start=start + 1):
+            match = _CHECK.match(line, max(0, len(line) - _CHECK_BYTES))
+            whole = match is not None and match.end() == len(line)
+            if match is not None and whole:
+                line = line[:-_CHECK_BYTES] + b"}"
+                if _short_digest(line) != match[1]:
+                    raise RunError(f"{path}: line {number} was changed since it was written; {LINE_REMEDY}")
+            elif sealed or b'"check": ' in line[-40:]:
+                raise RunError(f"{path}: line {number} is damaged (it has no whole check at its end); {LINE_REMEDY}")
+            sealed = whole
+            plain.append((line, sealed))
+        yield from _objects(plain, start, path)
+
+
+def _objects(lines: list[tuple[bytes, bool]], start: int, path: Path) -> Iterator[dict[str, Any]]:
+    """What lines say, the first of which has number `start` + 1; each with whether it had a hash."""
+    if all(sealed for _, sealed in lines):
+        # All at once take two thirds of the time; what is wrong is told line by line.
+        with suppress(ValueError):
+            found = parsed(b"[" + b",".join([line for line, _ in lines]) + b"]")
+            if len(found) == len(lines) and all(type(values) is dict for values in found):
+                yield from found
+                return
+    for number, (line, sealed) in enumerate(lines, start=start + 1):
         try:
             # A log of an earlier bpnas may tell of a training that diverged.
             values = parsed(line, finite=sealed)
