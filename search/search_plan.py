@@ -165,13 +165,15 @@ class SearchPlan:
     @property
     def heads(self) -> str:
         """For people: with which heads the latencies of both stages are."""
-        stages = [] if self.space is None else [f"of stage 1 {head_text(self.space.backbone.classes)}"]
+        stages = {} if self.space is None else {"of stage 1": head_text(self.space.backbone.classes)}
         if self.request.stage != "proposals":
-            later = f"of targets and stage 2 {head_text(self.deployed.classes)}"
+            later = head_text(self.deployed.classes)
             if self.deploy_classes is not None:
                 later += f", which will be deployed (trained with {self.backbone.classes:,})"
-            stages.append(later)
-        return f"latencies {', '.join(stages)}"
+            stages["of targets and stage 2"] = later
+        if len(heads := set(stages.values())) == 1:
+            return f"latencies {heads.pop()}"
+        return f"latencies {', '.join(f'{which} {head}' for which, head in stages.items())}"
 
     @property
     def input_sizes(self) -> tuple[int, int]:

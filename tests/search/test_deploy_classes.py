@@ -89,6 +89,8 @@ def test_the_plan_says_which_head_is_meant(table, cli, least_ms):
     with_stage_1 = plan_search(request(stage="all", proposals=(), target_ms=least_ms + 9, deploy_classes=1000), table)
     assert "ms at 8 px with a head of 1,000 classes correspond to at 8 px with a head of 10" in with_stage_1.limits_from
     assert "stage 1 with a head of 10 classes, of targets and stage 2 with a head of 1,000" in with_stage_1.heads
+    one_head = plan_search(request(stage="all", proposals=(), target_ms=least_ms + 9), table)
+    assert one_head.heads == "latencies with a head of 10 classes"
     done = search(cli, least_ms + 9, "--deploy-classes", DEPLOYED, "--plan")
     assert done.exit_code == 0 and "a head of 20 classes, which will be deployed (trained with 10)" in done.stdout
     assert "with a head of 20 classes that is interpolated from 10 and 100" in done.stdout
