@@ -26,7 +26,6 @@ from bpnas.search.proposals.limits import (
     reference_block,
 )
 from bpnas.search.proposals.space import BlockSpace
-from bpnas.tables.heads import head_text
 
 if TYPE_CHECKING:
     from bpnas.tables import LatencyTable
@@ -165,9 +164,9 @@ class SearchPlan:
     @property
     def heads(self) -> str:
         """For people: with which heads the latencies of both stages are."""
-        stages = {} if self.space is None else {"of stage 1": head_text(self.space.backbone.classes)}
+        stages = {} if self.space is None else {"of stage 1": _head_text(self.table, self.space.backbone)}
         if self.request.stage != "proposals":
-            later = head_text(self.deployed.classes)
+            later = _head_text(self.table, self.deployed)
             if self.deploy_classes is not None:
                 later += f", which will be deployed (trained with {self.backbone.classes:,})"
             stages["of targets and stage 2"] = later
@@ -315,7 +314,7 @@ def _limits(request: SearchRequest, space: BlockSpace, later: Backbone) -> tuple
         )
         heads = later.classes != here.classes
         at_later, at_here = (
-            f"at {each.input_size} px{f' {head_text(each.classes)}' if heads else ''}" for each in (later, here)
+            f"at {each.input_size} px{f' {_head_text(table, each)}' if heads else ''}" for each in (later, here)
         )
         text = (
             f"; so much do {', '.join(f'{ms:.4g}' for ms in targets)} ms {at_later} correspond to {at_here}, "
@@ -340,3 +339,7 @@ def _check_reachable(table: LatencyTable, backbone: Backbone, targets_ms: Sequen
 
 def _backbone(table: LatencyTable, source: Source, input_size: int | None) -> Backbone:
     return table.backbone(input_size or source.native_size, source.class_count())
+
+
+def _head_text(table: LatencyTable, backbone: Backbone) -> str:
+    return table.head(backbone.input_size, backbone.classes).text

@@ -32,9 +32,14 @@ class HeadLatency:
     measured_classes: tuple[int, ...] = ()
 
     @property
+    def text(self) -> str:
+        """For people: which head it is, and where its latency comes from if it was not measured."""
+        return head_text(self.classes, self.measured_classes)
+
+    @property
     def note(self) -> str:
-        """For people: where the latency comes from if it was not measured, else nothing."""
-        return head_text(self.classes, self.measured_classes) if self.measured_classes else ""
+        """The same if it was not measured, else nothing."""
+        return self.text if self.measured_classes else ""
 
     @property
     def facts(self) -> dict[str, list[int]]:

@@ -35,7 +35,7 @@ from bpnas.search.commands.options import (
 )
 from bpnas.search.commands.search_text import (
     following_lines,
-    head_lines,
+    head_line,
     network_folder,
     plan_text,
     plan_values,
@@ -208,7 +208,7 @@ def search(
         "proposals_classes": None if plan.space is None else plan.space.backbone.classes,
         "int8": {str(place): asdict(each) for place, each in quantized.items()},
     }
-    text = result_text(result, loaded.meta.imported is not None, following, head_lines(plan))
+    text = result_text(result, loaded.meta.imported is not None, following, head_line(plan))
     for place, each in quantized.items():
         text += f"\nInt8 in {place}:\n{int8_text(each)}"
     print_result(found, as_json, text)

@@ -50,7 +50,7 @@ def plan_text(plan: SearchPlan, costs: Sequence[StageCost], width: int | None = 
     origin = _origin(meta.mock, meta.imported is not None)
     lines = [
         f"Device: {meta.device_name}, {meta.runtime}{origin}; networks are predicted by {plan.table.additivity!r}",
-        *head_lines(plan),
+        head_line(plan),
         f"Limits of the block proposals: {_all_ms(plan.limits_ms) or 'none, the blocks are given'}",
     ]
     if plan.limits_from:
@@ -76,9 +76,9 @@ def plan_text(plan: SearchPlan, costs: Sequence[StageCost], width: int | None = 
     return "\n".join(lines)
 
 
-def head_lines(plan: SearchPlan) -> list[str]:
+def head_line(plan: SearchPlan) -> str:
     """With which heads the latencies of a plan, and of what comes of it, are."""
-    return [f"{plan.heads[0].upper()}{plan.heads[1:]}", *(f"Latencies are {note}" for note in plan.head_notes)]
+    return f"{plan.heads[0].upper()}{plan.heads[1:]}"
 
 
 def _origin(mock: bool, imported: bool) -> str:
@@ -125,14 +125,14 @@ def _network_as_dict(network: NetworkResult) -> dict[str, Any]:
     }
 
 
-def result_text(result: SearchResult, imported: bool, following: Sequence[str], heads: Sequence[str] = ()) -> str:
-    """The same for people; `following` are lines on what comes next, `heads` those of `head_lines`."""
+def result_text(result: SearchResult, imported: bool, following: Sequence[str], heads: str) -> str:
+    """The same for people; `following` are lines on what comes next, `heads` what `head_line` says."""
     from bpnas.search.spent import cost_lines
 
     mock = _origin(result.mock, imported)
     lines = [
         f"Device: {result.device}, {result.runtime}{mock}; networks are predicted by {result.additivity!r}",
-        *heads,
+        heads,
         "Block proposals:",
     ]
     for p in result.proposals:
