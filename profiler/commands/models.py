@@ -180,21 +180,28 @@ def _milliseconds(latency_ms: float) -> str:
     return f"{latency_ms:.3f}" if latency_ms >= 0.1 else f"{latency_ms:.3g}"
 
 
+def _amount(count: int | None, digits: int) -> str:
+    """In millions; what is less is not rounded to nothing."""
+    if count is None or count < 1000:
+        return "-" if count is None else str(count)
+    return f"{count / 1e3:.1f} k" if count < 100_000 else f"{count / 1e6:.{digits}f} M"
+
+
 def _timing_table(path: Path, timed: Sequence[Timing], info: DeviceInfo) -> str:
-    width, runtimes = terminal_width(), len({timing.runtime for timing in timed}) > 1
-    rows = [("model", "ms", "+-", "sessions", "MACs", "parameters", *["runtime"] * runtimes, "flags")]
+    width = terminal_width()
+    rows = [("model", "ms", "+-", "sessions", "MACs", "parameters", "flags")]
     for timing in timed:
         found = timing.estimate
         cells = (
             "-" if found is None or found.latency_ms is None else _milliseconds(found.latency_ms),
             "-" if found is None or found.half_width is None else f"{found.half_width:.1%}",
             str(found.measured if found else 0),
-            "-" if timing.size.macs is None else f"{timing.size.macs / 1e6:.1f} M",
-            "-" if timing.size.parameters is None else f"{timing.size.parameters / 1e6:.2f} M",
+            _amount(timing.size.macs, 1),
+            _amount(timing.size.parameters, 2),
         )
-        rows.append((timing.name, *cells, *[timing.runtime] * runtimes, " ".join(timing.flags)))
+        rows.append((timing.name, *cells, " ".join(timing.flags)))
     on = info.model + (" (MOCK: computed, not measured)" if info.mock else "")
-    on += "" if runtimes else f", {info.runtime}"
+    on += f", {' and '.join(sorted({timing.runtime for timing in timed}))}"
     note = f"{path}: median of the sessions' medians on {on}, and half its 95 % confidence interval"
-    lines = align(rows, "<>>>>>" + "<" * runtimes + "<", width, whole_names=True)
+    lines = align(rows, "<>>>>><", width, whole_names=True)
     return "\n".join([*lines, *wrapped([note], width)])
