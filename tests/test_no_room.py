@@ -240,6 +240,7 @@ def test_records_of_others_do_not_say_where_a_table_goes(
 def test_standard_output_without_room_or_closed(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "t.parquet", make_plan(backbone()))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     command = [sys.executable, "-P", str(script("build-table")), *words.split()]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)

@@ -231,6 +231,11 @@ def _shown_as_text() -> Iterator[None]:
 
 def fail(sentence: str, exit_code: int) -> None:
     """Print `sentence` on standard error and leave with `exit_code`."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again at its end, and exit with 120
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
     echo(f"Error: {sentence}", err=True)
     raise click.exceptions.Exit(exit_code)
 

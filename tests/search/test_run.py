@@ -216,7 +216,7 @@ def test_threads_of_candidates_are_not_those_of_the_second_stage(table, tmp_path
 def test_more_threads_than_cores_are_refused(table, tmp_path):
     # Torch crashed, in the process of the search or again and again in its workers.
     for executor in ("local", "processes"):
-        with pytest.raises(UsageError, match="--threads 5000: there are"):
+        with pytest.raises(UsageError, match="--threads 5000: a training here has "):
             run_search(table, out=tmp_path / executor, executor=executor, **{**EXECUTION, "threads": 5000})
 
 
