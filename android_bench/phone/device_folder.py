@@ -112,10 +112,12 @@ for run in run-*; do
     end_run "$run"
 done
 [ -n "$others" ] || rm -rf .bpnas-run-*
+rm -f @PLACE@/.bpnas-governors.*.tmp
 new=.bpnas-run-@TOKEN@
 mkdir $new && echo $$ > $new/holder && mv $new run-@TOKEN@ && echo "${others:-0} ready" || exit 1
 cat > /dev/null
 end_run run-@TOKEN@
+rm -f @PLACE@/.bpnas-governors.*.tmp
 @RESTORE@
 """
 )

@@ -143,6 +143,19 @@ def test_a_runner_that_comes_late_finds_the_run_ended(
     assert stream.exit_code != 0
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_what_a_killed_host_did_not_push_whole_is_removed(rooted: FolderPhone, when: str) -> None:
+    half = rooted.root / "data/local/tmp/.bpnas-governors.0a1b2c3d.tmp"
+    if when == "before":
+        half.touch()
+    folder = DeviceFolder(rooted, facts_of(rooted))
+    if when == "meanwhile":
+        half.touch()
+        rooted.streams[-1]._process.stdin.close()  # type: ignore[attr-defined]
+    wait_until(lambda: not half.exists())
+    folder.close()
+
+
 def test_files_that_are_no_holds_hold_nothing(rooted: FolderPhone) -> None:
     place = rooted.root / "data/local/tmp"
     alive, token = os.getpid(), "0" * 16
