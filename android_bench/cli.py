@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bpnas.base.columns import NARROW, align, shortened, terminal_width
+from bpnas.base.columns import NARROW, align, cut_inside, terminal_width
 from bpnas.base.command import Command, fail, print_result
 from bpnas.base.errors import UsageError
 from bpnas.base.plurals import counted
@@ -165,7 +165,7 @@ def _operator_lines(profile: Profiled) -> Iterator[str]:
     for time, spread in zip(profile.operators, spreads, strict=True):
         shown = _at_most(time.ns + time.resolution_ns) if time.below_clock else _milliseconds(time.ns)
         beginning = f"{shown:>11} ms  {spread:<{width}}  " if width else f"{shown:>11} ms  "
-        yield beginning + shortened(f"{time.type}  {time.name}", max(columns - len(beginning), _LEAST_NAME))
+        yield beginning + cut_inside(f"{time.type}  {time.name}", max(columns - len(beginning), _LEAST_NAME))
     lowest = sum(time.ns for time in profile.operators)
     below = sum(time.below_clock for time in profile.operators)
     if not lowest:

@@ -6,22 +6,27 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-HOSTILE = {
-    "null": "null",
-    "true": "true",
+PLAIN = {
     "list": "[]",
-    "object": "{}",
     "text": '"x"',
-    "surrogate": '"\\ud800"',
+    "true": "true",
     "megabyte": f'"{"x" * 2**20}"',
     "negative": "-1",
     "fraction": "0.3",
     "large": "1" + "0" * 400,
     "very large": "1" + "0" * 5000,
     "infinite": "1e400",
+    "deep": "[" * 2000 + "]" * 2000,
+}
+"""As text in JSON and in TOML, by name."""
+
+HOSTILE = {
+    **PLAIN,
+    "null": "null",
+    "object": "{}",
+    "surrogate": '"\\ud800"',
     "Infinity": "-Infinity",
     "NaN": "NaN",
-    "deep": "[" * 2000 + "]" * 2000,
     "very deep": '{"a":' * 200_000,
     "twice": '{"a": 1, "a": 2}',
 }

@@ -59,7 +59,7 @@ def wrapped(lines: Iterable[str], width: int | None, indent: str = "") -> list[s
     ]
 
 
-def shortened(text: str, width: int) -> str:
+def cut_inside(text: str, width: int) -> str:
     """Cut in its middle: a name's beginning has its kind, and its end tells it from others."""
     if len(text) <= width:
         return text

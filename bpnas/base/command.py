@@ -18,7 +18,7 @@ import click
 from click.core import ParameterSource
 
 from bpnas.base.errors import BpnasError
-from bpnas.base.files import allow_open_files, naming, what_to_do
+from bpnas.base.files import NO_ROOM, allow_open_files, naming, what_to_do
 from bpnas.base.interruption import Interrupted, orderly_end
 from bpnas.base.plain_text import as_text
 
@@ -196,7 +196,7 @@ def _told(unnamed: str) -> Iterator[None]:
 def _sentence(error: OSError, unnamed: str) -> str | None:
     if str(error.strerror).startswith("No usable temporary directory"):
         return "no folder for temporary files can be written; free some space, or name another one with TMPDIR"
-    if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE):
+    if error.filename is None and error.errno not in (*NO_ROOM, errno.EMFILE):
         return None
     name = error.filename or unnamed
     return what_to_do(error, os.fsdecode(name) if isinstance(name, str | bytes) else str(name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bpnas.base.plurals import counted
+
 
 def duration(seconds: float) -> str:
     """`45 s`, `4 min 05 s`, `8 h 11 min` or `3 days 4 h`: two units, the smaller one rounded."""
@@ -14,4 +16,4 @@ def duration(seconds: float) -> str:
     if minutes < 24 * 60:
         return f"{minutes // 60} h {minutes % 60:02} min"
     hours = round(seconds / 3600)
-    return f"{hours // 24} day{'s' * (hours >= 48)} {hours % 24} h"
+    return f"{counted(hours // 24, 'day')} {hours % 24} h"

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpnas.base.columns import shortened
+from bpnas.base.columns import cut_inside
 from bpnas.search.data.evaluation_images import on_images
 from bpnas.tables.heads import head_text
 
@@ -67,7 +67,7 @@ def plan_text(plan: SearchPlan, costs: Sequence[StageCost], width: int | None = 
         time = f"{_duration(cost.cost_hours * 3600):>11}"
         row, of = f"{cost.stage:12} {counts} {time}  ", f"{cost.data} at {cost.input_size} px"
         if width is not None and len(row) + len(of) > width:
-            lines += [row.rstrip(), f"  {shortened(of, max(width - 2, 0))}"]
+            lines += [row.rstrip(), f"  {cut_inside(of, max(width - 2, 0))}"]
         else:
             lines.append(row + of)
     lines.append(f"{'all':39} {_duration(sum(cost.cost_hours for cost in costs) * 3600):>11}")

@@ -12,29 +12,22 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from bpnas.search.cli import main as run_search_command
-from tests.records_factory import backbone, make_plan
+from tests.finished_search import finish_search, search_words, write_search_table
 from tests.small_limits import limited
-from tests.table_factory import write
 
-MICRO = ("--population 2 --sample 1 --cycles 3 --proposal-epochs 1 --proposal-images 40 --connection-epochs 2 "
-         "--connection-images 40 --retrain-epochs 1 --retrain-images 40 --input-size 8 --k-best 2").split()  # fmt: skip
+MICRO = search_words(retrain_epochs=1)
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    plan = make_plan(backbone(8), paths="K[13]G1,K[35]E[12]G1", mock=True)
-    return Path(write(tmp_path_factory.mktemp("table") / "t.parquet", plan))
+    return write_search_table(tmp_path_factory.mktemp("table"))
 
 
 @pytest.fixture(scope="module")
 def finished(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("run") / "run"
-    done = CliRunner().invoke(run_search_command, ["--table", str(table), "--out", str(out), *MICRO])
-    assert done.exit_code == 0, done.output
-    return out
+    return finish_search(table, tmp_path_factory.mktemp("run") / "run", MICRO)
 
 
 @pytest.fixture
